@@ -141,7 +141,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn authority_round_trips(ip: std::net::IpAddr, port in 1u16..) {
+        fn authority_round_trips(ip: IpAddr, port in 1u16..) {
             let authority = Authority::from(SocketAddr::new(ip, port));
             prop_assert_eq!(Authority::parse(&authority.to_string()).unwrap(), authority);
         }
