@@ -9,10 +9,13 @@
 pub mod address;
 pub mod authority;
 pub mod baggage;
+pub mod enrolment;
 pub mod forwarded;
 pub mod http;
 pub mod identity;
 pub mod names;
 pub mod policy;
+pub mod resolve;
 pub mod service;
+pub mod snapshot;
 pub mod workload;

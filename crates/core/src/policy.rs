@@ -3,6 +3,8 @@
 //! Semantics of Istio's `security.Authorization`: a policy matches if any of its groups does; a group if all of its
 //! rules do; a rule if any of its matches does; a match is AND over kinds of fields and OR inside one kind.
 
+pub mod evaluate;
+
 use std::sync::Arc;
 
 use ipnet::IpNet;
