@@ -2,6 +2,8 @@
 //!
 //! Decided from one snapshot. What advertises HBONE is never dialled in plaintext; what has a waypoint is never reached
 //! around it; what cannot be decided is refused with a reason, not sent somewhere.
+//! The one exception: a pod that reaches itself through a Service. That never leaves the pod, and the kernel lets a pod
+//! call its own address without the mesh as well.
 
 mod balance;
 
@@ -271,7 +273,7 @@ fn to_workload(
             uid: workload.uid.clone(),
         });
     }
-    if workload.tunnel == TunnelProtocol::None {
+    if workload.tunnel == TunnelProtocol::None || workload.uid == query.source.uid {
         return Ok(Outbound::Plain(PlainRoute {
             peer: target,
             workload: Some(workload.clone()),

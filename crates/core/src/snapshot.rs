@@ -32,6 +32,7 @@ type Endpoints = OrdMap<WorkloadUid, Arc<Workload>>;
 #[derive(Clone, Debug, Default)]
 pub struct MeshSnapshot {
     generation: u64,
+    policy_generation: u64,
     workloads: HashMap<WorkloadUid, Arc<Workload>>,
     // Latest last: while an address passes from one pod to the next, the newer record answers.
     by_address: HashMap<NetworkAddress, Arc<[Arc<Workload>]>>,
@@ -48,6 +49,11 @@ impl MeshSnapshot {
     /// Counts the changes since the empty snapshot; a cached decision holds while it stays the same.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Counts the changes to policies; open connections are decided anew when it moves.
+    pub fn policy_generation(&self) -> u64 {
+        self.policy_generation
     }
 
     /// The snapshot after `changes`, in their order.
@@ -188,6 +194,7 @@ impl MeshSnapshot {
     }
 
     fn put_policy(&mut self, policy: &Arc<Authorization>) {
+        self.policy_generation += 1;
         let key: Arc<str> = policy.key().into();
         self.remove_policy(&key);
         match policy.scope {
@@ -204,6 +211,7 @@ impl MeshSnapshot {
     }
 
     fn remove_policy(&mut self, key: &Arc<str>) {
+        self.policy_generation += 1;
         let Some(old) = self.policies.remove(key) else {
             return;
         };

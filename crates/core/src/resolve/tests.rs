@@ -136,6 +136,16 @@ fn pod_without_a_tunnel_is_plain() {
 }
 
 #[test]
+fn a_pod_that_is_its_own_endpoint_stays_inside_itself() {
+    let own = serving(client(), "s", &[port(80, 8080)]);
+    let outbound = ask(
+        &mesh(vec![own], vec![service("s", &[VIP], &[port(80, 0)])]),
+        "10.96.0.1:80",
+    );
+    assert!(matches!(outbound, Outbound::Plain(p) if p.peer.to_string() == "10.0.0.1:8080"));
+}
+
+#[test]
 fn unknown_destination_passes() {
     let m = mesh(vec![], vec![]);
     assert!(
