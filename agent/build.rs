@@ -23,7 +23,9 @@ fn object_path() -> Result<PathBuf, String> {
         return Ok(PathBuf::from(path));
     }
     let package = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
-    let root = Path::new(&package).parent().ok_or("the package lies in the repository")?;
+    let root = Path::new(&package)
+        .parent()
+        .ok_or("the package lies in the repository")?;
     Ok(root.join(OBJECT))
 }
 

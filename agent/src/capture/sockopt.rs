@@ -1,0 +1,62 @@
+//! The few socket options no crate in use offers.
+
+use std::{
+    ffi::c_int,
+    io,
+    mem::MaybeUninit,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
+};
+
+use tokio::net::TcpSocket;
+
+use crate::capture::NetnsCookie;
+
+/// include/uapi/asm-generic/socket.h. Kernel: 5.14.
+const SO_NETNS_COOKIE: c_int = 71;
+
+/// The cookie of the network namespace `socket` was made in.
+pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> io::Result<NetnsCookie> {
+    let mut cookie = MaybeUninit::<u64>::uninit();
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            cookie.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    check(result)?;
+    // SAFETY: success means that all eight bytes were written.
+    Ok(NetnsCookie::new(unsafe { cookie.assume_init() }))
+}
+
+/// Binds to the loopback address of the family of `ip`, leaving the port to connect().
+///
+/// A port chosen at bind() is taken for every destination at once and stays so for a minute after
+/// the connection; chosen at connect() it only has to be free for that destination.
+pub(crate) fn bind_loopback(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
+    set(socket.as_raw_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    let loopback: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    socket.bind(SocketAddr::new(loopback, 0))
+}
+
+fn set(socket: RawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value`.
+    check(unsafe { libc::setsockopt(socket, level, option, (&raw const value).cast(), length) })
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
