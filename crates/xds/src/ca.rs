@@ -46,7 +46,12 @@ impl CaClient {
     ///
     /// Must be called from within a tokio runtime.
     pub fn new(control_plane: &ControlPlane, token: TokenFile, cluster: &str, asking: Asking) -> Self {
-        Self { channel: control_plane.connect_lazy(), token, cluster: cluster.to_owned(), asking }
+        Self {
+            channel: control_plane.connect_lazy(),
+            token,
+            cluster: cluster.to_owned(),
+            asking,
+        }
     }
 
     async fn request(
@@ -54,7 +59,11 @@ impl CaClient {
         identity: &SpiffeId,
         csr_pem: &str,
     ) -> Result<Request<IstioCertificateRequest>, SignError> {
-        let bearer = self.token.bearer().await.map_err(|error| SignError::Unavailable(error.to_string()))?;
+        let bearer = self
+            .token
+            .bearer()
+            .await
+            .map_err(|error| SignError::Unavailable(error.to_string()))?;
         let mut request = Request::new(IstioCertificateRequest {
             csr: csr_pem.to_owned(),
             validity_duration: TTL.as_secs().cast_signed(),
@@ -70,7 +79,9 @@ impl CaClient {
 
     fn metadata(&self, identity: &SpiffeId) -> Option<Struct> {
         let field = (IMPERSONATED_IDENTITY.to_owned(), Value::from(identity.as_str()));
-        (self.asking == Asking::ForPods).then(|| Struct { fields: [field].into() })
+        (self.asking == Asking::ForPods).then(|| Struct {
+            fields: [field].into(),
+        })
     }
 }
 
@@ -78,8 +89,8 @@ impl CaClient {
 impl CertificateSource for CaClient {
     async fn sign(&self, identity: &SpiffeId, csr_pem: &str) -> Result<Vec<String>, SignError> {
         let request = self.request(identity, csr_pem).await?;
-        let mut client = IstioCertificateServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_RESPONSE);
+        let mut client =
+            IstioCertificateServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_RESPONSE);
         // The deadline in the request is for the server; this one also covers connecting.
         let answer = tokio::time::timeout(DEADLINE, client.create_certificate(request)).await;
         let answer = answer

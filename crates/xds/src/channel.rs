@@ -32,14 +32,20 @@ pub struct AddressError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("cannot read the control plane's root certificate {path}: {source}; has the control plane written it yet?")]
+    #[error(
+        "cannot read the control plane's root certificate {path}: {source}; has the control plane written it yet?"
+    )]
     Root { path: String, source: io::Error },
     #[error("root certificate {path} cannot be used: {reason}")]
     RootForm { path: String, reason: String },
     #[error("cannot connect to the control plane at {address}: {source}")]
     Tcp { address: String, source: io::Error },
     #[error("TLS with the control plane at {address} failed: {source}; is {root} the root it was signed by?")]
-    Tls { address: String, root: String, source: io::Error },
+    Tls {
+        address: String,
+        root: String,
+        source: io::Error,
+    },
     #[error("control plane at {address} did not answer within 5s")]
     Timeout { address: String },
     #[error("control plane at {address} does not speak HTTP/2: {reason}")]
@@ -64,7 +70,9 @@ struct Inner {
 impl ControlPlane {
     /// `root` is a PEM file; it is read again for each connection, so that a new root needs no restart.
     pub fn new(address: &str, root: impl Into<PathBuf>) -> Result<Self, AddressError> {
-        let malformed = || AddressError { address: address.to_owned() };
+        let malformed = || AddressError {
+            address: address.to_owned(),
+        };
         let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
         port.parse::<u16>().map_err(|_| malformed())?;
         let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -88,7 +96,9 @@ impl ControlPlane {
         let stream = self.open().await?;
         let mut once = Some(stream);
         let connector = tower::service_fn(move |_: Uri| {
-            let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+            let stream = once
+                .take()
+                .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
             async move { stream.map(TokioIo::new) }
         });
         let connected = self.endpoint().connect_with_connector(connector).await;
@@ -119,7 +129,11 @@ impl ControlPlane {
 
     async fn open(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
         let attempt = timeout(CONNECT_TIMEOUT, self.open_without_deadline());
-        attempt.await.unwrap_or_else(|_| Err(ConnectError::Timeout { address: self.inner.address.clone() }))
+        attempt.await.unwrap_or_else(|_| {
+            Err(ConnectError::Timeout {
+                address: self.inner.address.clone(),
+            })
+        })
     }
 
     async fn open_without_deadline(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
@@ -127,28 +141,47 @@ impl ControlPlane {
         let address = || self.inner.address.clone();
         let tcp = TcpStream::connect(&self.inner.address)
             .await
-            .map_err(|source| ConnectError::Tcp { address: address(), source })?;
+            .map_err(|source| ConnectError::Tcp {
+                address: address(),
+                source,
+            })?;
         // Acknowledgements are small and must not wait for more.
-        tcp.set_nodelay(true).map_err(|source| ConnectError::Tcp { address: address(), source })?;
-        connector.connect(self.inner.name.clone(), tcp).await.map_err(|source| ConnectError::Tls {
+        tcp.set_nodelay(true).map_err(|source| ConnectError::Tcp {
             address: address(),
-            root: self.inner.root.display().to_string(),
             source,
-        })
+        })?;
+        connector
+            .connect(self.inner.name.clone(), tcp)
+            .await
+            .map_err(|source| ConnectError::Tls {
+                address: address(),
+                root: self.inner.root.display().to_string(),
+                source,
+            })
     }
 
     async fn tls(&self) -> Result<TlsConnector, ConnectError> {
         let path = || self.inner.root.display().to_string();
-        let pem = self.read_root().await.map_err(|source| ConnectError::Root { path: path(), source })?;
-        let config = aquifer_identity::control_client_config(&pem)
-            .map_err(|error| ConnectError::RootForm { path: path(), reason: error.to_string() })?;
+        let pem = self
+            .read_root()
+            .await
+            .map_err(|source| ConnectError::Root { path: path(), source })?;
+        let config =
+            aquifer_identity::control_client_config(&pem).map_err(|error| ConnectError::RootForm {
+                path: path(),
+                reason: error.to_string(),
+            })?;
         Ok(TlsConnector::from(config))
     }
 
     async fn read_root(&self) -> io::Result<Vec<u8>> {
         use tokio::io::AsyncReadExt;
         let mut pem = Vec::new();
-        tokio::fs::File::open(&self.inner.root).await?.take(MAX_ROOTS).read_to_end(&mut pem).await?;
+        tokio::fs::File::open(&self.inner.root)
+            .await?
+            .take(MAX_ROOTS)
+            .read_to_end(&mut pem)
+            .await?;
         Ok(pem)
     }
 }
@@ -162,7 +195,15 @@ mod tests {
         for good in ["istiod.istio-system.svc:15012", "127.0.0.1:1", "[fd00::1]:15012"] {
             assert_eq!(ControlPlane::new(good, "/root.pem").unwrap().address(), good);
         }
-        for bad in ["", "istiod", "istiod:", "istiod:x", "istiod:99999", ":15012", "a b:1"] {
+        for bad in [
+            "",
+            "istiod",
+            "istiod:",
+            "istiod:x",
+            "istiod:99999",
+            ":15012",
+            "a b:1",
+        ] {
             assert!(ControlPlane::new(bad, "/root.pem").is_err(), "{bad}");
         }
     }

@@ -73,7 +73,10 @@ impl NodeId<'_> {
             id,
             cluster: cluster.to_owned(),
             metadata: Some(prost_types::Struct {
-                fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+                fields: fields
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect(),
             }),
             user_agent_name: "aquifer".to_owned(),
             user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -113,7 +116,11 @@ impl AdsClient {
     pub async fn run(self, handlers: Vec<Box<dyn ResourceHandler>>, cancel: CancellationToken) {
         let state = DeltaState::new(self.config.node.clone(), handlers.iter().map(|h| h.type_url()));
         self.status.send_modify(|status| status.expect(&state));
-        let mut session = Session { client: self, state, handlers };
+        let mut session = Session {
+            client: self,
+            state,
+            handlers,
+        };
         // Cancelling between messages only: a handler is synchronous and always finishes.
         cancel.run_until_cancelled(session.run()).await;
     }
@@ -134,7 +141,11 @@ impl Session {
             let started = Instant::now();
             let Err(error) = self.stream().await;
             let connected = self.client.status.borrow().connected;
-            let lived = if connected { started.elapsed() } else { Duration::ZERO };
+            let lived = if connected {
+                started.elapsed()
+            } else {
+                Duration::ZERO
+            };
             let wait = backoff.after(lived, &mut rng);
             self.report_lost(&error, wait);
             tokio::time::sleep(wait).await;
@@ -145,7 +156,10 @@ impl Session {
     async fn stream(&mut self) -> Result<Infallible, StreamError> {
         let (requests, mut responses) = self.open().await?;
         self.client.status.send_modify(AdsStatus::set_connected);
-        tracing::info!(address = self.client.config.control_plane.address(), "xds stream established");
+        tracing::info!(
+            address = self.client.config.control_plane.address(),
+            "xds stream established"
+        );
         while let Some(response) = responses.message().await? {
             let request = self.handle(response)?;
             if requests.send(request).await.is_err() {
@@ -157,7 +171,13 @@ impl Session {
 
     async fn open(
         &mut self,
-    ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), StreamError> {
+    ) -> Result<
+        (
+            mpsc::Sender<DeltaDiscoveryRequest>,
+            Streaming<DeltaDiscoveryResponse>,
+        ),
+        StreamError,
+    > {
         let config = &self.client.config;
         let bearer = config.token.bearer().await?;
         let channel = config.control_plane.connect().await?;
@@ -168,7 +188,8 @@ impl Session {
             requests.try_send(request).map_err(|_| StreamError::Closed)?;
         }
         let call = request(ReceiverStream::new(outgoing), bearer, &config.cluster);
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
         let responses = client.delta_aggregated_resources(call).await?.into_inner();
         Ok((requests, responses))
     }
@@ -188,7 +209,9 @@ impl Session {
         if let Some(detail) = &request.error_detail {
             tracing::warn!(r#type = short_name(type_url), error = %detail.message, "xds resources rejected");
         }
-        self.client.status.send_modify(|status| status.update(type_url, &self.state, bytes));
+        self.client
+            .status
+            .send_modify(|status| status.update(type_url, &self.state, bytes));
         Ok(request)
     }
 
@@ -205,10 +228,16 @@ impl Session {
     }
 }
 
-fn apply(state: &mut DeltaState, handlers: &mut [Box<dyn ResourceHandler>], mut batch: Batch) -> DeltaDiscoveryRequest {
+fn apply(
+    state: &mut DeltaState,
+    handlers: &mut [Box<dyn ResourceHandler>],
+    mut batch: Batch,
+) -> DeltaDiscoveryRequest {
     let updates = std::mem::take(&mut batch.updates);
     let removals = std::mem::take(&mut batch.removals);
-    let handler = handlers.iter_mut().find(|handler| handler.type_url() == batch.type_url);
+    let handler = handlers
+        .iter_mut()
+        .find(|handler| handler.type_url() == batch.type_url);
     let outcome = match handler {
         // An empty response still counts: it says that there is nothing.
         Some(handler) => handler.apply(updates, removals),
@@ -235,5 +264,9 @@ pub struct Stopped;
 ///
 /// Cancel safe.
 pub async fn synced(status: &mut watch::Receiver<AdsStatus>) -> Result<(), Stopped> {
-    status.wait_for(AdsStatus::synced).await.map(|_| ()).map_err(|_| Stopped)
+    status
+        .wait_for(AdsStatus::synced)
+        .await
+        .map(|_| ())
+        .map_err(|_| Stopped)
 }

@@ -44,12 +44,26 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors and texts are both given by value"
+    )]
     fn invalid(field: &'static str, reason: impl ToString) -> Self {
-        Self::Invalid { field, reason: reason.to_string() }
+        Self::Invalid {
+            field,
+            reason: reason.to_string(),
+        }
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors and texts are both given by value"
+    )]
     fn unsupported(field: &'static str, reason: impl ToString) -> Self {
-        Self::Unsupported { field, reason: reason.to_string() }
+        Self::Unsupported {
+            field,
+            reason: reason.to_string(),
+        }
     }
 }
 
@@ -122,14 +136,27 @@ pub fn authorization_to_any(policy: &Authorization) -> Any {
 
 /// Wraps a message with its type URL.
 pub fn encode<M: Message>(type_url: &str, message: &M) -> Any {
-    Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
+    Any {
+        type_url: type_url.to_owned(),
+        value: message.encode_to_vec(),
+    }
 }
 
 fn decode<M: Message + Default>(message: &'static str, any: &Any) -> Result<M, ConvertError> {
-    M::decode(any.value.as_slice()).map_err(|error| ConvertError::Decode { message, reason: error.to_string() })
+    M::decode(any.value.as_slice()).map_err(|error| ConvertError::Decode {
+        message,
+        reason: error.to_string(),
+    })
 }
 
 fn check_name(name: &str, key: String) -> Result<(), ConvertError> {
     // A removal only has the name: content under another name could never be removed again.
-    if name == key { Ok(()) } else { Err(ConvertError::Name { name: name.to_owned(), key }) }
+    if name == key {
+        Ok(())
+    } else {
+        Err(ConvertError::Name {
+            name: name.to_owned(),
+            key,
+        })
+    }
 }

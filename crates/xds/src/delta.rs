@@ -84,7 +84,10 @@ impl DeltaState {
     pub fn new(node: Node, wildcard_types: impl IntoIterator<Item = &'static str>) -> Self {
         Self {
             node,
-            types: wildcard_types.into_iter().map(|url| (url, TypeState::default())).collect(),
+            types: wildcard_types
+                .into_iter()
+                .map(|url| (url, TypeState::default()))
+                .collect(),
         }
     }
 
@@ -115,7 +118,9 @@ impl DeltaState {
     /// [`ProtocolError`] where no answer is possible; nothing has changed then.
     pub fn received(&mut self, response: DeltaDiscoveryResponse) -> Result<Batch, ProtocolError> {
         let Some((type_url, state)) = self.types.iter_mut().find(|(url, _)| *url == response.type_url) else {
-            return Err(ProtocolError::UnknownType(response.type_url.chars().take(200).collect()));
+            return Err(ProtocolError::UnknownType(
+                response.type_url.chars().take(200).collect(),
+            ));
         };
         if response.nonce.is_empty() {
             return Err(ProtocolError::NoNonce(response.type_url));
@@ -123,7 +128,13 @@ impl DeltaState {
         state.nonce.clone_from(&response.nonce);
         state.version = response.system_version_info;
         state.responses += 1;
-        Ok(sort(type_url, state, response.resources, response.removed_resources, response.nonce))
+        Ok(sort(
+            type_url,
+            state,
+            response.resources,
+            response.removed_resources,
+            response.nonce,
+        ))
     }
 
     /// Records what became of a batch and makes the acknowledgement, positive or negative.
@@ -160,12 +171,22 @@ fn sort(
             Err(rejected) => malformed.push(rejected),
         }
     }
-    let removed: Vec<String> = removed.into_iter().filter(|name| !updates.contains_key(name)).collect();
+    let removed: Vec<String> = removed
+        .into_iter()
+        .filter(|name| !updates.contains_key(name))
+        .collect();
     Batch {
         type_url,
-        removals: removed.iter().filter(|name| state.held.contains_key(*name)).cloned().collect(),
+        removals: removed
+            .iter()
+            .filter(|name| state.held.contains_key(*name))
+            .cloned()
+            .collect(),
         malformed,
-        versions: updates.values().map(|u| (u.name.clone(), u.version.clone())).collect(),
+        versions: updates
+            .values()
+            .map(|u| (u.name.clone(), u.version.clone()))
+            .collect(),
         updates: updates.into_values().collect(),
         removed,
         nonce,
@@ -180,19 +201,34 @@ fn update(type_url: &str, resource: Resource) -> Result<Update, Rejected> {
         None => Err(Rejected::new(resource.name, "a resource without content")),
         Some(any) if any.type_url != type_url => Err(Rejected::new(
             resource.name,
-            format!("content of type {:?} in a response of type {type_url}", any.type_url),
+            format!(
+                "content of type {:?} in a response of type {type_url}",
+                any.type_url
+            ),
         )),
-        Some(any) => Ok(Update { name: resource.name, version: resource.version, resource: any }),
+        Some(any) => Ok(Update {
+            name: resource.name,
+            version: resource.version,
+            resource: any,
+        }),
     }
 }
 
-fn record(state: &mut TypeState, versions: BTreeMap<String, String>, removed: &[String], rejected: &[Rejected]) {
+fn record(
+    state: &mut TypeState,
+    versions: BTreeMap<String, String>,
+    removed: &[String],
+    rejected: &[Rejected],
+) {
     state.synced = true;
     for name in removed {
         state.held.remove(name);
         state.rejected.remove(name);
     }
-    let bad: BTreeMap<&str, &str> = rejected.iter().map(|r| (r.name.as_str(), r.reason.as_str())).collect();
+    let bad: BTreeMap<&str, &str> = rejected
+        .iter()
+        .map(|r| (r.name.as_str(), r.reason.as_str()))
+        .collect();
     for (name, version) in versions {
         if !bad.contains_key(name.as_str()) {
             state.rejected.remove(&name);
@@ -222,5 +258,9 @@ fn error_detail(rejected: &[Rejected]) -> Option<Status> {
         }
         message.push_str(&line);
     }
-    Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() })
+    Some(Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details: Vec::new(),
+    })
 }

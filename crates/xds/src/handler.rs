@@ -20,8 +20,15 @@ pub struct Rejected {
 }
 
 impl Rejected {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors and texts are both given by value"
+    )]
     pub fn new(name: impl Into<String>, reason: impl ToString) -> Self {
-        Self { name: name.into(), reason: reason.to_string() }
+        Self {
+            name: name.into(),
+            reason: reason.to_string(),
+        }
     }
 }
 

@@ -36,20 +36,28 @@ impl TokenFile {
     /// The value of the `authorization` header; marked sensitive, so that it is never printed.
     pub async fn bearer(&self) -> Result<MetadataValue<Ascii>, TokenError> {
         let path = || self.path.display().to_string();
-        let token = self.read().await.map_err(|source| TokenError::Read { path: path(), source })?;
+        let token = self
+            .read()
+            .await
+            .map_err(|source| TokenError::Read { path: path(), source })?;
         let token = token.trim();
         if token.is_empty() {
             return Err(TokenError::Empty { path: path() });
         }
-        let mut value: MetadataValue<Ascii> =
-            format!("Bearer {token}").parse().map_err(|_| TokenError::Form { path: path() })?;
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+            .parse()
+            .map_err(|_| TokenError::Form { path: path() })?;
         value.set_sensitive(true);
         Ok(value)
     }
 
     async fn read(&self) -> std::io::Result<String> {
         let mut text = String::new();
-        tokio::fs::File::open(&self.path).await?.take(MAX_TOKEN).read_to_string(&mut text).await?;
+        tokio::fs::File::open(&self.path)
+            .await?
+            .take(MAX_TOKEN)
+            .read_to_string(&mut text)
+            .await?;
         Ok(text)
     }
 }
@@ -75,7 +83,10 @@ mod tests {
         assert!(matches!(check(None).await, Err(TokenError::Read { .. })));
         assert!(matches!(check(Some(b" \n")).await, Err(TokenError::Empty { .. })));
         assert!(matches!(check(Some(b"a\nb")).await, Err(TokenError::Form { .. })));
-        assert!(matches!(check(Some(b"\xff\xfe")).await, Err(TokenError::Read { .. })));
+        assert!(matches!(
+            check(Some(b"\xff\xfe")).await,
+            Err(TokenError::Read { .. })
+        ));
     }
 
     #[tokio::test]

@@ -46,7 +46,11 @@ impl AdsStatus {
 
     /// Types that are still awaited, by short name.
     pub fn awaited(&self) -> Vec<&str> {
-        self.types.values().filter(|status| !status.synced).map(|status| status.name.as_str()).collect()
+        self.types
+            .values()
+            .filter(|status| !status.synced)
+            .map(|status| status.name.as_str())
+            .collect()
     }
 
     /// Lists what is subscribed to, before anything has come in.
@@ -86,6 +90,11 @@ impl TypeStatus {
         self.nonce.clone_from(&known.nonce);
         self.version.clone_from(&known.version);
         self.responses = known.responses;
-        self.rejected = known.rejected.iter().take(SHOWN).map(|(n, r)| (n.clone(), r.clone())).collect();
+        self.rejected = known
+            .rejected
+            .iter()
+            .take(SHOWN)
+            .map(|(n, r)| (n.clone(), r.clone()))
+            .collect();
     }
 }

@@ -19,8 +19,12 @@ pub(super) fn ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, ConvertErr
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Ok(IpAddr::from(v4));
     }
-    let v6 = <[u8; 16]>::try_from(bytes)
-        .map_err(|_| ConvertError::invalid(field, format!("an address has 4 or 16 bytes, not {}", bytes.len())))?;
+    let v6 = <[u8; 16]>::try_from(bytes).map_err(|_| {
+        ConvertError::invalid(
+            field,
+            format!("an address has 4 or 16 bytes, not {}", bytes.len()),
+        )
+    })?;
     Ok(IpAddr::from(v6).to_canonical())
 }
 
@@ -35,7 +39,10 @@ pub(super) fn vip(address: &pb::NetworkAddress) -> Result<NetworkAddress, Conver
     let parsed = ip("addresses", &address.address)?;
     let whole = if address.address.len() == 4 { 32 } else { 128 };
     if address.length.is_some_and(|length| length != whole) {
-        return Err(ConvertError::unsupported("addresses", "a range of addresses; list single addresses"));
+        return Err(ConvertError::unsupported(
+            "addresses",
+            "a range of addresses; list single addresses",
+        ));
     }
     Ok(NetworkAddress::new(&Arc::from(address.network.as_str()), parsed))
 }
@@ -48,12 +55,16 @@ pub(super) fn vip_to_pb(address: &NetworkAddress) -> pb::NetworkAddress {
     }
 }
 
-pub(super) fn gateway(field: &'static str, gateway: pb::GatewayAddress) -> Result<GatewayAddress, ConvertError> {
+pub(super) fn gateway(
+    field: &'static str,
+    gateway: pb::GatewayAddress,
+) -> Result<GatewayAddress, ConvertError> {
     use pb::gateway_address::Destination;
     let destination = match gateway.destination {
-        Some(Destination::Hostname(name)) => {
-            GatewayDestination::Hostname(namespaced(field, &format!("{}/{}", name.namespace, name.hostname))?)
-        }
+        Some(Destination::Hostname(name)) => GatewayDestination::Hostname(namespaced(
+            field,
+            &format!("{}/{}", name.namespace, name.hostname),
+        )?),
         Some(Destination::Address(address)) => GatewayDestination::Address(ip(field, &address.address)?),
         None => return Err(ConvertError::invalid(field, "neither a host name nor an address")),
     };
@@ -61,7 +72,10 @@ pub(super) fn gateway(field: &'static str, gateway: pb::GatewayAddress) -> Resul
         0 => HBONE_PORT,
         given => given,
     };
-    Ok(GatewayAddress { destination, hbone_port })
+    Ok(GatewayAddress {
+        destination,
+        hbone_port,
+    })
 }
 
 pub(super) fn gateway_to_pb(gateway: &GatewayAddress) -> pb::GatewayAddress {
@@ -89,7 +103,8 @@ pub(super) fn namespaced(field: &'static str, text: &str) -> Result<NamespacedHo
 }
 
 pub(super) fn port(field: &'static str, number: u32) -> Result<u16, ConvertError> {
-    u16::try_from(number).map_err(|_| ConvertError::invalid(field, format!("{number} is not a port; the highest is 65535")))
+    u16::try_from(number)
+        .map_err(|_| ConvertError::invalid(field, format!("{number} is not a port; the highest is 65535")))
 }
 
 pub(super) fn ports(field: &'static str, ports: &[pb::Port]) -> Result<Vec<PortMapping>, ConvertError> {
@@ -144,5 +159,9 @@ fn app_protocol_to_pb(protocol: AppProtocol) -> pb::AppProtocol {
 
 /// `fallback` where the peer left a string out.
 pub(super) fn text_or(text: &str, fallback: &str) -> Arc<str> {
-    if text.is_empty() { fallback.into() } else { text.into() }
+    if text.is_empty() {
+        fallback.into()
+    } else {
+        text.into()
+    }
 }

@@ -21,7 +21,14 @@ pub(super) fn to_extension(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Option<Exte
     }
     let fields = labels
         .iter()
-        .map(|(key, value)| (key.to_string(), Value { kind: Some(Kind::StringValue(value.to_string())) }))
+        .map(|(key, value)| {
+            (
+                key.to_string(),
+                Value {
+                    kind: Some(Kind::StringValue(value.to_string())),
+                },
+            )
+        })
         .collect();
     Some(Extension {
         name: LABELS_EXTENSION.to_owned(),
@@ -33,13 +40,20 @@ pub(super) fn to_extension(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Option<Exte
 }
 
 /// The labels among a workload's extensions; none where there is no such extension.
-pub(super) fn from_extensions(extensions: &[Extension]) -> Result<BTreeMap<Arc<str>, Arc<str>>, ConvertError> {
+pub(super) fn from_extensions(
+    extensions: &[Extension],
+) -> Result<BTreeMap<Arc<str>, Arc<str>>, ConvertError> {
     let Some(extension) = extensions.iter().find(|e| e.name == LABELS_EXTENSION) else {
         return Ok(BTreeMap::new());
     };
-    let config = extension.config.as_ref().ok_or(ConvertError::Missing { field: "extensions.config" })?;
+    let config = extension.config.as_ref().ok_or(ConvertError::Missing {
+        field: "extensions.config",
+    })?;
     if config.type_url != STRUCT_URL {
-        return Err(ConvertError::invalid("extensions", format!("labels are a {STRUCT_URL}")));
+        return Err(ConvertError::invalid(
+            "extensions",
+            format!("labels are a {STRUCT_URL}"),
+        ));
     }
     let fields: Struct = super::decode("google.protobuf.Struct", config)?;
     fields.fields.into_iter().map(label).collect()
@@ -48,6 +62,9 @@ pub(super) fn from_extensions(extensions: &[Extension]) -> Result<BTreeMap<Arc<s
 fn label((key, value): (String, Value)) -> Result<(Arc<str>, Arc<str>), ConvertError> {
     match value.kind {
         Some(Kind::StringValue(text)) => Ok((key.into(), text.into())),
-        _ => Err(ConvertError::invalid("extensions", format!("label {key:?} is not a string"))),
+        _ => Err(ConvertError::invalid(
+            "extensions",
+            format!("label {key:?} is not a string"),
+        )),
     }
 }

@@ -29,7 +29,10 @@ pub fn authorization_from_pb(wire: pb::Authorization) -> Result<Authorization, C
 fn refuse_extensions(extensions: &[Extension]) -> Result<(), ConvertError> {
     match extensions.first() {
         None => Ok(()),
-        Some(extension) => Err(ConvertError::unsupported("extensions", format!("condition {:?}", extension.name))),
+        Some(extension) => Err(ConvertError::unsupported(
+            "extensions",
+            format!("condition {:?}", extension.name),
+        )),
     }
 }
 
@@ -38,7 +41,10 @@ fn scope(wire: i32) -> Result<Scope, ConvertError> {
         Ok(pb::Scope::Global) => Ok(Scope::Global),
         Ok(pb::Scope::Namespace) => Ok(Scope::Namespace),
         Ok(pb::Scope::WorkloadSelector) => Ok(Scope::WorkloadSelector),
-        Err(_) => Err(ConvertError::unsupported("scope", format!("unknown number {wire}"))),
+        Err(_) => Err(ConvertError::unsupported(
+            "scope",
+            format!("unknown number {wire}"),
+        )),
     }
 }
 
@@ -46,16 +52,27 @@ fn action(wire: i32) -> Result<Action, ConvertError> {
     match pb::Action::try_from(wire) {
         Ok(pb::Action::Allow) => Ok(Action::Allow),
         Ok(pb::Action::Deny) => Ok(Action::Deny),
-        Err(_) => Err(ConvertError::unsupported("action", format!("unknown number {wire}"))),
+        Err(_) => Err(ConvertError::unsupported(
+            "action",
+            format!("unknown number {wire}"),
+        )),
     }
 }
 
 fn group(wire: pb::Group) -> Result<Group, ConvertError> {
-    Ok(Group { rules: wire.rules.into_iter().map(rule).collect::<Result<_, _>>()? })
+    Ok(Group {
+        rules: wire.rules.into_iter().map(rule).collect::<Result<_, _>>()?,
+    })
 }
 
 fn rule(wire: pb::Rules) -> Result<Rule, ConvertError> {
-    Ok(Rule { matches: wire.matches.into_iter().map(one_match).collect::<Result<_, _>>()? })
+    Ok(Rule {
+        matches: wire
+            .matches
+            .into_iter()
+            .map(one_match)
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 fn one_match(wire: pb::Match) -> Result<Match, ConvertError> {
@@ -86,7 +103,10 @@ fn string_match(field: &'static str, wire: pb::StringMatch) -> Result<StringMatc
         Some(MatchType::Prefix(text)) => Ok(StringMatch::Prefix(text.into())),
         Some(MatchType::Suffix(text)) => Ok(StringMatch::Suffix(text.into())),
         Some(MatchType::Presence(())) => Ok(StringMatch::Presence),
-        None => Err(ConvertError::unsupported(field, "a kind of match that is not exact, prefix, suffix or presence")),
+        None => Err(ConvertError::unsupported(
+            field,
+            "a kind of match that is not exact, prefix, suffix or presence",
+        )),
     }
 }
 
@@ -107,7 +127,11 @@ fn ip_range(field: &'static str, wire: &pb::Address) -> Result<IpNet, ConvertErr
     let ip = address::ip(field, &wire.address)?;
     // An IPv4 range written as a mapped IPv6 one counts its prefix from the 96 bits that were dropped.
     let mapped = wire.address.len() == 16 && ip.is_ipv4();
-    let length = if mapped { wire.length.checked_sub(96) } else { Some(wire.length) };
+    let length = if mapped {
+        wire.length.checked_sub(96)
+    } else {
+        Some(wire.length)
+    };
     length
         .and_then(|length| u8::try_from(length).ok())
         .and_then(|length| IpNet::new(ip, length).ok())
@@ -146,11 +170,15 @@ fn action_to_pb(action: Action) -> pb::Action {
 }
 
 fn group_to_pb(group: &Group) -> pb::Group {
-    pb::Group { rules: group.rules.iter().map(rule_to_pb).collect() }
+    pb::Group {
+        rules: group.rules.iter().map(rule_to_pb).collect(),
+    }
 }
 
 fn rule_to_pb(rule: &Rule) -> pb::Rules {
-    pb::Rules { matches: rule.matches.iter().map(match_to_pb).collect() }
+    pb::Rules {
+        matches: rule.matches.iter().map(match_to_pb).collect(),
+    }
 }
 
 fn match_to_pb(model: &Match) -> pb::Match {
@@ -172,7 +200,12 @@ fn match_to_pb(model: &Match) -> pb::Match {
 }
 
 fn strings_to_pb(values: &[StringMatch]) -> Vec<pb::StringMatch> {
-    values.iter().map(|value| pb::StringMatch { match_type: Some(match_type(value)) }).collect()
+    values
+        .iter()
+        .map(|value| pb::StringMatch {
+            match_type: Some(match_type(value)),
+        })
+        .collect()
 }
 
 fn match_type(value: &StringMatch) -> MatchType {

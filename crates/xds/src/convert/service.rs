@@ -14,11 +14,23 @@ pub fn service_from_pb(wire: pb::Service) -> Result<Service, ConvertError> {
         name: wire.name.into(),
         namespace: key.namespace,
         hostname: key.hostname,
-        vips: wire.addresses.iter().map(address::vip).collect::<Result<_, _>>()?,
+        vips: wire
+            .addresses
+            .iter()
+            .map(address::vip)
+            .collect::<Result<_, _>>()?,
         ports: address::ports("ports", &wire.ports)?,
         subject_alt_names: subject_alt_names(&wire.subject_alt_names)?,
-        waypoint: wire.waypoint.map(|gateway| address::gateway("waypoint", gateway)).transpose()?,
-        load_balancing: wire.load_balancing.as_ref().map(load_balancing).transpose()?.unwrap_or_default(),
+        waypoint: wire
+            .waypoint
+            .map(|gateway| address::gateway("waypoint", gateway))
+            .transpose()?,
+        load_balancing: wire
+            .load_balancing
+            .as_ref()
+            .map(load_balancing)
+            .transpose()?
+            .unwrap_or_default(),
         canonical: wire.canonical,
         ingress_use_waypoint: wire.ingress_use_waypoint,
     })
@@ -26,10 +38,16 @@ pub fn service_from_pb(wire: pb::Service) -> Result<Service, ConvertError> {
 
 fn refuse_unsupported(wire: &pb::Service) -> Result<(), ConvertError> {
     if !wire.weighted_waypoints.is_empty() {
-        return Err(ConvertError::unsupported("weighted_waypoints", "more than one waypoint"));
+        return Err(ConvertError::unsupported(
+            "weighted_waypoints",
+            "more than one waypoint",
+        ));
     }
     if wire.visibility != i32::from(pb::ServiceVisibility::Public) {
-        return Err(ConvertError::unsupported("visibility", "a service that only some namespaces see"));
+        return Err(ConvertError::unsupported(
+            "visibility",
+            "a service that only some namespaces see",
+        ));
     }
     Ok(())
 }
@@ -55,7 +73,11 @@ fn load_balancing(wire: &pb::LoadBalancing) -> Result<LoadBalancing, ConvertErro
         .map_err(|_| unknown("load_balancing.health_policy", wire.health_policy))?;
     Ok(LoadBalancing {
         mode,
-        preference: wire.routing_preference.iter().map(|n| scope(*n)).collect::<Result<_, _>>()?,
+        preference: wire
+            .routing_preference
+            .iter()
+            .map(|n| scope(*n))
+            .collect::<Result<_, _>>()?,
         allow_unhealthy: policy == HealthPolicy::AllowAll,
     })
 }
@@ -83,7 +105,11 @@ pub fn service_to_pb(service: &Service) -> pb::Service {
         hostname: service.hostname.to_string(),
         addresses: service.vips.iter().map(address::vip_to_pb).collect(),
         ports: address::ports_to_pb(&service.ports),
-        subject_alt_names: service.subject_alt_names.iter().map(|id| id.to_string()).collect(),
+        subject_alt_names: service
+            .subject_alt_names
+            .iter()
+            .map(|id| id.to_string())
+            .collect(),
         waypoint: service.waypoint.as_ref().map(address::gateway_to_pb),
         load_balancing: load_balancing_to_pb(&service.load_balancing),
         ip_families: pb::IpFamilies::Automatic.into(),
@@ -105,9 +131,17 @@ fn load_balancing_to_pb(model: &LoadBalancing) -> Option<pb::LoadBalancing> {
         BalanceMode::Failover => Mode::Failover,
         BalanceMode::Passthrough => Mode::Passthrough,
     };
-    let policy = if model.allow_unhealthy { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+    let policy = if model.allow_unhealthy {
+        HealthPolicy::AllowAll
+    } else {
+        HealthPolicy::OnlyHealthy
+    };
     Some(pb::LoadBalancing {
-        routing_preference: model.preference.iter().map(|scope| scope_to_pb(*scope).into()).collect(),
+        routing_preference: model
+            .preference
+            .iter()
+            .map(|scope| scope_to_pb(*scope).into())
+            .collect(),
         mode: mode.into(),
         health_policy: policy.into(),
     })

@@ -13,12 +13,19 @@ use proptest::prelude::*;
 use super::*;
 
 fn mapping() -> PortMapping {
-    PortMapping { service_port: 80, target_port: 9080, protocol: AppProtocol::Http11 }
+    PortMapping {
+        service_port: 80,
+        target_port: 9080,
+        protocol: AppProtocol::Http11,
+    }
 }
 
 fn waypoint() -> GatewayAddress {
     GatewayAddress {
-        destination: GatewayDestination::Hostname(NamespacedHostname::new("bookinfo", "waypoint.bookinfo.svc")),
+        destination: GatewayDestination::Hostname(NamespacedHostname::new(
+            "bookinfo",
+            "waypoint.bookinfo.svc",
+        )),
         hbone_port: 15008,
     }
 }
@@ -43,7 +50,11 @@ fn full_workload() -> Workload {
         cluster: "east".into(),
         health: Health::Unhealthy,
         policies: vec!["bookinfo/deny".into()],
-        services: [(NamespacedHostname::new("bookinfo", "reviews.bookinfo.svc"), vec![mapping()])].into(),
+        services: [(
+            NamespacedHostname::new("bookinfo", "reviews.bookinfo.svc"),
+            vec![mapping()],
+        )]
+        .into(),
         capacity: 0,
         host_network: true,
         region: "r".into(),
@@ -76,7 +87,10 @@ fn full_service() -> Service {
 }
 
 fn full_policy() -> Authorization {
-    let account = ServiceAccountMatch { namespace: "a".into(), service_account: "b".into() };
+    let account = ServiceAccountMatch {
+        namespace: "a".into(),
+        service_account: "b".into(),
+    };
     let one = Match {
         namespaces: vec![StringMatch::Exact("a".into()), StringMatch::Prefix("b".into())],
         not_namespaces: vec![StringMatch::Suffix("c".into())],
@@ -97,7 +111,14 @@ fn full_policy() -> Authorization {
         scope: Scope::WorkloadSelector,
         action: Action::Deny,
         groups: vec![
-            Group { rules: vec![Rule { matches: vec![one, Match::default()] }, Rule::default()] },
+            Group {
+                rules: vec![
+                    Rule {
+                        matches: vec![one, Match::default()],
+                    },
+                    Rule::default(),
+                ],
+            },
             Group::default(),
         ],
         dry_run: true,
@@ -105,12 +126,19 @@ fn full_policy() -> Authorization {
 }
 
 fn update(name: &str, resource: Any) -> Update {
-    Update { name: name.to_owned(), version: "1".to_owned(), resource }
+    Update {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        resource,
+    }
 }
 
 #[test]
 fn addresses_round_trip_with_every_field() {
-    for address in [Address::Workload(full_workload().into()), Address::Service(full_service().into())] {
+    for address in [
+        Address::Workload(full_workload().into()),
+        Address::Service(full_service().into()),
+    ] {
         let sent = update(&address.resource_name(), address.to_any());
         assert_eq!(Address::decode(&sent).unwrap(), address);
     }
@@ -125,7 +153,10 @@ fn policies_round_trip_with_every_field() {
 
 #[test]
 fn empty_fields_mean_istios_defaults() {
-    let wire = pb::Workload { uid: "u".into(), ..Default::default() };
+    let wire = pb::Workload {
+        uid: "u".into(),
+        ..Default::default()
+    };
     let workload = workload_from_pb(wire).unwrap();
     assert_eq!(workload, Workload::empty(WorkloadUid::new("u")));
     assert_eq!(workload.capacity, 1);
@@ -142,31 +173,61 @@ fn rejects_bad_workloads_with_the_field_named() {
         assert!(error.contains(field), "{field} is not in {error:?}");
     };
     check(|w| w.uid.clear(), "uid");
-    check(|w| w.addresses.push(bytes::Bytes::from_static(&[1, 2, 3])), "4 or 16 bytes, not 3");
-    check(|w| w.tunnel_protocol = pb::TunnelProtocol::LegacyIstioMtls.into(), "LEGACY_ISTIO_MTLS");
+    check(
+        |w| w.addresses.push(bytes::Bytes::from_static(&[1, 2, 3])),
+        "4 or 16 bytes, not 3",
+    );
+    check(
+        |w| w.tunnel_protocol = pb::TunnelProtocol::LegacyIstioMtls.into(),
+        "LEGACY_ISTIO_MTLS",
+    );
     check(|w| w.tunnel_protocol = 77, "tunnel_protocol");
     check(|w| w.status = -1, "status");
     check(|w| w.network_mode = 9, "network_mode");
     check(|w| w.trust_domain = "Not A Domain".into(), "trust_domain");
     check(|w| w.service_account = "a/b".into(), "service_account");
     check(|w| w.waypoint = Some(pb::GatewayAddress::default()), "waypoint");
-    check(|w| w.waypoint.as_mut().unwrap().hbone_mtls_port = 70_000, "waypoint");
-    check(|w| _ = w.services.insert("nohost".into(), pb::PortList::default()), "services");
+    check(
+        |w| w.waypoint.as_mut().unwrap().hbone_mtls_port = 70_000,
+        "waypoint",
+    );
+    check(
+        |w| _ = w.services.insert("nohost".into(), pb::PortList::default()),
+        "services",
+    );
     check(
         |w| w.services.values_mut().next().unwrap().ports[0].target_port = 65_536,
         "services",
     );
-    check(|w| w.network_gateway = Some(pb::GatewayAddress::default()), "network_gateway");
-    check(|w| w.application_tunnel = Some(pb::ApplicationTunnel { protocol: 1, port: 1 }), "application_tunnel");
+    check(
+        |w| w.network_gateway = Some(pb::GatewayAddress::default()),
+        "network_gateway",
+    );
+    check(
+        |w| w.application_tunnel = Some(pb::ApplicationTunnel { protocol: 1, port: 1 }),
+        "application_tunnel",
+    );
     check(|w| w.extensions[0].config = None, "extensions");
-    check(|w| w.extensions[0].config.as_mut().unwrap().value = vec![0xff], "Struct");
-    check(|w| w.extensions[0].config.as_mut().unwrap().type_url.clear(), "extensions");
+    check(
+        |w| w.extensions[0].config.as_mut().unwrap().value = vec![0xff],
+        "Struct",
+    );
+    check(
+        |w| w.extensions[0].config.as_mut().unwrap().type_url.clear(),
+        "extensions",
+    );
 }
 
 #[test]
 fn other_extensions_of_a_workload_are_skipped() {
     let mut wire = workload_to_pb(&full_workload());
-    wire.extensions.insert(0, pb::Extension { name: "other".into(), config: None });
+    wire.extensions.insert(
+        0,
+        pb::Extension {
+            name: "other".into(),
+            config: None,
+        },
+    );
     assert_eq!(workload_from_pb(wire).unwrap(), full_workload());
 }
 
@@ -183,10 +244,22 @@ fn rejects_bad_services_with_the_field_named() {
     check(|s| s.addresses[0].address = bytes::Bytes::new(), "addresses");
     check(|s| s.addresses[0].length = Some(24), "range");
     check(|s| s.ports[0].service_port = 0, "ports");
-    check(|s| s.subject_alt_names[0] = "spiffe://x".into(), "subject_alt_names");
-    check(|s| s.load_balancing.as_mut().unwrap().mode = 9, "load_balancing.mode");
-    check(|s| s.load_balancing.as_mut().unwrap().routing_preference[0] = 0, "routing_preference");
-    check(|s| s.weighted_waypoints.push(pb::WeightedWaypoint::default()), "weighted_waypoints");
+    check(
+        |s| s.subject_alt_names[0] = "spiffe://x".into(),
+        "subject_alt_names",
+    );
+    check(
+        |s| s.load_balancing.as_mut().unwrap().mode = 9,
+        "load_balancing.mode",
+    );
+    check(
+        |s| s.load_balancing.as_mut().unwrap().routing_preference[0] = 0,
+        "routing_preference",
+    );
+    check(
+        |s| s.weighted_waypoints.push(pb::WeightedWaypoint::default()),
+        "weighted_waypoints",
+    );
     check(|s| s.visibility = 1, "visibility");
 }
 
@@ -214,9 +287,20 @@ fn rejects_policies_that_could_only_be_applied_in_part() {
     check(|p| first(p).namespaces[0].match_type = None, "namespaces");
     check(|p| first(p).source_ips[0].length = 33, "source_ips");
     check(|p| first(p).source_ips[0].length = u32::MAX, "source_ips");
-    check(|p| first(p).not_destination_ips[0].address = bytes::Bytes::from_static(b"x"), "not_destination_ips");
+    check(
+        |p| first(p).not_destination_ips[0].address = bytes::Bytes::from_static(b"x"),
+        "not_destination_ips",
+    );
     check(|p| first(p).destination_ports[0] = 65_536, "destination_ports");
-    check(|p| first(p).extensions.push(pb::Extension { name: "l7".into(), config: None }), "l7");
+    check(
+        |p| {
+            first(p).extensions.push(pb::Extension {
+                name: "l7".into(),
+                config: None,
+            })
+        },
+        "l7",
+    );
     check(|p| p.extensions.push(pb::Extension::default()), "extensions");
 }
 
@@ -229,7 +313,10 @@ fn mapped_ipv4_is_ipv4() {
     let mut wire = authorization_to_pb(&full_policy());
     wire.groups[0].rules[0].matches[0].source_ips = vec![range];
     let policy = authorization_from_pb(wire).unwrap();
-    assert_eq!(policy.groups[0].rules[0].matches[0].source_ips, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(
+        policy.groups[0].rules[0].matches[0].source_ips,
+        ["10.0.0.0/8".parse().unwrap()]
+    );
 }
 
 #[test]
@@ -245,14 +332,31 @@ fn decodes_bytes_as_istiod_writes_them() {
     // uid (20) and one address (3) by hand: field numbers are the contract, not our encoder.
     let mut workload = vec![0xa2, 0x01, 3, b'u', b'/', b'1', 0x1a, 4, 10, 0, 0, 1];
     // services (22): map entry { key "n/h", PortList { Port { 80, 8080, HTTP2 } } }
-    workload.extend([0xb2, 0x01, 16, 0x0a, 3, b'n', b'/', b'h', 0x12, 9, 0x0a, 7, 0x08, 80, 0x10, 0x90, 0x3f, 0x18, 2]);
+    workload.extend([
+        0xb2, 0x01, 16, 0x0a, 3, b'n', b'/', b'h', 0x12, 9, 0x0a, 7, 0x08, 80, 0x10, 0x90, 0x3f, 0x18, 2,
+    ]);
     let mut bytes = vec![0x0a, u8::try_from(workload.len()).unwrap()];
     bytes.extend(workload);
-    let any = Any { type_url: type_url::ADDRESS.into(), value: bytes };
-    let Address::Workload(decoded) = Address::decode(&update("u/1", any)).unwrap() else { panic!("not a workload") };
-    assert_eq!(decoded.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
-    let want = PortMapping { service_port: 80, target_port: 8080, protocol: AppProtocol::Http2 };
-    assert_eq!(decoded.services, BTreeMap::from([(NamespacedHostname::new("n", "h"), vec![want])]));
+    let any = Any {
+        type_url: type_url::ADDRESS.into(),
+        value: bytes,
+    };
+    let Address::Workload(decoded) = Address::decode(&update("u/1", any)).unwrap() else {
+        panic!("not a workload")
+    };
+    assert_eq!(
+        decoded.addresses,
+        ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]
+    );
+    let want = PortMapping {
+        service_port: 80,
+        target_port: 8080,
+        protocol: AppProtocol::Http2,
+    };
+    assert_eq!(
+        decoded.services,
+        BTreeMap::from([(NamespacedHostname::new("n", "h"), vec![want])])
+    );
 }
 
 proptest! {

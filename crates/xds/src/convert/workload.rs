@@ -27,11 +27,18 @@ pub fn workload_from_pb(wire: pb::Workload) -> Result<Workload, ConvertError> {
         trust_domain: trust_domain(&wire.trust_domain)?,
         service_account: address::text_or(&wire.service_account, DEFAULT_SERVICE_ACCOUNT),
         tunnel: tunnel(wire.tunnel_protocol)?,
-        waypoint: wire.waypoint.map(|gateway| address::gateway("waypoint", gateway)).transpose()?,
+        waypoint: wire
+            .waypoint
+            .map(|gateway| address::gateway("waypoint", gateway))
+            .transpose()?,
         workload_type: workload_type(wire.workload_type),
         cluster: address::text_or(&wire.cluster_id, DEFAULT_CLUSTER),
         health: health(wire.status)?,
-        policies: wire.authorization_policies.iter().map(|name| Arc::from(name.as_str())).collect(),
+        policies: wire
+            .authorization_policies
+            .iter()
+            .map(|name| Arc::from(name.as_str()))
+            .collect(),
         services: services(&wire.services)?,
         capacity: wire.capacity.unwrap_or(1),
         host_network: host_network(wire.network_mode)?,
@@ -50,7 +57,9 @@ pub fn workload_from_pb(wire: pb::Workload) -> Result<Workload, ConvertError> {
     };
     if workload.tunnel == TunnelProtocol::Hbone {
         // Whoever dials it must be able to say which identity it expects.
-        workload.identity().map_err(|error| ConvertError::invalid("service_account", error))?;
+        workload
+            .identity()
+            .map_err(|error| ConvertError::invalid("service_account", error))?;
     }
     Ok(workload)
 }
@@ -58,10 +67,20 @@ pub fn workload_from_pb(wire: pb::Workload) -> Result<Workload, ConvertError> {
 /// What would be misdelivered if it were ignored.
 fn refuse_unsupported(wire: &pb::Workload) -> Result<(), ConvertError> {
     if wire.network_gateway.is_some() {
-        return Err(ConvertError::unsupported("network_gateway", "more than one network"));
+        return Err(ConvertError::unsupported(
+            "network_gateway",
+            "more than one network",
+        ));
     }
-    if wire.application_tunnel.as_ref().is_some_and(|t| t.protocol != 0 || t.port != 0) {
-        return Err(ConvertError::unsupported("application_tunnel", "the PROXY protocol towards the application"));
+    if wire
+        .application_tunnel
+        .as_ref()
+        .is_some_and(|t| t.protocol != 0 || t.port != 0)
+    {
+        return Err(ConvertError::unsupported(
+            "application_tunnel",
+            "the PROXY protocol towards the application",
+        ));
     }
     Ok(())
 }
@@ -81,10 +100,14 @@ fn tunnel(wire: i32) -> Result<TunnelProtocol, ConvertError> {
     match pb::TunnelProtocol::try_from(wire) {
         Ok(pb::TunnelProtocol::None) => Ok(TunnelProtocol::None),
         Ok(pb::TunnelProtocol::Hbone) => Ok(TunnelProtocol::Hbone),
-        Ok(pb::TunnelProtocol::LegacyIstioMtls) => {
-            Err(ConvertError::unsupported("tunnel_protocol", "LEGACY_ISTIO_MTLS, a sidecar's protocol"))
-        }
-        Err(_) => Err(ConvertError::unsupported("tunnel_protocol", format!("unknown number {wire}"))),
+        Ok(pb::TunnelProtocol::LegacyIstioMtls) => Err(ConvertError::unsupported(
+            "tunnel_protocol",
+            "LEGACY_ISTIO_MTLS, a sidecar's protocol",
+        )),
+        Err(_) => Err(ConvertError::unsupported(
+            "tunnel_protocol",
+            format!("unknown number {wire}"),
+        )),
     }
 }
 
@@ -102,14 +125,20 @@ fn health(wire: i32) -> Result<Health, ConvertError> {
     match pb::WorkloadStatus::try_from(wire) {
         Ok(pb::WorkloadStatus::Healthy) => Ok(Health::Healthy),
         Ok(pb::WorkloadStatus::Unhealthy) => Ok(Health::Unhealthy),
-        Err(_) => Err(ConvertError::unsupported("status", format!("unknown number {wire}"))),
+        Err(_) => Err(ConvertError::unsupported(
+            "status",
+            format!("unknown number {wire}"),
+        )),
     }
 }
 
 fn host_network(wire: i32) -> Result<bool, ConvertError> {
     match pb::NetworkMode::try_from(wire) {
         Ok(mode) => Ok(mode == pb::NetworkMode::HostNetwork),
-        Err(_) => Err(ConvertError::unsupported("network_mode", format!("unknown number {wire}"))),
+        Err(_) => Err(ConvertError::unsupported(
+            "network_mode",
+            format!("unknown number {wire}"),
+        )),
     }
 }
 
@@ -117,7 +146,12 @@ fn services(
     wire: &BTreeMap<String, pb::PortList>,
 ) -> Result<BTreeMap<NamespacedHostname, Vec<PortMapping>>, ConvertError> {
     wire.iter()
-        .map(|(key, list)| Ok((address::namespaced("services", key)?, address::ports("services", &list.ports)?)))
+        .map(|(key, list)| {
+            Ok((
+                address::namespaced("services", key)?,
+                address::ports("services", &list.ports)?,
+            ))
+        })
         .collect()
 }
 
@@ -125,7 +159,11 @@ pub fn workload_to_pb(workload: &Workload) -> pb::Workload {
     pb::Workload {
         name: workload.name.to_string(),
         namespace: workload.namespace.to_string(),
-        addresses: workload.addresses.iter().map(|ip| address::ip_bytes(*ip)).collect(),
+        addresses: workload
+            .addresses
+            .iter()
+            .map(|ip| address::ip_bytes(*ip))
+            .collect(),
         network: workload.network.to_string(),
         tunnel_protocol: tunnel_to_pb(workload.tunnel).into(),
         trust_domain: workload.trust_domain.to_string(),
@@ -177,7 +215,11 @@ fn health_to_pb(health: Health) -> pb::WorkloadStatus {
 }
 
 fn network_mode_to_pb(host_network: bool) -> pb::NetworkMode {
-    if host_network { pb::NetworkMode::HostNetwork } else { pb::NetworkMode::Standard }
+    if host_network {
+        pb::NetworkMode::HostNetwork
+    } else {
+        pb::NetworkMode::Standard
+    }
 }
 
 fn locality_to_pb(workload: &Workload) -> Option<pb::Locality> {
@@ -189,9 +231,18 @@ fn locality_to_pb(workload: &Workload) -> Option<pb::Locality> {
     })
 }
 
-fn services_to_pb(services: &BTreeMap<NamespacedHostname, Vec<PortMapping>>) -> BTreeMap<String, pb::PortList> {
+fn services_to_pb(
+    services: &BTreeMap<NamespacedHostname, Vec<PortMapping>>,
+) -> BTreeMap<String, pb::PortList> {
     services
         .iter()
-        .map(|(name, ports)| (name.to_string(), pb::PortList { ports: address::ports_to_pb(ports) }))
+        .map(|(name, ports)| {
+            (
+                name.to_string(),
+                pb::PortList {
+                    ports: address::ports_to_pb(ports),
+                },
+            )
+        })
         .collect()
 }
