@@ -73,7 +73,8 @@ fn is_tcp(ctx: &SockAddrContext) -> bool {
 #[inline(always)]
 fn is_capture_listener(destination: &Endpoint) -> bool {
     destination.port == OUTBOUND_PORT
-        && (destination.address.same(&Address::LOOPBACK_V4) || destination.address.same(&Address::LOOPBACK_V6))
+        && (destination.address.same(&Address::LOOPBACK_V4)
+            || destination.address.same(&Address::LOOPBACK_V6))
 }
 
 /// Whether a destination is none of the mesh's business.
@@ -99,7 +100,10 @@ fn capture(ctx: &SockAddrContext, family: Family, destination: Endpoint) -> i32 
     if device != 0 && device != LOOPBACK_DEVICE {
         // The SYN would leave through that device towards 127.0.0.1 and never be answered. Passing
         // it would be plaintext in the mesh.
-        warn!(ctx, "connect refused: the socket is bound to device {} by SO_BINDTODEVICE", device);
+        warn!(
+            ctx,
+            "connect refused: the socket is bound to device {} by SO_BINDTODEVICE", device
+        );
         return refuse(ENETUNREACH);
     }
     if !maps::store(&DIALLED, context::socket(ctx), destination) {

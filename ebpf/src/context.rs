@@ -13,8 +13,7 @@ use aya_ebpf::{
     programs::{SkLookupContext, SockAddrContext, SockOpsContext},
 };
 
-pub(crate) const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+const AF_INET: u32 = 2;
 
 /// Cookie of the network namespace of the context's socket.
 #[inline(always)]
@@ -53,7 +52,7 @@ pub(crate) enum Family {
 pub(crate) fn user_endpoint(ctx: &SockAddrContext, family: Family) -> Endpoint {
     let addr: *mut bpf_sock_addr = ctx.sock_addr;
     let address = match family {
-        Family::V4 => Address::from_v4(word!(addr, user_ip4).to_ne_bytes()),
+        Family::V4 => Address::from_v4_word(word!(addr, user_ip4)),
         Family::V6 => words!(addr, user_ip6),
     };
     Endpoint::new(address, u16::from_be(word!(addr, user_port) as u16))
@@ -111,25 +110,29 @@ pub(crate) fn sock_ops_socket(ctx: &SockOpsContext) -> *mut bpf_sock {
 #[inline(always)]
 pub(crate) fn sock_ops_local(ctx: &SockOpsContext) -> Endpoint {
     let ops: *mut bpf_sock_ops = ctx.ops;
-    let address = if word!(ops, family) == AF_INET {
-        Address::from_v4(word!(ops, local_ip4).to_ne_bytes())
-    } else {
-        words!(ops, local_ip6)
-    };
-    Endpoint::new(address, word!(ops, local_port) as u16)
+    let (v4, v6) = (word!(ops, local_ip4), words!(ops, local_ip6));
+    Endpoint::new(select(word!(ops, family), v4, v6), word!(ops, local_port) as u16)
 }
 
 #[inline(always)]
 pub(crate) fn sock_ops_connection(ctx: &SockOpsContext) -> ConnectionKey {
     let ops: *mut bpf_sock_ops = ctx.ops;
-    let address = if word!(ops, family) == AF_INET {
-        Address::from_v4(word!(ops, remote_ip4).to_ne_bytes())
-    } else {
-        words!(ops, remote_ip6)
-    };
+    let (v4, v6) = (word!(ops, remote_ip4), words!(ops, remote_ip6));
+    let address = select(word!(ops, family), v4, v6);
     // The only port of this context in network order, in the first two bytes of the word.
     let port = u32::from_be(word!(ops, remote_port)) as u16;
-    ConnectionKey { source: sock_ops_local(ctx), destination: Endpoint::new(address, port) }
+    ConnectionKey {
+        source: sock_ops_local(ctx),
+        destination: Endpoint::new(address, port),
+    }
+}
+
+/// The address of the socket's family. Both are read before this decides: were each read in its own
+/// branch, the compiler would join the branches and choose the address to read from, which the
+/// verifier refuses.
+#[inline(always)]
+fn select(family: u32, v4: u32, v6: Address) -> Address {
+    if family == AF_INET { Address::from_v4_word(v4) } else { v6 }
 }
 
 #[inline(always)]
@@ -139,20 +142,16 @@ pub(crate) fn sock_ops_arg(ctx: &SockOpsContext, index: usize) -> u32 {
 
 /// The connection a SYN asks for, from the side that opened it.
 #[inline(always)]
-pub(crate) fn lookup_connection(ctx: &SkLookupContext) -> Option<ConnectionKey> {
+pub(crate) fn lookup_connection(ctx: &SkLookupContext) -> ConnectionKey {
     let lookup: *mut bpf_sk_lookup = ctx.lookup;
-    let (remote, local) = match word!(lookup, family) {
-        AF_INET => (
-            Address::from_v4(word!(lookup, remote_ip4).to_ne_bytes()),
-            Address::from_v4(word!(lookup, local_ip4).to_ne_bytes()),
-        ),
-        AF_INET6 => (words!(lookup, remote_ip6), words!(lookup, local_ip6)),
-        _ => return None,
-    };
-    Some(ConnectionKey {
-        source: Endpoint::new(remote, u16::from_be(word!(lookup, remote_port))),
-        destination: Endpoint::new(local, word!(lookup, local_port) as u16),
-    })
+    let family = word!(lookup, family);
+    let (remote_v4, remote_v6) = (word!(lookup, remote_ip4), words!(lookup, remote_ip6));
+    let (local_v4, local_v6) = (word!(lookup, local_ip4), words!(lookup, local_ip6));
+    let remote_port = u16::from_be(word!(lookup, remote_port));
+    ConnectionKey {
+        source: Endpoint::new(select(family, remote_v4, remote_v6), remote_port),
+        destination: Endpoint::new(select(family, local_v4, local_v6), word!(lookup, local_port) as u16),
+    }
 }
 
 #[inline(always)]

@@ -44,18 +44,27 @@ fn opened(ctx: &SockOpsContext) {
         let key = SocketKey::new(netns, context::sock_ops_local(ctx));
         // The agent takes the entry out after accept(); without one it closes the connection.
         if ORIGINAL_DST.insert(key, dialled, BPF_ANY).is_err() {
-            warn!(ctx, "original destination not recorded: the agent will close the connection");
+            warn!(
+                ctx,
+                "original destination not recorded: the agent will close the connection"
+            );
         }
     } else if let Some(client) = maps::stored(&ON_BEHALF_OF, socket) {
         let key = SocketKey::new(netns, context::sock_ops_local(ctx));
         if CLIENTS.insert(key, client, BPF_ANY).is_err() {
-            warn!(ctx, "client address not recorded: the application will see a loopback address");
+            warn!(
+                ctx,
+                "client address not recorded: the application will see a loopback address"
+            );
         }
         watch_close(ctx);
     } else if netns == NODE_NETNS.load() {
         let connection = context::sock_ops_connection(ctx);
         if NODE_CONNS.insert(connection, 0, BPF_ANY).is_err() {
-            warn!(ctx, "connection of the node not recorded: an enrolled pod will not see it as one");
+            warn!(
+                ctx,
+                "connection of the node not recorded: an enrolled pod will not see it as one"
+            );
         }
         watch_close(ctx);
     }

@@ -26,9 +26,7 @@ pub(crate) fn aq_sk_lookup(ctx: SkLookupContext) -> u32 {
     if context::lookup_protocol(&ctx) != IPPROTO_TCP {
         return SK_PASS;
     }
-    let Some(connection) = context::lookup_connection(&ctx) else {
-        return SK_DROP;
-    };
+    let connection = context::lookup_connection(&ctx);
     let (client, pod) = (&connection.source.address, &connection.destination.address);
     if pod.is_loopback() && context::ingress_device(&ctx) == LOOPBACK_DEVICE {
         return SK_PASS;

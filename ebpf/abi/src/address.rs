@@ -6,72 +6,83 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An IP address as 16 bytes in network order; IPv4 is kept as v4-mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// Held as the four words of the kernel's contexts, each in network order in memory: copying words
+/// is a handful of instructions, copying or comparing bytes would be a loop or a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
-pub struct Address(pub [u8; 16]);
+pub struct Address([u32; 4]);
+
+const V4_PREFIX: u32 = 0xffff_u32.to_be();
 
 impl Address {
-    pub const LOOPBACK_V4: Self = Self::from_v4([127, 0, 0, 1]);
-    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-    pub const UNSPECIFIED: Self = Self([0; 16]);
+    pub const LOOPBACK_V4: Self = Self::from_v4_word(0x7f00_0001_u32.to_be());
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 1_u32.to_be()]);
+    pub const UNSPECIFIED: Self = Self([0; 4]);
 
+    /// An IPv4 address, its four bytes in network order in memory.
     #[inline(always)]
-    pub const fn from_v4(v4: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
+    pub const fn from_v4_word(word: u32) -> Self {
+        Self([0, 0, V4_PREFIX, word])
     }
 
-    /// The four words as the kernel's contexts hold them: network order in memory.
+    /// The words as the kernel's contexts hold them.
     #[inline(always)]
-    pub fn from_words(words: [u32; 4]) -> Self {
-        let [a, b, c, d] = words.map(u32::to_ne_bytes);
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ])
-    }
-
-    #[inline(always)]
-    pub fn words(&self) -> [u32; 4] {
-        let b = &self.0;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
     }
 
     #[inline(always)]
-    pub fn is_v4(&self) -> bool {
-        let words = self.words();
-        words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
+    pub const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == V4_PREFIX
     }
 
     /// 127.0.0.0/8 in either spelling, or `::1`.
     #[inline(always)]
-    pub fn is_loopback(&self) -> bool {
-        (self.is_v4() && self.0[12] == 127) || self.same(&Self::LOOPBACK_V6)
+    pub const fn is_loopback(&self) -> bool {
+        (self.is_v4() && self.0[3].to_ne_bytes()[0] == 127) || self.same(&Self::LOOPBACK_V6)
     }
 
     /// `0.0.0.0` in either spelling, or `::`; the kernel connects such a socket to the host itself.
     #[inline(always)]
-    pub fn is_unspecified(&self) -> bool {
-        let words = self.words();
-        words[3] == 0 && words[0] == 0 && words[1] == 0 && (words[2] == 0 || self.is_v4())
+    pub const fn is_unspecified(&self) -> bool {
+        self.0[3] == 0 && self.0[0] == 0 && self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == V4_PREFIX)
     }
 
-    /// Equality by words: comparing arrays becomes a call of `memcmp`, which the kernel has not.
+    /// Equality by words: comparing arrays may become a call of `memcmp`, which the kernel has not.
     #[inline(always)]
-    pub fn same(&self, other: &Self) -> bool {
-        let (a, b) = (self.words(), other.words());
+    pub const fn same(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
         a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+    }
+
+    fn octets(self) -> [u8; 16] {
+        let mut octets = [0; 16];
+        for (slot, word) in octets.chunks_exact_mut(4).zip(self.0) {
+            slot.copy_from_slice(&word.to_ne_bytes());
+        }
+        octets
+    }
+
+    fn from_octets(octets: [u8; 16]) -> Self {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(octets.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Self(words)
     }
 }
 
 impl From<IpAddr> for Address {
     fn from(ip: IpAddr) -> Self {
         match ip {
-            IpAddr::V4(v4) => Self::from_v4(v4.octets()),
-            IpAddr::V6(v6) => Self(v6.octets()),
+            IpAddr::V4(v4) => Self::from_v4_word(u32::from_ne_bytes(v4.octets())),
+            IpAddr::V6(v6) => Self::from_octets(v6.octets()),
         }
     }
 }
@@ -79,10 +90,9 @@ impl From<IpAddr> for Address {
 impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
         if address.is_v4() {
-            let b = address.0;
-            Self::V4(Ipv4Addr::new(b[12], b[13], b[14], b[15]))
+            Self::V4(Ipv4Addr::from(address.0[3].to_ne_bytes()))
         } else {
-            Self::V6(Ipv6Addr::from(address.0))
+            Self::V6(Ipv6Addr::from(address.octets()))
         }
     }
 }
@@ -100,7 +110,11 @@ pub struct Endpoint {
 impl Endpoint {
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
-        Self { address, port, reserved: 0 }
+        Self {
+            address,
+            port,
+            reserved: 0,
+        }
     }
 }
 
@@ -127,7 +141,10 @@ mod tests {
     #[test]
     fn both_spellings_of_an_ipv4_address_are_one_key() {
         assert_eq!(address("10.1.2.3"), address("::ffff:10.1.2.3"));
-        assert_eq!(IpAddr::from(address("::ffff:10.1.2.3")), IpAddr::from([10, 1, 2, 3]));
+        assert_eq!(
+            IpAddr::from(address("::ffff:10.1.2.3")),
+            IpAddr::from([10, 1, 2, 3])
+        );
         assert_eq!(IpAddr::from(address("fd00::1")).to_string(), "fd00::1");
     }
 
@@ -136,6 +153,7 @@ mod tests {
         for text in ["10.1.2.3", "fd00:1:2:3:4:5:6:7", "::1", "0.0.0.0"] {
             let address = address(text);
             assert_eq!(Address::from_words(address.words()), address);
+            assert_eq!(IpAddr::from(address), text.parse::<IpAddr>().expect("an address"));
         }
     }
 
@@ -155,7 +173,11 @@ mod tests {
             ("fd00::ffff:127.0.0.1", false, false),
         ] {
             let address = address(text);
-            assert_eq!((address.is_loopback(), address.is_unspecified()), (loopback, unspecified), "{text}");
+            assert_eq!(
+                (address.is_loopback(), address.is_unspecified()),
+                (loopback, unspecified),
+                "{text}"
+            );
         }
     }
 }

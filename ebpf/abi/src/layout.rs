@@ -83,14 +83,26 @@ const fn layout(
     value_size: usize,
     max_entries: usize,
 ) -> MapLayout {
-    MapLayout { name, kind, key_size, value_size, max_entries }
+    MapLayout {
+        name,
+        kind,
+        key_size,
+        value_size,
+        max_entries,
+    }
 }
 
 /// Every pinned map.
 pub const MAPS: [MapLayout; 9] = [
     layout(map::PODS, MapKind::Hash, 8, size_of::<Pod>(), capacity::PODS),
     layout(map::AGENTS, MapKind::LruHash, 8, 4, capacity::AGENTS),
-    layout(map::MESH_RANGES, MapKind::LpmTrie, 4 + size_of::<Address>(), 4, capacity::MESH_RANGES),
+    layout(
+        map::MESH_RANGES,
+        MapKind::LpmTrie,
+        4 + size_of::<Address>(),
+        4,
+        capacity::MESH_RANGES,
+    ),
     layout(map::DIALLED, MapKind::SkStorage, 4, size_of::<Endpoint>(), 0),
     layout(
         map::ORIGINAL_DESTINATIONS,
@@ -107,7 +119,13 @@ pub const MAPS: [MapLayout; 9] = [
         size_of::<Endpoint>(),
         capacity::CLIENTS,
     ),
-    layout(map::LISTENERS, MapKind::SockHash, size_of::<Address>(), 4, capacity::LISTENERS),
+    layout(
+        map::LISTENERS,
+        MapKind::SockHash,
+        size_of::<Address>(),
+        4,
+        capacity::LISTENERS,
+    ),
     layout(
         map::NODE_CONNECTIONS,
         MapKind::LruHash,
@@ -119,8 +137,8 @@ pub const MAPS: [MapLayout; 9] = [
 
 // The layout itself. No padding anywhere: keys are compared as bytes.
 const _: () = {
-    assert!(size_of::<Address>() == 16 && align_of::<Address>() == 1);
-    assert!(size_of::<Endpoint>() == 16 + 2 + 2 && align_of::<Endpoint>() == 2);
+    assert!(size_of::<Address>() == 16 && align_of::<Address>() == 4);
+    assert!(size_of::<Endpoint>() == 16 + 2 + 2 && align_of::<Endpoint>() == 4);
     assert!(size_of::<SocketKey>() == 8 + 20 + 4 && align_of::<SocketKey>() == 8);
     assert!(size_of::<ConnectionKey>() == 40);
     assert!(size_of::<Pod>() == 64);

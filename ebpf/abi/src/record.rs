@@ -16,7 +16,11 @@ pub struct SocketKey {
 impl SocketKey {
     #[inline(always)]
     pub const fn new(netns: u64, endpoint: Endpoint) -> Self {
-        Self { netns, endpoint, reserved: 0 }
+        Self {
+            netns,
+            endpoint,
+            reserved: 0,
+        }
     }
 }
 

@@ -1,0 +1,197 @@
+//! Connections that pods receive.
+
+use crate::protocol::{Event, Refusal, Request};
+use crate::world::{A, B, C, D, NODE_V4, OUTSIDE_V4, World};
+
+#[test]
+fn an_inbound_connection_is_steered_with_its_local_address_kept() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let port = a.listen("[::]:0");
+    agent.enrol(world.spec(A));
+    for (destination, source) in [(A.at_v4(port), C.v4()), (A.at_v6(port), C.v6())] {
+        let seen = c.connect(destination);
+        assert_eq!((seen.local.ip(), seen.peer), (source, destination));
+        assert_eq!(
+            agent.events(),
+            [Event::Inbound {
+                from: seen.local,
+                destination
+            }]
+        );
+    }
+}
+
+#[test]
+fn the_application_sees_the_clients_address() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let (dual, v4) = (a.listen("[::]:0"), a.listen("0.0.0.0:0"));
+    agent.enrol(world.spec(A));
+    for destination in [A.at_v4(dual), A.at_v6(dual), A.at_v4(v4)] {
+        let seen = c.connect(destination);
+        let canonical = |address: std::net::SocketAddr| (address.ip().to_canonical(), address.port());
+        assert_eq!(canonical(seen.server.accepted), canonical(seen.local), "accept()");
+        assert_eq!(
+            canonical(seen.server.peer),
+            canonical(seen.local),
+            "getpeername()"
+        );
+        assert_eq!(canonical(seen.server.local), canonical(destination));
+        let mapped = destination.is_ipv4() && destination.port() == dual;
+        assert_eq!(
+            seen.server.peer.is_ipv6(),
+            destination.is_ipv6() || mapped,
+            "the socket's own family"
+        );
+    }
+}
+
+#[test]
+fn many_clients_at_once_are_not_mixed_up() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c, mut d) = (world.agent(), world.pod(A), world.pod(C), world.pod(D));
+    let port = a.listen("0.0.0.0:0");
+    agent.enrol(world.spec(A));
+    for _ in 0..50 {
+        for client in [&mut c, &mut d] {
+            let seen = client.connect(A.at_v4(port));
+            assert_eq!(seen.server.accepted, seen.local);
+        }
+    }
+}
+
+#[test]
+fn a_listener_on_loopback_stays_unreachable() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let port = a.listen("127.0.0.1:0");
+    agent.enrol(world.spec(A));
+    assert_eq!(c.refused(A.at_v4(port)), Refusal::ClosedBeforeGreeting);
+    assert_eq!(
+        agent.events().len(),
+        1,
+        "the agent was asked, the application was not"
+    );
+}
+
+#[test]
+fn without_a_listener_of_the_agent_nothing_gets_in() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a) = (world.agent(), world.pod(A));
+    let (mut b, mut c, mut kubelet) = (world.pod(B), world.pod(C), world.kubelet());
+    let port = a.listen("[::]:0");
+    agent.enrol(world.spec(A));
+    agent.enrol(world.spec(B));
+    agent.done(&Request::DropListeners);
+    for destination in [A.at_v4(port), A.at_v6(port)] {
+        assert_eq!(
+            c.refused(destination),
+            Refusal::Errno(libc::ECONNREFUSED),
+            "from a pod outside the mesh"
+        );
+        assert_eq!(
+            b.refused(destination),
+            Refusal::Errno(libc::ECONNREFUSED),
+            "from a pod in the mesh"
+        );
+        let seen = a.connect(destination);
+        assert_eq!(
+            seen.server.peer.ip().to_canonical(),
+            destination.ip(),
+            "from itself"
+        );
+        kubelet.connect(destination);
+    }
+}
+
+/// The rule that lets a pod talk to itself compares addresses: another pod must not profit.
+#[test]
+fn a_pod_cannot_pose_as_its_victim() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let port = a.listen("[::]:0");
+    agent.enrol(world.spec(A));
+    agent.done(&Request::DropListeners);
+    // c takes a's addresses as its own, and sends to a through eth0 all the same.
+    let pose = |ip: std::net::IpAddr, bits: u8| {
+        format!(
+            "address add {ip}/{bits} dev lo\nrule add pref 1 to {ip} table 7\nroute add {ip} dev eth0 table 7\nrule add pref 2 table local\nrule delete pref 0\n"
+        )
+    };
+    world.batch("c", &pose(A.v4(), 32));
+    world.batch_v6("c", &pose(A.v6(), 128));
+    for (bind, destination) in [
+        (A.v4(), A.at_v4(port)),
+        (A.v6(), A.at_v6(port)),
+        ("127.0.0.1".parse().expect("an address"), A.at_v4(port)),
+        ("::1".parse().expect("an address"), A.at_v6(port)),
+    ] {
+        let dial = crate::protocol::Dial {
+            bind: Some(bind),
+            ..crate::protocol::Dial::to(destination)
+        };
+        let refusal = c.refused_dial(dial);
+        assert!(
+            matches!(refusal, Refusal::TimedOut | Refusal::Errno(_)),
+            "{bind} -> {destination}: {refusal:?}"
+        );
+    }
+}
+
+#[test]
+fn a_probe_from_the_node_passes_and_forwarded_traffic_does_not() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a) = (world.agent(), world.pod(A));
+    let (mut kubelet, mut outside) = (world.kubelet(), world.outside());
+    let port = a.listen("[::]:0");
+    agent.enrol(world.spec(A));
+    for destination in [A.at_v4(port), A.at_v6(port)] {
+        let seen = kubelet.connect(destination);
+        assert_eq!(seen.server.peer.ip().to_canonical(), seen.local.ip());
+    }
+    assert_eq!(agent.events(), [], "probes do not pass through the agent");
+
+    world.masquerade_forwarded();
+    let seen = outside.connect(A.at_v4(port));
+    assert_eq!(
+        seen.local.ip(),
+        OUTSIDE_V4.parse::<std::net::IpAddr>().expect("an address")
+    );
+    let events = agent.events();
+    let [Event::Inbound { from, .. }] = events.as_slice() else {
+        panic!("forwarded traffic was to reach the agent: {events:?}");
+    };
+    assert_eq!(
+        from.ip().to_string(),
+        NODE_V4,
+        "it came from the node's address, and was captured"
+    );
+}
+
+#[test]
+fn a_connection_of_the_node_that_ended_leaves_no_hole() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut kubelet) = (world.agent(), world.pod(A), world.kubelet());
+    let port = a.listen("0.0.0.0:0");
+    agent.enrol(world.spec(A));
+    kubelet.connect(A.at_v4(port));
+    assert_eq!(world.node_connections(), 1);
+    kubelet.kill();
+    world.wait_until("the record is gone", || world.node_connections() == 0);
+    assert_eq!(agent.events(), []);
+}
+
+#[test]
+fn clients_of_ended_connections_are_forgotten() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let port = a.listen("0.0.0.0:0");
+    agent.enrol(world.spec(A));
+    for _ in 0..3 {
+        c.connect(A.at_v4(port));
+    }
+    assert_eq!(world.clients(), 3);
+    agent.kill();
+    world.wait_until("the records are gone", || world.clients() == 0);
+}
