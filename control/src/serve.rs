@@ -3,6 +3,17 @@
 //! The model hands out a [`watch`] of immutable snapshots per client ([`ResourceSnapshots`]); a stream compares what
 //! its client holds with the newest one. Read first: [`ResourceSnapshot`] and [`stream`].
 
+pub mod ads;
+mod connection;
+pub mod grpc;
+mod metrics;
+pub mod registry;
+mod stream;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,8 +22,11 @@ use tokio::sync::watch;
 
 use crate::auth::Caller;
 
+pub(crate) use metrics::ServeMetrics;
+
 /// What a proxy says it is in the first part of its node id, once the Pod object agreed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ProxyType {
     /// A node agent: `ztunnel~…`.
     Agent,
@@ -46,6 +60,27 @@ pub struct VersionedResource {
     /// A hash of the content: equal content has an equal version, also after a restart of the control plane.
     pub version: Arc<str>,
     pub any: prost_types::Any,
+}
+
+impl VersionedResource {
+    /// Versions a resource by its content.
+    pub fn new(any: prost_types::Any) -> Self {
+        Self {
+            version: content_version(&any.value).into(),
+            any,
+        }
+    }
+}
+
+/// FNV-1a of 128 bits, in hexadecimal: stable over restarts and releases of this program, which what a client claims
+/// to have may outlive. It guards against accidents only; nobody gains by a collision with a resource of their own.
+fn content_version(content: &[u8]) -> String {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let hash = content.iter().fold(OFFSET, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    });
+    format!("{hash:032x}")
 }
 
 impl PartialEq for VersionedResource {
