@@ -1,0 +1,311 @@
+//! What the demo found out, what of it is held to be proved, and how both are written.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::capture::Seen;
+use super::identities::Proved;
+use super::tally::Tally;
+
+/// The canary's split, in percent.
+pub(crate) const WANTED: [(&str, u64); 3] = [("v1", 25), ("v2", 25), ("v3", 50)];
+/// How far a share may be off, in percent of all pages.
+const TOLERANCE: f64 = 10.0;
+
+#[derive(Debug)]
+pub struct Report {
+    pub(crate) nodes: Vec<String>,
+    pub(crate) pods: Vec<PodLine>,
+    pub(crate) tally: Tally,
+    /// Calls between parts, and how many of them went from one node to another.
+    pub(crate) hops: BTreeMap<String, Hop>,
+    pub(crate) before: Seen,
+    pub(crate) after: Seen,
+    pub(crate) proved: Proved,
+    /// Identities that had to be proved and were not.
+    pub(crate) unproved: Vec<String>,
+    pub(crate) change: Change,
+    pub(crate) restarts: u64,
+    pub(crate) took: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct PodLine {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) node: String,
+    pub(crate) ip: String,
+    pub(crate) in_mesh: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hop {
+    pub(crate) calls: u64,
+    pub(crate) across: u64,
+}
+
+/// The change of weights under load.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
+    pub(crate) examples: Vec<String>,
+    pub(crate) per_second: u32,
+    /// From the change in the folder to the first request after which only the new split was seen.
+    pub(crate) took: Option<Duration>,
+}
+
+impl Report {
+    /// What was to be proved and is not; empty when the demo succeeded.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.check_answers(&mut problems);
+        self.check_links(&mut problems);
+        self.check_change(&mut problems);
+        for (name, hop) in self.hops.iter().filter(|(_, hop)| hop.across == 0) {
+            problems.push(format!(
+                "none of {} calls {name} went across the nodes",
+                hop.calls
+            ));
+        }
+        problems.extend(
+            self.unproved
+                .iter()
+                .map(|identity| format!("nobody proved to be {identity}")),
+        );
+        if self.restarts > 0 {
+            problems.push(format!("{} pods or containers were started anew", self.restarts));
+        }
+        problems
+    }
+
+    fn check_answers(&self, problems: &mut Vec<String>) {
+        let tally = &self.tally;
+        if tally.failures > 0 {
+            let examples = tally.examples.join("; ");
+            problems.push(format!(
+                "{} of {} requests failed: {examples}",
+                tally.failures, tally.requests
+            ));
+        }
+        for (version, wanted) in WANTED {
+            let share = self.share(version);
+            if (share - wanted as f64).abs() > TOLERANCE {
+                problems.push(format!(
+                    "reviews {version} served {share:.1} % instead of {wanted} %"
+                ));
+            }
+        }
+        for (reviews, ratings) in [("v2", "v1"), ("v3", "v2")] {
+            let (asked, right) = (tally.ratings_asked_by(reviews), tally.ratings(reviews, ratings));
+            if asked == 0 || right != asked {
+                problems.push(format!(
+                    "reviews {reviews} called ratings {ratings} in {right} of {asked} cases instead of always"
+                ));
+            }
+        }
+    }
+
+    fn check_links(&self, problems: &mut Vec<String>) {
+        if self.before.nodes.plaintext == 0 || self.before.pods.plaintext == 0 {
+            problems.push("the capture saw no text without the mesh, so it proves nothing".to_owned());
+        }
+        let after = self.after.mesh();
+        if after.plaintext > 0 {
+            problems.push(format!("{} packets held text of the answers", after.plaintext));
+        }
+        if self.after.nodes.hbone == 0 {
+            problems.push("no packet between the nodes went to port 15008".to_owned());
+        }
+        if self.after.dropped > 0 {
+            problems.push(format!(
+                "{} packets passed the capture unseen",
+                self.after.dropped
+            ));
+        }
+    }
+
+    fn check_change(&self, problems: &mut Vec<String>) {
+        let change = &self.change;
+        if change.failures > 0 {
+            let examples = change.examples.join("; ");
+            problems.push(format!(
+                "{} of {} requests failed while the weights changed: {examples}",
+                change.failures, change.requests
+            ));
+        }
+        if change.took.is_none() {
+            problems.push("the new weights never showed in the answers".to_owned());
+        }
+    }
+
+    /// Percent of the pages that `version` of reviews took part in.
+    pub(crate) fn share(&self, version: &str) -> f64 {
+        let pages = (self.tally.requests - self.tally.failures).max(1);
+        self.tally.reviews(version) as f64 * 100.0 / pages as f64
+    }
+
+    /// The figures for a machine: counts, no percentages.
+    pub fn to_json(&self) -> Value {
+        let (tally, link) = (&self.tally, self.after.mesh());
+        json!({
+            "requests": tally.requests,
+            "failures": tally.failures,
+            "reviews": { "v1": tally.reviews("v1"), "v2": tally.reviews("v2"), "v3": tally.reviews("v3") },
+            "ratings": {
+                "v2_total": tally.ratings_asked_by("v2"),
+                "v2_to_v1": tally.ratings("v2", "v1"),
+                "v3_total": tally.ratings_asked_by("v3"),
+                "v3_to_v2": tally.ratings("v3", "v2"),
+            },
+            "link": {
+                "packets": link.packets,
+                "hbone": link.hbone,
+                "plaintext": link.plaintext,
+                "plaintext_unlabelled": self.before.mesh().plaintext,
+            },
+            "identities": self.proved.identities(),
+            "restarts": self.restarts,
+            "seconds": (self.took.as_secs_f64() * 10.0).round() / 10.0,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::demo::capture::Traffic;
+
+    pub(crate) fn good() -> Report {
+        let seen = |plaintext| Traffic {
+            packets: 100,
+            hbone: 50,
+            plaintext,
+        };
+        let ratings = [(("v2", "v1"), 100), (("v3", "v2"), 200)];
+        Report {
+            nodes: vec!["node-1 172.30.0.11".to_owned()],
+            pods: vec![PodLine {
+                namespace: "bookinfo".to_owned(),
+                name: "details-v1-x".to_owned(),
+                node: "node-1".to_owned(),
+                ip: "10.244.1.2".to_owned(),
+                in_mesh: true,
+            }],
+            tally: Tally {
+                requests: 400,
+                reviews: [("v1", 100), ("v2", 100), ("v3", 200)]
+                    .map(|(v, n)| (v.to_owned(), n))
+                    .into(),
+                ratings: ratings
+                    .map(|((by, at), n)| ((by.to_owned(), at.to_owned()), n))
+                    .into(),
+                ..Tally::default()
+            },
+            hops: BTreeMap::from([(
+                "productpage -> details".to_owned(),
+                Hop {
+                    calls: 400,
+                    across: 400,
+                },
+            )]),
+            before: Seen {
+                nodes: seen(9),
+                pods: seen(9),
+                ..Seen::default()
+            },
+            after: Seen {
+                nodes: seen(0),
+                pods: seen(0),
+                edge: seen(4),
+                dropped: 0,
+            },
+            proved: Proved::default(),
+            unproved: Vec::new(),
+            change: Change {
+                requests: 1000,
+                failures: 0,
+                examples: Vec::new(),
+                per_second: 200,
+                took: Some(Duration::from_millis(150)),
+            },
+            restarts: 0,
+            took: Duration::from_secs(30),
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Report), expected: &str) {
+        let mut report = good();
+        change(&mut report);
+        let problems = report.problems();
+        assert!(
+            problems.len() == 1 && problems[0].contains(expected),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_good_run_has_no_problem() {
+        assert_eq!(good().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_bar_is_checked() {
+        check(|report| report.tally.failures = 1, "1 of 400 requests failed");
+        check(
+            |report| {
+                report.tally.reviews.insert("v3".to_owned(), 120);
+            },
+            "reviews v3",
+        );
+        check(
+            |report| {
+                report.tally.ratings.insert(("v3".to_owned(), "v1".to_owned()), 1);
+            },
+            "reviews v3 called ratings v2 in 200 of 201 cases",
+        );
+        check(|report| report.before.nodes.plaintext = 0, "proves nothing");
+        check(|report| report.after.pods.plaintext = 1, "1 packets held text");
+        check(|report| report.after.nodes.hbone = 0, "15008");
+        check(|report| report.after.dropped = 2, "2 packets passed the capture");
+        check(
+            |report| report.change.failures = 3,
+            "3 of 1000 requests failed while",
+        );
+        check(|report| report.change.took = None, "never showed");
+        check(
+            |report| {
+                report
+                    .hops
+                    .insert("a -> b".to_owned(), Hop { calls: 3, across: 0 });
+            },
+            "none of 3 calls",
+        );
+        check(
+            |report| report.unproved.push("spiffe://x".to_owned()),
+            "spiffe://x",
+        );
+        check(|report| report.restarts = 1, "started anew");
+    }
+
+    #[test]
+    fn the_json_has_counts_under_fixed_names() {
+        let json = good().to_json();
+        assert_eq!(json["reviews"], json!({ "v1": 100, "v2": 100, "v3": 200 }));
+        assert_eq!(
+            json["ratings"],
+            json!({ "v2_total": 100, "v2_to_v1": 100, "v3_total": 200, "v3_to_v2": 200 })
+        );
+        let link = json!({ "packets": 200, "hbone": 100, "plaintext": 0, "plaintext_unlabelled": 18 });
+        assert_eq!(json["link"], link);
+        assert_eq!(
+            (&json["requests"], &json["failures"], &json["restarts"]),
+            (&json!(400), &json!(0), &json!(0))
+        );
+        assert!(json["identities"].is_array() && json["seconds"].is_number());
+    }
+}

@@ -1,0 +1,127 @@
+//! Another split while pages are asked for, and the way back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::demo::client::Outcome;
+use crate::demo::failure::{Failure, OrFailed};
+use crate::demo::report::Change;
+use crate::demo::tally::{Tally, find};
+use crate::lab::Lab;
+
+use super::{NAMESPACE, Story, steps};
+
+const PER_SECOND: u32 = 200;
+/// After the change only this version serves, so one answer of another belongs to the old split.
+const ONLY: &str = "v2";
+
+impl Story<'_> {
+    pub(super) fn change_weights(&self) -> Result<Change, Failure> {
+        self.progress.say(format_args!(
+            "changing the weights to 0/100/0 under {PER_SECOND} requests/s"
+        ));
+        let weights = BTreeMap::from([("v1", 0), (ONLY, 100), ("v3", 0)]);
+        let changed = self.manifests.weights(&weights).or_failed(steps::WEIGHTS)?;
+        let stop = CancellationToken::new();
+        let load = self
+            .client
+            .load(PER_SECOND, stop.clone())
+            .or_failed(steps::WEIGHTS)?;
+        wait(self.options.load);
+        let at = Instant::now();
+        let applied = self.lab.apply(NAMESPACE, &changed);
+        wait(self.options.load);
+        stop.cancel();
+        let outcomes = load.join().or_failed(steps::WEIGHTS)?;
+        applied.or_failed(steps::WEIGHTS)?;
+        // Whoever looks around afterwards finds the canary as it was written.
+        self.lab
+            .apply_path(NAMESPACE, &self.manifests.canary())
+            .or_failed(steps::WEIGHTS)?;
+        Ok(judge(outcomes, at))
+    }
+}
+
+fn judge(mut outcomes: Vec<Outcome>, changed: Instant) -> Change {
+    outcomes.sort_by_key(|outcome| outcome.started);
+    let tally = Tally::of(&outcomes);
+    let is_new = |outcome: &Outcome| matches!(&outcome.result, Ok(chain) if find(chain, "reviews").is_some_and(|by| by.version == ONLY));
+    // The first request of the unbroken run of the new version at the end, if it began after the change.
+    let last_old = outcomes.iter().rposition(|outcome| !is_new(outcome));
+    let first_new = outcomes.get(last_old.map_or(0, |index| index + 1));
+    Change {
+        requests: tally.requests,
+        failures: tally.failures,
+        examples: tally.examples,
+        per_second: PER_SECOND,
+        took: first_new.map(|outcome| outcome.started.saturating_duration_since(changed)),
+    }
+}
+
+/// Lets the load run for a while; `park_timeout` may return early.
+fn wait(time: Duration) {
+    let deadline = Instant::now() + time;
+    while let Some(left) = deadline
+        .checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+    {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// What the control plane says about the routing objects, for the person whose canary does not work.
+pub(super) fn routing_status(lab: &Lab) -> String {
+    let folder = lab.sink_dir().join("status");
+    let mut text = String::new();
+    for name in ["reviews", "ratings", "bookinfo"] {
+        let path = folder.join(format!("VirtualService.{NAMESPACE}.{name}.json"));
+        if let Ok(status) = std::fs::read_to_string(path) {
+            text.push_str(&format!("\n  status of VirtualService {name}: {}", status.trim()));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(start: Instant, millis: u64, version: &str) -> Outcome {
+        let started = start + Duration::from_millis(millis);
+        Outcome {
+            started,
+            result: Ok(vec![format!("reviews/{version}@pod").parse().unwrap()]),
+        }
+    }
+
+    #[test]
+    fn the_new_split_begins_after_the_last_answer_of_the_old() {
+        let start = Instant::now();
+        let at = start + Duration::from_millis(100);
+        let outcomes = [
+            (50, "v2"),
+            (90, "v1"),
+            (110, "v2"),
+            (130, "v3"),
+            (150, "v2"),
+            (170, "v2"),
+        ];
+        let change = judge(
+            outcomes
+                .map(|(millis, version)| outcome(start, millis, version))
+                .to_vec(),
+            at,
+        );
+        assert_eq!(change.took, Some(Duration::from_millis(50)));
+        assert_eq!((change.requests, change.failures), (6, 0));
+    }
+
+    #[test]
+    fn a_split_that_never_changes_is_told() {
+        let start = Instant::now();
+        let change = judge(vec![outcome(start, 10, "v2"), outcome(start, 20, "v3")], start);
+        assert_eq!(change.took, None);
+    }
+}
