@@ -75,13 +75,13 @@ impl Actor {
         }
     }
 
+    /// Blocking attempts: after a failed one that was not, the kernel wants an extra connect().
     fn connect_twice(&mut self, first: SocketAddr, second: SocketAddr) -> Reply {
-        let dial = Dial::to(first);
-        let connected = socket(&dial).and_then(|socket| {
-            if connect(&socket, &dial).is_ok() {
+        let connected = socket(&Dial::to(first)).and_then(|socket| {
+            if socket.connect(&first.into()).is_ok() {
                 return Err(io::Error::other("the first attempt was to fail"));
             }
-            connect(&socket, &Dial::to(second))?;
+            socket.connect(&second.into())?;
             Ok(socket)
         });
         match connected {

@@ -183,14 +183,49 @@ impl World {
         );
     }
 
+    /// Counts the TCP packets that reach a pod from `source`, before the kernel judges them. The
+    /// result tells how many did so far.
+    pub(crate) fn count_arriving(&self, place: Place, source: IpAddr) -> impl Fn() -> u64 {
+        let namespace = self.namespace(place.name);
+        let family = if source.is_ipv4() { "ip" } else { "ip6" };
+        let table = format!("{family} count{}", source.to_string().replace([':', '.'], "_"));
+        let rules = format!(
+            "add table {table}\nadd chain {table} c {{ type filter hook prerouting priority -300; }}\nadd rule {table} c iifname eth0 {family} saddr {source} tcp dport != 0 counter\n"
+        );
+        feed(
+            Command::new("ip").args(["netns", "exec", &namespace, "nft", "-f", "-"]),
+            &rules,
+        );
+        move || {
+            let mut list = Command::new("ip");
+            list.args(["netns", "exec", &namespace, "nft", "list", "table"])
+                .args(table.split(' '));
+            let output = list.output().expect("start nft");
+            let text = String::from_utf8(output.stdout).expect("text");
+            let packets = text.split_once("counter packets ").expect("a counter").1;
+            packets
+                .split(' ')
+                .next()
+                .expect("a word")
+                .parse()
+                .expect("a number")
+        }
+    }
+
     /// `ip` commands in a namespace, one per line.
     pub(crate) fn batch(&self, namespace: &str, commands: &str) {
-        feed(Command::new("ip").args(["-n", &self.namespace(namespace), "-batch", "-"]), commands);
+        feed(
+            Command::new("ip").args(["-n", &self.namespace(namespace), "-batch", "-"]),
+            commands,
+        );
     }
 
     /// The same for those whose family no argument tells.
     pub(crate) fn batch_v6(&self, namespace: &str, commands: &str) {
-        feed(Command::new("ip").args(["-6", "-n", &self.namespace(namespace), "-batch", "-"]), commands);
+        feed(
+            Command::new("ip").args(["-6", "-n", &self.namespace(namespace), "-batch", "-"]),
+            commands,
+        );
     }
 
     fn namespace(&self, name: &str) -> String {
