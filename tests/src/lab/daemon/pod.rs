@@ -1,0 +1,267 @@
+//! A pod as the daemon knows it, and the Pod object that says so.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::super::names;
+use super::super::network::NodeNumber;
+use super::super::sandbox::Sandbox;
+use super::super::spec::{Labels, PodSpec};
+use super::super::store::{Key, object_field};
+use super::kubelet::{Exit, PodCommand};
+
+/// Istio's mark for a pod whose traffic is captured.
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+
+pub(super) struct Pod {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) owner: Option<Owner>,
+    pub(super) node: NodeNumber,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) labels: Labels,
+    pub(super) annotations: Labels,
+    pub(super) spec: PodSpec,
+    /// metadata and spec as they were given.
+    pub(super) manifest: Value,
+    pub(super) sandbox: Sandbox,
+    pub(super) containers: BTreeMap<String, Container>,
+    pub(super) stage: Stage,
+    pub(super) enrolment: Enrolment,
+    pub(super) created: SystemTime,
+}
+
+/// The workload that made a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) workload: Key,
+    /// Of the template; pods with another hash are replaced.
+    pub(super) hash: String,
+}
+
+pub(super) enum Stage {
+    /// Not started yet, and why.
+    Waiting(String),
+    Started(mpsc::Sender<PodCommand>),
+    Stopping,
+}
+
+/// What the node's agent says of the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Enrolment {
+    pub(super) wanted: bool,
+    pub(super) why: String,
+    pub(super) enrolled: bool,
+    /// The agent's reason, while it is not.
+    pub(super) reason: String,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Container {
+    pub(super) starts: u32,
+    pub(super) pid: Option<u32>,
+    pub(super) last_exit: Option<Exit>,
+    /// By kind: readiness, liveness, startup. Only those that the manifest has.
+    pub(super) probes: BTreeMap<ProbeKind, ProbeState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ProbeKind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProbeState {
+    pub(super) healthy: Option<bool>,
+    pub(super) detail: String,
+}
+
+impl ProbeKind {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Readiness => "readiness",
+            Self::Liveness => "liveness",
+        }
+    }
+
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        [Self::Startup, Self::Readiness, Self::Liveness]
+            .into_iter()
+            .find(|kind| kind.word() == word)
+    }
+}
+
+impl Container {
+    pub(super) fn started(&self) -> bool {
+        let startup = self.probes.get(&ProbeKind::Startup);
+        self.pid.is_some() && startup.is_none_or(|probe| probe.healthy == Some(true))
+    }
+
+    fn ready(&self) -> bool {
+        let readiness = self.probes.get(&ProbeKind::Readiness);
+        self.started() && readiness.is_none_or(|probe| probe.healthy == Some(true))
+    }
+
+    fn finished(&self) -> Option<&Exit> {
+        self.last_exit
+            .as_ref()
+            .filter(|exit| self.pid.is_none() && !exit.again)
+    }
+
+    fn trouble(&self, name: &str) -> Option<String> {
+        let exit = self.last_exit.as_ref().map(|exit| exit.detail.as_str());
+        if self.pid.is_none() {
+            return Some(match exit {
+                Some(exit) => format!("container {name}: {exit}, {} starts", self.starts),
+                None => format!("container {name} is starting"),
+            });
+        }
+        let failing = self
+            .probes
+            .iter()
+            .find(|(kind, probe)| **kind != ProbeKind::Liveness && probe.healthy != Some(true));
+        failing.map(|(kind, probe)| {
+            let detail = if probe.detail.is_empty() {
+                "no result yet"
+            } else {
+                &probe.detail
+            };
+            format!("container {name}: {} probe: {detail}", kind.word())
+        })
+    }
+}
+
+impl Pod {
+    pub(super) fn key(&self) -> Key {
+        Key::core("Pod", &self.namespace, &self.name)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::Stopping)
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        let all = !self.containers.is_empty() && self.containers.values().all(Container::ready);
+        matches!(self.stage, Stage::Started(_)) && all
+    }
+
+    pub(super) fn phase(&self) -> &'static str {
+        let mut ends = self.containers.values().map(Container::finished);
+        if !self.containers.is_empty() && ends.clone().all(|end| end.is_some()) {
+            let success = ends.all(|end| end.is_some_and(|exit| exit.success));
+            return if success { "Succeeded" } else { "Failed" };
+        }
+        if self.containers.values().any(|container| container.starts > 0) {
+            "Running"
+        } else {
+            "Pending"
+        }
+    }
+
+    pub(super) fn restarts(&self) -> u32 {
+        self.containers
+            .values()
+            .map(|container| container.starts.saturating_sub(1))
+            .sum()
+    }
+
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.containers
+            .values()
+            .filter_map(|container| container.pid)
+            .collect()
+    }
+
+    /// Why the pod is not ready, or not enrolled though wanted; empty when all is well.
+    pub(super) fn reason(&self) -> String {
+        match &self.stage {
+            Stage::Waiting(reason) => return reason.clone(),
+            Stage::Stopping => return "stopping".to_owned(),
+            Stage::Started(_) => {}
+        }
+        let mut troubles = self
+            .containers
+            .iter()
+            .filter_map(|(name, container)| container.trouble(name));
+        if let Some(trouble) = troubles.next() {
+            return trouble;
+        }
+        if self.enrolment.wanted && !self.enrolment.enrolled {
+            return format!("not enrolled: {}", self.enrolment.reason);
+        }
+        String::new()
+    }
+
+    /// The name of the workload, or of the pod itself.
+    pub(super) fn workload(&self) -> &str {
+        self.owner
+            .as_ref()
+            .map_or(&self.name, |owner| &owner.workload.name)
+    }
+
+    /// The Pod object as a kubelet would report it.
+    pub(super) fn object(&self) -> Value {
+        let mut object = self.manifest.clone();
+        let meta = object_field(&mut object, "metadata");
+        meta.insert("uid".to_owned(), json!(self.uid));
+        meta.insert("labels".to_owned(), json!(self.labels));
+        let mut annotations = self.annotations.clone();
+        annotations.remove(REDIRECTION);
+        if self.enrolment.enrolled {
+            annotations.insert(REDIRECTION.to_owned(), "enabled".to_owned());
+        }
+        meta.insert("annotations".to_owned(), json!(annotations));
+        if self.is_stopping() {
+            meta.insert(
+                "deletionTimestamp".to_owned(),
+                json!(names::timestamp(self.created)),
+            );
+        }
+        let spec = object_field(&mut object, "spec");
+        spec.insert("nodeName".to_owned(), json!(self.node.name()));
+        spec.insert(
+            "serviceAccountName".to_owned(),
+            json!(self.spec.service_account()),
+        );
+        object["status"] = self.status();
+        object
+    }
+
+    fn status(&self) -> Value {
+        let truth = |value: bool| if value { "True" } else { "False" };
+        let condition = |kind: &str, value: bool| json!({ "type": kind, "status": truth(value) });
+        let ready = self.ready();
+        let ips: Vec<Value> = self.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        let containers: Vec<Value> = self.containers.iter().map(container_status).collect();
+        json!({
+            "phase": self.phase(),
+            "conditions": [
+                condition("PodScheduled", true),
+                condition("Initialized", true),
+                condition("ContainersReady", ready),
+                condition("Ready", ready),
+            ],
+            "podIP": self.addresses.first(),
+            "podIPs": ips,
+            "startTime": names::timestamp(self.created),
+            "containerStatuses": containers,
+        })
+    }
+}
+
+fn container_status((name, container): (&String, &Container)) -> Value {
+    json!({
+        "name": name,
+        "ready": container.ready(),
+        "started": container.started(),
+        "restartCount": container.starts.saturating_sub(1),
+    })
+}

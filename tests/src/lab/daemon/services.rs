@@ -1,0 +1,496 @@
+//! Services: their addresses, their EndpointSlices, and the rules and names made of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::super::network::{self, Family, NodeNumber};
+use super::super::node::dns::{Record, Zone};
+use super::super::proxy::{ExternalSource, Protocol, VirtualPort};
+use super::super::spec::{EndpointSlice, Port, ServicePort, ServiceSpec, selects};
+use super::super::store::{self, Key, object_field};
+use super::cluster::Cluster;
+use super::pod::Pod;
+
+const SLICE_GROUP: &str = "discovery.k8s.io";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+const MANAGED_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+const FIRST_NODE_PORT: u16 = 30_000;
+/// Numbers below are kept for addresses that manifests fix, such as the DNS server's.
+const FIRST_SERVICE: u16 = 256;
+const DOMAIN: &str = "svc.cluster.local";
+
+/// A Service with what is known of its endpoints.
+pub(super) struct ServiceView {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) spec: ServiceSpec,
+    pub(super) balancers: Vec<IpAddr>,
+    slices: Vec<EndpointSlice>,
+}
+
+impl Cluster {
+    /// Gives a Service the addresses and ports that an API server would; keeps those it had.
+    pub(super) fn complete_service(&self, key: &Key, value: &mut Value) -> Result<(), String> {
+        let mut spec: ServiceSpec = store::part(value, "/spec").unwrap_or_default();
+        if spec.r#type.as_deref() == Some("ExternalName") {
+            return Ok(());
+        }
+        let old: Option<ServiceSpec> = self.store.get(key).and_then(|old| store::part(old, "/spec"));
+        let families = self.service_families(&spec)?;
+        let vips = self.service_vips(key, &spec, old.as_ref(), &families)?;
+        self.node_ports(key, &mut spec, old.as_ref())?;
+        let names: Vec<&str> = families.iter().map(|family| family.kubernetes_name()).collect();
+        let policy = if families.len() > 1 {
+            "PreferDualStack"
+        } else {
+            "SingleStack"
+        };
+        let balancers = self.balancers(key, &spec, &families);
+        let fields = object_field(value, "spec");
+        fields.insert(
+            "type".to_owned(),
+            json!(spec.r#type.as_deref().unwrap_or("ClusterIP")),
+        );
+        fields.insert("clusterIP".to_owned(), json!(vips.first()));
+        fields.insert("clusterIPs".to_owned(), json!(vips));
+        fields.insert("ipFamilies".to_owned(), json!(names));
+        fields.entry("ipFamilyPolicy").or_insert_with(|| json!(policy));
+        if let Some(ports) = fields.get_mut("ports").and_then(Value::as_array_mut) {
+            for (port, completed) in ports.iter_mut().zip(&spec.ports) {
+                port["protocol"] = json!(completed.protocol);
+                if let Some(number) = completed.node_port {
+                    port["nodePort"] = json!(number);
+                }
+                if port["targetPort"].is_null() {
+                    port["targetPort"] = json!(completed.port);
+                }
+            }
+        }
+        if !balancers.is_empty() {
+            let ingress: Vec<Value> = balancers.iter().map(|ip| json!({ "ip": ip })).collect();
+            value["status"] = json!({ "loadBalancer": { "ingress": ingress } });
+        }
+        Ok(())
+    }
+
+    fn service_families(&self, spec: &ServiceSpec) -> Result<Vec<Family>, String> {
+        let mine = self.config.families.list();
+        let asked = spec.ip_families.iter().map(|name| {
+            let family = mine.iter().find(|family| family.kubernetes_name() == name);
+            family
+                .copied()
+                .ok_or_else(|| format!("spec.ipFamilies: this lab has no {name} (see `up --ip-families`)"))
+        });
+        let mut families = asked.collect::<Result<Vec<_>, _>>()?;
+        let dual = spec
+            .ip_family_policy
+            .as_deref()
+            .is_some_and(|policy| policy != "SingleStack");
+        let wanted = if dual { mine.len() } else { families.len().max(1) };
+        for family in mine {
+            if families.len() < wanted && !families.contains(family) {
+                families.push(*family);
+            }
+        }
+        Ok(families)
+    }
+
+    fn service_vips(
+        &self,
+        key: &Key,
+        spec: &ServiceSpec,
+        old: Option<&ServiceSpec>,
+        families: &[Family],
+    ) -> Result<Vec<String>, String> {
+        if spec.cluster_ip.as_deref() == Some("None") {
+            return Ok(vec!["None".to_owned()]);
+        }
+        let taken = self.taken_vips(key);
+        let mut vips = Vec::new();
+        for family in families {
+            let has_family = |ip: &&IpAddr| Family::of(**ip) == *family;
+            let given = given_vips(spec)?;
+            let kept = old.map(given_vips).transpose()?.unwrap_or_default();
+            let vip = match given
+                .iter()
+                .find(has_family)
+                .or_else(|| kept.iter().find(has_family))
+            {
+                Some(vip) if taken.contains(vip) => {
+                    return Err(format!("spec.clusterIP: {vip} is another Service's"));
+                }
+                Some(vip) => *vip,
+                None => (FIRST_SERVICE..u16::MAX)
+                    .map(|number| network::service_address(*family, number))
+                    .find(|vip| !taken.contains(vip))
+                    .ok_or("spec.clusterIP: no address is free")?,
+            };
+            vips.push(vip.to_string());
+        }
+        Ok(vips)
+    }
+
+    fn taken_vips(&self, except: &Key) -> BTreeSet<IpAddr> {
+        let others = self.store.kind("Service").filter(|(key, _)| *key != except);
+        let specs = others.filter_map(|(_, value)| store::part::<ServiceSpec>(value, "/spec"));
+        specs
+            .flat_map(|spec| given_vips(&spec).unwrap_or_default())
+            .collect()
+    }
+
+    fn node_ports(&self, key: &Key, spec: &mut ServiceSpec, old: Option<&ServiceSpec>) -> Result<(), String> {
+        if !matches!(spec.r#type.as_deref(), Some("NodePort" | "LoadBalancer")) {
+            return Ok(());
+        }
+        let others = self.store.kind("Service").filter(|(other, _)| *other != key);
+        let others = others.filter_map(|(_, value)| store::part::<ServiceSpec>(value, "/spec"));
+        let mut taken: BTreeSet<u16> = others
+            .flat_map(|spec| spec.ports)
+            .filter_map(|port| port.node_port)
+            .collect();
+        taken.extend(spec.ports.iter().filter_map(|port| port.node_port));
+        for port in &mut spec.ports {
+            let kept = old.and_then(|old| old.ports.iter().find(|was| was.port == port.port)?.node_port);
+            let free = || (FIRST_NODE_PORT..u16::MAX).find(|number| !taken.contains(number));
+            port.node_port = port.node_port.or(kept).or_else(free);
+            taken.extend(port.node_port);
+            port.node_port.ok_or("spec.ports: no node port is free")?;
+        }
+        Ok(())
+    }
+
+    fn balancers(&self, key: &Key, spec: &ServiceSpec, families: &[Family]) -> Vec<IpAddr> {
+        if spec.r#type.as_deref() != Some("LoadBalancer") {
+            return Vec::new();
+        }
+        let kept = self.store.get(key).map(balancers_of).unwrap_or_default();
+        let others = self.store.kind("Service").filter(|(other, _)| *other != key);
+        let taken: BTreeSet<IpAddr> = others.flat_map(|(_, value)| balancers_of(value)).collect();
+        let address = |family: &Family| {
+            let kept = kept.iter().find(|ip| Family::of(**ip) == *family).copied();
+            let mut free = (1..=254).map(|number| network::balancer_address(*family, number));
+            kept.or_else(|| free.find(|ip| !taken.contains(ip)))
+        };
+        families.iter().filter_map(address).collect()
+    }
+
+    /// Writes one slice per Service, family and set of port numbers.
+    pub(super) fn reconcile_endpoints(&mut self) {
+        let mut wanted = BTreeMap::new();
+        for (key, value) in self.store.kind("Service") {
+            let Some(spec) = store::part::<ServiceSpec>(value, "/spec") else {
+                continue;
+            };
+            if !spec.selector.is_empty() {
+                wanted.extend(self.slices(key, value, &spec));
+            }
+        }
+        let managed = self.store.kind("EndpointSlice");
+        let managed = managed.filter(|(_, value)| value["metadata"]["labels"][MANAGED_LABEL] == MANAGER);
+        let stale: Vec<Key> = managed
+            .map(|(key, _)| key.clone())
+            .filter(|key| !wanted.contains_key(key))
+            .collect();
+        for key in stale {
+            self.remove_object(&key);
+        }
+        for (key, value) in wanted {
+            self.put_object(&key, value);
+        }
+    }
+
+    fn slices(&self, key: &Key, service: &Value, spec: &ServiceSpec) -> Vec<(Key, Value)> {
+        let mut slices = Vec::new();
+        let members = self.pods.values().filter(|pod| {
+            pod.namespace == key.namespace
+                && selects(&spec.selector, &pod.labels)
+                && pod.phase() != "Succeeded"
+        });
+        let members: Vec<&Pod> = members.filter(|pod| !pod.is_stopping()).collect();
+        let names = spec.ip_families.iter();
+        for family in names.filter_map(|name| {
+            self.config
+                .families
+                .list()
+                .iter()
+                .find(|f| f.kubernetes_name() == name)
+        }) {
+            // Pods that number a named port differently need slices of their own.
+            let mut groups: BTreeMap<Vec<Option<u16>>, Vec<Value>> = BTreeMap::new();
+            for pod in &members {
+                let numbers = spec.ports.iter().map(|port| target_number(port, pod)).collect();
+                groups.entry(numbers).or_default().extend(endpoint(
+                    pod,
+                    *family,
+                    spec.publish_not_ready_addresses,
+                ));
+            }
+            for (index, (numbers, endpoints)) in groups.into_iter().enumerate() {
+                let suffix = if *family == Family::V4 { "ipv4" } else { "ipv6" };
+                let name = format!("{}-{suffix}-{index}", key.name);
+                let slice = slice_object(key, service, spec, *family, &numbers, endpoints);
+                slices.push((
+                    Key::new("EndpointSlice", SLICE_GROUP, &key.namespace, &name),
+                    slice,
+                ));
+            }
+        }
+        slices
+    }
+
+    pub(super) fn services(&self) -> Vec<ServiceView> {
+        let mut slices: BTreeMap<(String, String), Vec<EndpointSlice>> = BTreeMap::new();
+        for (key, value) in self.store.kind("EndpointSlice") {
+            let service = value["metadata"]["labels"][SERVICE_LABEL]
+                .as_str()
+                .unwrap_or_default();
+            if let Ok(slice) = serde_json::from_value(value.clone()) {
+                slices
+                    .entry((key.namespace.clone(), service.to_owned()))
+                    .or_default()
+                    .push(slice);
+            }
+        }
+        let view = |(key, value): (&Key, &Value)| {
+            Some(ServiceView {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                spec: store::part(value, "/spec")?,
+                balancers: balancers_of(value),
+                slices: slices
+                    .remove(&(key.namespace.clone(), key.name.clone()))
+                    .unwrap_or_default(),
+            })
+        };
+        self.store.kind("Service").filter_map(view).collect()
+    }
+
+    /// The names that the cluster's DNS knows.
+    pub(super) fn zone(&self, services: &[ServiceView]) -> Zone {
+        let mut zone = Zone::default();
+        for service in services {
+            let name = format!("{}.{}.{DOMAIN}", service.name, service.namespace);
+            let vips = service.vips();
+            let headless = service.spec.cluster_ip.as_deref() == Some("None");
+            let addresses = if headless { service.ready_addresses() } else { vips };
+            let alias = service
+                .spec
+                .external_name
+                .as_ref()
+                .map(|name| name.trim_end_matches('.').to_lowercase());
+            zone.records.insert(name.clone(), Record { addresses, alias });
+            if headless {
+                let members = self
+                    .pods
+                    .values()
+                    .filter(|pod| pod.namespace == service.namespace);
+                let members = members.filter(|pod| pod.spec.subdomain.as_deref() == Some(&service.name));
+                for (pod, hostname) in members.filter_map(|pod| Some((pod, pod.spec.hostname.as_ref()?))) {
+                    let addresses = pod.addresses.clone();
+                    zone.records.insert(
+                        format!("{hostname}.{name}"),
+                        Record {
+                            addresses,
+                            alias: None,
+                        },
+                    );
+                }
+            }
+        }
+        zone
+    }
+}
+
+impl ServiceView {
+    pub(super) fn vips(&self) -> Vec<IpAddr> {
+        given_vips(&self.spec).unwrap_or_default()
+    }
+
+    fn ready_addresses(&self) -> Vec<IpAddr> {
+        let endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
+        let ready = endpoints.filter(|endpoint| endpoint.conditions.ready != Some(false));
+        let addresses: BTreeSet<IpAddr> = ready
+            .flat_map(|endpoint| endpoint.addresses.iter().copied())
+            .collect();
+        addresses.into_iter().collect()
+    }
+
+    pub(super) fn ready_endpoints(&self) -> usize {
+        self.ready_addresses().len()
+    }
+
+    /// The ports of one family, as a node translates them.
+    pub(super) fn virtual_ports(&self, family: Family, node: NodeNumber) -> Vec<VirtualPort> {
+        let of_family = |ips: Vec<IpAddr>| -> Vec<IpAddr> {
+            ips.into_iter().filter(|ip| Family::of(*ip) == family).collect()
+        };
+        let vips = of_family(self.vips());
+        if vips.is_empty() {
+            return Vec::new();
+        }
+        let balancers = of_family(self.balancers.clone());
+        let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+        let (inside, outside) = (
+            local(&self.spec.internal_traffic_policy),
+            local(&self.spec.external_traffic_policy),
+        );
+        let port = |port: &ServicePort| VirtualPort {
+            protocol: Protocol::parse(&port.protocol),
+            port: port.port,
+            vips: vips.clone(),
+            balancers: balancers.clone(),
+            node_port: port.node_port,
+            internal: self.endpoints(port, family, inside.then_some(node)),
+            external: self.endpoints(port, family, outside.then_some(node)),
+            source: if outside {
+                ExternalSource::Kept
+            } else {
+                ExternalSource::Masqueraded
+            },
+        };
+        self.spec.ports.iter().map(port).collect()
+    }
+
+    /// Ready endpoints of a port; of one node only where a policy says so.
+    fn endpoints(&self, port: &ServicePort, family: Family, only: Option<NodeNumber>) -> Vec<SocketAddr> {
+        let mut endpoints = BTreeSet::new();
+        let only = only.map(NodeNumber::name);
+        for slice in &self.slices {
+            let named = |other: &&super::super::spec::EndpointPort| {
+                other.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
+                    && other.protocol == port.protocol
+            };
+            let Some(number) = slice.ports.iter().find(named).and_then(|port| port.port) else {
+                continue;
+            };
+            for endpoint in slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.conditions.ready != Some(false))
+            {
+                if only.is_none() || endpoint.node_name == only {
+                    let ips = endpoint.addresses.iter().filter(|ip| Family::of(**ip) == family);
+                    endpoints.extend(ips.map(|ip| SocketAddr::new(*ip, number)));
+                }
+            }
+        }
+        endpoints.into_iter().collect()
+    }
+}
+
+fn given_vips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, String> {
+    let all = spec.cluster_ips.iter().chain(&spec.cluster_ip);
+    let given = all.filter(|ip| !ip.is_empty() && *ip != "None");
+    let mut vips = Vec::new();
+    for text in given {
+        let vip = text
+            .parse()
+            .map_err(|_| format!("spec.clusterIP: {text:?} is no IP address"))?;
+        if !vips.contains(&vip) {
+            vips.push(vip);
+        }
+    }
+    Ok(vips)
+}
+
+fn balancers_of(service: &Value) -> Vec<IpAddr> {
+    let ingress = service
+        .pointer("/status/loadBalancer/ingress")
+        .and_then(Value::as_array);
+    let ips = ingress
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry["ip"].as_str());
+    ips.filter_map(|ip| ip.parse().ok()).collect()
+}
+
+fn target_number(port: &ServicePort, pod: &Pod) -> Option<u16> {
+    match &port.target_port {
+        None | Some(Port::Number(0)) => Some(port.port),
+        Some(target) => pod.spec.port_number(target),
+    }
+}
+
+fn endpoint(pod: &Pod, family: Family, publish_not_ready: bool) -> Option<Value> {
+    let address = pod.addresses.iter().find(|ip| Family::of(**ip) == family)?;
+    let ready = pod.ready();
+    Some(json!({
+        "addresses": [address],
+        "conditions": { "ready": ready || publish_not_ready, "serving": ready, "terminating": false },
+        "nodeName": pod.node.name(),
+        "targetRef": { "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid },
+    }))
+}
+
+fn slice_object(
+    key: &Key,
+    service: &Value,
+    spec: &ServiceSpec,
+    family: Family,
+    numbers: &[Option<u16>],
+    endpoints: Vec<Value>,
+) -> Value {
+    let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
+        let mut value = json!({ "name": port.name.clone().unwrap_or_default(), "protocol": port.protocol, "port": (*number)? });
+        if let Some(protocol) = &port.app_protocol {
+            value["appProtocol"] = json!(protocol);
+        }
+        Some(value)
+    });
+    let owner = json!({
+        "apiVersion": "v1", "kind": "Service", "name": key.name, "uid": service["metadata"]["uid"], "controller": true,
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "labels": { SERVICE_LABEL: key.name, MANAGED_LABEL: MANAGER },
+            "ownerReferences": [owner],
+        },
+        "addressType": family.kubernetes_name(),
+        "ports": ports.collect::<Vec<_>>(),
+        "endpoints": endpoints,
+    })
+}
+
+/// The DNS Service and its endpoints: every node's own server.
+pub(super) fn dns_service(families: network::Families, nodes: &[NodeNumber]) -> Vec<Value> {
+    let family_names: Vec<&str> = families
+        .list()
+        .iter()
+        .map(|family| family.kubernetes_name())
+        .collect();
+    let vips: Vec<IpAddr> = families
+        .list()
+        .iter()
+        .map(|family| network::dns_address(*family))
+        .collect();
+    let port = |name: &str, protocol: &str| json!({ "name": name, "port": 53, "protocol": protocol });
+    let ports = [port("dns", "UDP"), port("dns-tcp", "TCP")];
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "kube-dns", "namespace": "kube-system", "labels": { "k8s-app": "kube-dns" } },
+        "spec": {
+            "clusterIP": vips[0], "clusterIPs": vips, "ipFamilies": family_names, "ports": ports,
+            "ipFamilyPolicy": "PreferDualStack", "internalTrafficPolicy": "Local",
+        },
+    })];
+    for family in families.list() {
+        let endpoint =
+            |node: &NodeNumber| json!({ "addresses": [node.address(*family)], "nodeName": node.name() });
+        objects.push(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("kube-dns-{}", family.kubernetes_name().to_lowercase()), "namespace": "kube-system",
+                "labels": { SERVICE_LABEL: "kube-dns" },
+            },
+            "addressType": family.kubernetes_name(),
+            "ports": ports,
+            "endpoints": nodes.iter().map(endpoint).collect::<Vec<_>>(),
+        }));
+    }
+    objects
+}
