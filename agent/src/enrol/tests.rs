@@ -1,0 +1,257 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::reconciler::{Action, Event, Reconciler, Release};
+use crate::pods::{MalformedPod, NodePod, PodList, PodReport, PodState};
+
+fn pod(uid: &str, wanted: bool) -> NodePod {
+    NodePod {
+        uid: uid.into(),
+        namespace: "ns".into(),
+        name: uid.into(),
+        service_account: "sa".into(),
+        ips: vec!["10.0.0.1".parse().unwrap()],
+        netns: format!("/run/netns/{uid}").into(),
+        cgroup: "/c".into(),
+        wanted,
+        reason: "a label".to_owned(),
+    }
+}
+
+fn list(pods: &[NodePod]) -> Event {
+    Event::Listed(PodList {
+        pods: pods.to_vec(),
+        malformed: Vec::new(),
+    })
+}
+
+struct Bench {
+    reconciler: Reconciler,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(earlier: &[PodReport]) -> Self {
+        Self {
+            reconciler: Reconciler::new(earlier),
+            now: Instant::now(),
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        self.reconciler.handle(self.now, event)
+    }
+
+    fn after(&mut self, wait: Duration) -> Vec<Action> {
+        self.now += wait;
+        self.event(Event::Tick)
+    }
+
+    #[track_caller]
+    fn state(&self, uid: &str) -> (PodState, String) {
+        let report = self
+            .reconciler
+            .reports()
+            .into_iter()
+            .find(|r| &*r.uid == uid)
+            .unwrap();
+        (report.state, report.reason)
+    }
+
+    fn enrol(&mut self, uid: &str) {
+        self.event(Event::Captured(uid.into(), Ok(())));
+        self.event(Event::Prepared(uid.into(), Ok(())));
+    }
+}
+
+fn capture(uid: &str) -> Action {
+    Action::Capture(Arc::new(pod(uid, true)))
+}
+
+fn release(uid: &str, how: Release) -> Action {
+    Action::Release(Arc::new(pod(uid, true)), how)
+}
+
+fn earlier(uid: &str) -> PodReport {
+    PodReport {
+        uid: uid.into(),
+        state: PodState::Enrolled,
+        reason: String::new(),
+    }
+}
+
+#[test]
+fn enrolled_only_once_captured_and_prepared() {
+    let mut b = Bench::new(&[]);
+    assert_eq!(b.event(list(&[pod("a", true), pod("b", false)])), [capture("a")]);
+    assert_eq!(b.state("a").0, PodState::Pending);
+    assert_eq!(b.state("b").0, PodState::NotWanted);
+    assert_eq!(
+        b.event(Event::Captured("a".into(), Ok(()))),
+        [Action::Prepare("a".into())]
+    );
+    assert_eq!(b.state("a").0, PodState::Pending);
+    assert_eq!(b.event(Event::Prepared("a".into(), Ok(()))), []);
+    assert_eq!(b.state("a"), (PodState::Enrolled, "a label".to_owned()));
+    assert_eq!(b.reconciler.wake_at(), None);
+}
+
+#[test]
+fn a_failing_pod_is_retried_and_stops_no_other() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true), pod("b", true)]));
+    b.event(Event::Captured("a".into(), Err("no such namespace".to_owned())));
+    b.enrol("b");
+    assert_eq!(b.state("a"), (PodState::Failed, "no such namespace".to_owned()));
+    assert_eq!(b.state("b").0, PodState::Enrolled);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let wake = b.reconciler.wake_at().unwrap();
+        waits.push(wake - b.now);
+        b.now = wake;
+        assert_eq!(b.event(Event::Tick), [capture("a")]);
+        b.event(Event::Captured("a".into(), Err("no such namespace".to_owned())));
+    }
+    assert!(waits[0] < Duration::from_secs(1));
+    assert!(
+        waits.windows(2).all(|w| w[0] <= w[1]) && waits[11] == Duration::from_secs(30),
+        "{waits:?}"
+    );
+}
+
+#[test]
+fn without_a_certificate_it_stays_pending_and_is_tried_again() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.event(Event::Captured("a".into(), Ok(())));
+    b.event(Event::Prepared("a".into(), Err("no certificate".to_owned())));
+    assert_eq!(b.state("a"), (PodState::Pending, "no certificate".to_owned()));
+    assert_eq!(b.after(Duration::from_secs(31)), [Action::Prepare("a".into())]);
+}
+
+#[test]
+fn unenrolment_withdraws_first() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    assert_eq!(b.event(list(&[pod("a", false)])), []);
+    assert_eq!(b.state("a").0, PodState::Pending);
+    assert_eq!(b.reconciler.withdrawing().count(), 1);
+    assert_eq!(b.event(Event::Withdrawn("a".into())), []);
+    assert_eq!(b.after(Duration::from_secs(1)), [release("a", Release::Leaves)]);
+    b.event(Event::Released("a".into(), Ok(())));
+    assert_eq!(b.state("a").0, PodState::NotWanted);
+    assert_eq!(b.event(list(&[pod("a", true)])), [capture("a")]);
+}
+
+#[test]
+fn a_silent_control_plane_delays_unenrolment_only_so_long() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    b.event(list(&[pod("a", false)]));
+    assert_eq!(b.after(Duration::from_secs(4)), []);
+    assert_eq!(b.after(Duration::from_secs(2)), [release("a", Release::Leaves)]);
+}
+
+#[test]
+fn wanted_again_while_withdrawing_needs_no_new_capture() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    b.event(list(&[pod("a", false)]));
+    assert_eq!(b.event(list(&[pod("a", true)])), [Action::Prepare("a".into())]);
+    b.event(Event::Prepared("a".into(), Ok(())));
+    assert_eq!(b.state("a").0, PodState::Enrolled);
+}
+
+#[test]
+fn a_deleted_pod_is_released_at_once_and_forgotten() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    assert_eq!(b.event(list(&[])), [release("a", Release::Gone)]);
+    b.event(Event::Released("a".into(), Ok(())));
+    assert!(b.reconciler.reports().is_empty());
+}
+
+#[test]
+fn deleted_while_being_captured() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    assert_eq!(b.event(list(&[])), []);
+    assert_eq!(
+        b.event(Event::Captured("a".into(), Ok(()))),
+        [release("a", Release::Gone)]
+    );
+}
+
+#[test]
+fn failed_release_is_tried_again() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    b.event(list(&[]));
+    assert_eq!(b.event(Event::Released("a".into(), Err("busy".to_owned()))), []);
+    assert_eq!(b.after(Duration::from_secs(1)), [release("a", Release::Gone)]);
+}
+
+#[test]
+fn a_restart_does_not_withdraw_what_is_still_captured() {
+    let mut b = Bench::new(&[earlier("a"), earlier("b"), earlier("gone")]);
+    let actions = b.event(list(&[pod("a", true), pod("b", false)]));
+    assert_eq!(actions, [capture("a")]);
+    assert_eq!(b.state("a").0, PodState::Enrolled);
+    assert_eq!(
+        b.state("b").0,
+        PodState::Pending,
+        "captured earlier and no longer wanted: withdrawn, then released"
+    );
+    b.event(Event::Captured("a".into(), Err("not yet".to_owned())));
+    let (state, reason) = b.state("a");
+    assert_eq!(state, PodState::Enrolled);
+    assert!(reason.contains("not yet"));
+    b.event(Event::Withdrawn("b".into()));
+    assert_eq!(
+        b.after(Duration::from_millis(300)),
+        [
+            capture("a"),
+            Action::Release(Arc::new(pod("b", false)), Release::Leaves)
+        ]
+    );
+}
+
+#[test]
+fn a_changed_address_is_captured_anew() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    let mut moved = pod("a", true);
+    moved.ips.push("fd00::1".parse().unwrap());
+    assert_eq!(
+        b.event(list(std::slice::from_ref(&moved))),
+        [release("a", Release::Leaves)]
+    );
+    assert_eq!(
+        b.event(Event::Released("a".into(), Ok(()))),
+        [Action::Capture(Arc::new(moved))]
+    );
+}
+
+#[test]
+fn a_malformed_entry_changes_nothing_that_runs() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    let malformed = |uid: &str| MalformedPod {
+        uid: uid.into(),
+        reason: "ips: not a list".to_owned(),
+    };
+    let broken = PodList {
+        pods: Vec::new(),
+        malformed: vec![malformed("a"), malformed("b")],
+    };
+    assert_eq!(b.event(Event::Listed(broken)), []);
+    assert_eq!(b.state("a").0, PodState::Enrolled);
+    assert_eq!(b.state("b").0, PodState::Failed);
+}

@@ -1,0 +1,218 @@
+//! The pods that this process serves: what enrolment does is done here.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_core::workload::WorkloadUid;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::capture::{Capture, EnrolledPod, Netns, NetnsCookie, PodNetns};
+use crate::enrol::PodHost;
+use crate::enrol::reconciler::Release;
+use crate::network::CapturedPod;
+use crate::pod::{self, PodListeners, PodProxy, Shared};
+use crate::pods::NodePod;
+
+/// How long a captured pod waits for its record; then it is tried again.
+const RECORD_WAIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Node {
+    shared: Arc<Shared>,
+    capture: Arc<Capture>,
+    data: Handle,
+    drain_deadline: Duration,
+    /// Guards the table only; held to look up, add or remove.
+    running: Mutex<HashMap<Arc<str>, Running>>,
+    /// Proxies of pods that have left, until their connections end.
+    draining: TaskTracker,
+}
+
+struct Running {
+    proxy: Arc<PodProxy>,
+    cookie: NetnsCookie,
+}
+
+impl Node {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        capture: Arc<Capture>,
+        data: Handle,
+        drain_deadline: Duration,
+    ) -> Self {
+        Self {
+            shared,
+            capture,
+            data,
+            drain_deadline,
+            running: Mutex::default(),
+            draining: TaskTracker::new(),
+        }
+    }
+
+    pub(crate) fn proxies(&self) -> Vec<Arc<PodProxy>> {
+        self.running.lock().values().map(|r| r.proxy.clone()).collect()
+    }
+
+    /// Lets every connection finish until the deadline. Capture stays: traffic is refused until an agent is back.
+    pub(crate) async fn shut_down(&self) {
+        let running: Vec<Running> = self.running.lock().drain().map(|(_, running)| running).collect();
+        for Running { proxy, .. } in running {
+            self.drain(proxy);
+        }
+        self.draining.close();
+        self.draining.wait().await;
+    }
+
+    fn drain(&self, proxy: Arc<PodProxy>) {
+        let deadline = self.drain_deadline;
+        self.draining
+            .spawn_on(async move { proxy.drain(deadline).await }, &self.data);
+    }
+
+    async fn enrol(&self, pod: &NodePod) -> Result<EnrolledPod, String> {
+        let capture = self.capture.clone();
+        let place = PodNetns {
+            netns: pod.netns.clone(),
+            cgroup: Some(pod.cgroup.clone()),
+            ips: pod.ips.clone(),
+        };
+        blocking(move || capture.enrol(&place).map_err(|error| with_sources(&error))).await
+    }
+
+    fn start(&self, pod: &Arc<NodePod>, enrolled: EnrolledPod) -> Result<(), String> {
+        let cookie = enrolled.cookie();
+        let EnrolledPod {
+            netns,
+            outbound,
+            inbound,
+        } = enrolled;
+        let network = Arc::new(CapturedPod {
+            capture: self.capture.clone(),
+            netns,
+        });
+        let proxy = PodProxy::new(&self.shared, pod, network).map_err(|error| error.to_string())?;
+        proxy.serve(PodListeners { outbound, inbound }, &self.data);
+        self.shared.certificates.prefetch(&proxy.identity);
+        let running = Running { proxy, cookie };
+        if let Some(before) = self.running.lock().insert(pod.uid.clone(), running) {
+            self.drain(before.proxy);
+        }
+        Ok(())
+    }
+
+    fn proxy(&self, uid: &str) -> Option<Arc<PodProxy>> {
+        self.running.lock().get(uid).map(|r| r.proxy.clone())
+    }
+
+    /// Drops the certificate of an identity that no pod here has any more.
+    fn forget_identity(&self, of: &PodProxy) {
+        let used = self.proxies().iter().any(|proxy| proxy.identity == of.identity);
+        if !used {
+            self.shared.certificates.forget(&of.identity);
+        }
+    }
+}
+
+#[async_trait]
+impl PodHost for Node {
+    async fn capture(&self, pod: Arc<NodePod>) -> Result<(), String> {
+        // Before anything is captured: a pod that cannot be served must not be cut off.
+        PodProxy::identity(&self.shared, &pod).map_err(|error| error.to_string())?;
+        let enrolled = self.enrol(&pod).await?;
+        self.start(&pod, enrolled)
+    }
+
+    async fn prepare(&self, uid: Arc<str>) -> Result<(), String> {
+        let proxy = self
+            .proxy(&uid)
+            .ok_or_else(|| "the pod is not captured".to_owned())?;
+        let certificate = self.shared.certificates.certificate(&proxy.identity).await;
+        certificate.map_err(|error| error.to_string())?;
+        let known = proxy.known(RECORD_WAIT).await;
+        known.map(|_| ()).ok_or_else(|| {
+            "the control plane has not told about this pod; does its manifest have an address yet?".to_owned()
+        })
+    }
+
+    async fn release(&self, pod: Arc<NodePod>, how: Release) -> Result<(), String> {
+        let cookie = self.running.lock().get(&pod.uid).map(|r| r.cookie);
+        let capture = self.capture.clone();
+        let path = pod.netns.clone();
+        blocking(move || {
+            // Without a record, an earlier process captured it; a namespace that is gone needs nothing undone.
+            let Some(cookie) = cookie.or_else(|| Netns::open(&path).ok().map(|netns| netns.cookie())) else {
+                return Ok(());
+            };
+            capture.unenrol(cookie).map_err(|error| with_sources(&error))
+        })
+        .await?;
+        let removed = self.running.lock().remove(&pod.uid);
+        if let Some(Running { proxy, .. }) = removed {
+            self.forget_identity(&proxy);
+            match how {
+                Release::Leaves => self.drain(proxy),
+                Release::Gone => proxy.kill().await,
+            }
+        }
+        Ok(())
+    }
+
+    async fn retain(&self, pods: Vec<Arc<NodePod>>) -> Result<(), String> {
+        let capture = self.capture.clone();
+        blocking(move || {
+            let mut cookies = Vec::with_capacity(pods.len());
+            for pod in &pods {
+                match Netns::open(&pod.netns) {
+                    Ok(netns) => cookies.push(netns.cookie()),
+                    // The pod is gone, and nothing of it needs to be kept.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(format!("cannot enter {}: {error}", pod.netns.display())),
+                }
+            }
+            let undone = capture.retain(&cookies).map_err(|error| with_sources(&error))?;
+            if !undone.is_empty() {
+                tracing::info!(pods = undone.len(), "captures of an earlier agent undone");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn is_withdrawn(&self, pod: &NodePod) -> bool {
+        let mesh = self.shared.mesh.load();
+        let uid = WorkloadUid::pod(&self.shared.config.cluster, &pod.namespace, &pod.name);
+        !pod::is_advertised(&mesh, &uid)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.mesh.subscribe()
+    }
+}
+
+/// Work that enters a pod's namespace and calls the kernel, off the control thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(format!("the task ended abnormally: {error}")),
+    }
+}
+
+/// The whole story in one line, for the report.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

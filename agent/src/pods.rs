@@ -1,0 +1,89 @@
+//! Which pods of this node are to be enrolled, and what became of them: the seam to whoever knows.
+//!
+//! Today a folder ([`folder::FolderPods`]); a watch of the Kubernetes API, limited to this node, implements the same trait.
+
+pub mod folder;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePod {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub service_account: Arc<str>,
+    pub ips: Vec<IpAddr>,
+    /// A file that is the pod's network namespace.
+    pub netns: PathBuf,
+    pub cgroup: PathBuf,
+    pub wanted: bool,
+    /// Why it is wanted or not, for people.
+    pub reason: String,
+}
+
+impl NodePod {
+    /// Whether an enrolment made for `self` serves `other` as well.
+    pub fn same_enrolment(&self, other: &Self) -> bool {
+        (&self.netns, &self.cgroup, &self.ips, &self.service_account)
+            == (&other.netns, &other.cgroup, &other.ips, &other.service_account)
+    }
+}
+
+/// All pods of this node at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodList {
+    pub pods: Vec<NodePod>,
+    /// Entries that cannot be used; what runs for them goes on as it is.
+    pub malformed: Vec<MalformedPod>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MalformedPod {
+    pub uid: Arc<str>,
+    pub reason: String,
+}
+
+/// What became of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodState {
+    /// Captured, with a certificate, known to the control plane: tunnels to it work.
+    Enrolled,
+    Pending,
+    Failed,
+    NotWanted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PodReport {
+    pub uid: Arc<str>,
+    pub state: PodState,
+    #[serde(default)]
+    pub reason: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PodsError {
+    #[error("cannot watch {path} for pods; does the folder exist?")]
+    Watch { path: String, source: std::io::Error },
+    #[error("cannot write {path}; enrolled pods will not be advertised")]
+    Report { path: String, source: std::io::Error },
+}
+
+/// Source of the node's pods and sink of their states.
+#[async_trait]
+pub trait NodePods: Send {
+    /// What was reported last, by this process or one before it.
+    async fn last_report(&mut self) -> Vec<PodReport>;
+
+    /// Waits for the next complete list; the first one comes as soon as there is any. Cancel safe.
+    async fn next(&mut self) -> Result<PodList, PodsError>;
+
+    /// Replaces the report.
+    async fn report(&mut self, pods: &[PodReport]) -> Result<(), PodsError>;
+}

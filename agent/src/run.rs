@@ -1,0 +1,262 @@
+//! Puts the agent together, runs it, and takes it down in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use aquifer_identity::{CertificateManager, ManagerConfig};
+use aquifer_telemetry::access_log::AccessLog;
+use aquifer_telemetry::admin::{self as admin_server, Routes};
+use aquifer_telemetry::process;
+use aquifer_telemetry::readiness::{Condition, Readiness};
+use aquifer_telemetry::registry::Registry;
+use aquifer_xds::ca::{Asking, CaClient};
+use aquifer_xds::channel::ControlPlane;
+use aquifer_xds::client::{AdsConfig, AdsStatus, NodeId};
+use aquifer_xds::{AdsClient, TokenFile};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Admin};
+use crate::capture::{Capture, CaptureConfig};
+use crate::config::Config;
+use crate::enrol::{Enroller, Reports};
+use crate::mesh::{self, MeshStore};
+use crate::node::Node;
+use crate::pod::Shared;
+use crate::pods::folder::FolderPods;
+use crate::telemetry::Telemetry;
+
+/// Runs the agent until SIGTERM or SIGINT; two runtimes, so that control work never holds up traffic.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let control = runtime("control", 1)?;
+    let workers = match config.workers {
+        0 => std::thread::available_parallelism().map_or(2, usize::from),
+        n => n,
+    };
+    let data = runtime("data", workers)?;
+    let result = control.block_on(Agent::new(Arc::new(config), &data)?.run());
+    // Nothing of value is left: connections have been drained or cut.
+    data.shutdown_background();
+    control.shutdown_background();
+    result
+}
+
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the {name} threads"))
+}
+
+struct Agent<'a> {
+    config: Arc<Config>,
+    data: &'a Runtime,
+    registry: Registry,
+    readiness: Readiness,
+    mesh: Arc<MeshStore>,
+    tasks: TaskTracker,
+    stop_enrolment: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl<'a> Agent<'a> {
+    fn new(config: Arc<Config>, data: &'a Runtime) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        process::describe_build(&registry, "ztunnel");
+        Ok(Self {
+            config,
+            data,
+            registry,
+            readiness: Readiness::default(),
+            mesh: MeshStore::new(),
+            tasks: TaskTracker::new(),
+            stop_enrolment: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    async fn run(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let synced = self
+            .readiness
+            .wait_for("xds", "first synchronisation with the control plane");
+        let listed = self
+            .readiness
+            .wait_for("pods", "the first list of this node's pods");
+        let captured = self.readiness.wait_for("capture", "the kernel programs");
+        // First the ports on which a failure of the rest can be seen.
+        self.serve_public().await?;
+        let control_plane = self.control_plane(&self.config.control.xds_address)?;
+        let certificates = self.certificates()?;
+        let capture = self.load_capture().await?;
+        captured.met();
+        let xds = self.follow_xds(control_plane, synced);
+        let shared = self.shared(certificates)?;
+        let node = Arc::new(Node::new(
+            shared.clone(),
+            capture,
+            self.data.handle().clone(),
+            self.config.drain_deadline,
+        ));
+        let reports = self.enrol(&node, listed).await?;
+        self.serve_admin(Admin {
+            config: self.config.clone(),
+            shared,
+            node: node.clone(),
+            reports,
+            xds,
+        })
+        .await?;
+        tracing::info!(node = %self.config.node_name, "agent started");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        self.shut_down(&node).await;
+        Ok(())
+    }
+
+    /// Enrolment first, so that nothing new begins; then the connections, still under policies; the admin port last.
+    async fn shut_down(&self, node: &Node) {
+        tracing::info!(deadline = ?self.config.drain_deadline, "draining; pods stay captured");
+        let _never_met = self.readiness.wait_for("termination", "the agent is draining");
+        self.stop_enrolment.cancel();
+        node.shut_down().await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        tracing::info!("agent stopped");
+    }
+
+    async fn serve_public(&self) -> anyhow::Result<()> {
+        let metrics = Routes::new().metrics(&self.registry);
+        self.listen(self.config.metrics_listen, metrics).await?;
+        let readiness = Routes::new().readiness(&self.readiness);
+        self.listen(self.config.readiness_listen, readiness).await?;
+        self.spawn(self.registry.clone().upkeep());
+        Ok(())
+    }
+
+    async fn serve_admin(&self, admin: Admin) -> anyhow::Result<()> {
+        let routes = admin::routes(&Arc::new(admin), &self.registry, &self.readiness);
+        self.listen(self.config.admin_listen, routes).await
+    }
+
+    async fn listen(&self, address: SocketAddr, routes: Routes) -> anyhow::Result<()> {
+        let listener = bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}; does another process use the port?"))?;
+        self.tasks
+            .spawn(admin_server::serve(listener, routes, self.stop.clone()));
+        Ok(())
+    }
+
+    /// Runs on the control runtime until the agent stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    fn control_plane(&self, address: &str) -> anyhow::Result<ControlPlane> {
+        Ok(ControlPlane::new(address, &self.config.control.root)?)
+    }
+
+    fn certificates(&self) -> anyhow::Result<CertificateManager> {
+        let authority = self.control_plane(&self.config.control.ca_address)?;
+        let token = TokenFile::new(&self.config.control.token);
+        let source = CaClient::new(&authority, token, &self.config.proxy.cluster, Asking::ForPods);
+        let (manager, driver) = CertificateManager::new(Arc::new(source), ManagerConfig::default());
+        self.spawn(driver);
+        Ok(manager)
+    }
+
+    async fn load_capture(&self) -> anyhow::Result<Arc<Capture>> {
+        let c = &self.config.capture;
+        let config = CaptureConfig {
+            bpffs: c.bpffs.clone(),
+            captured_cgroup: c.captured_cgroup.clone(),
+            node_cgroup: c.node_cgroup.clone(),
+            node_netns: c.node_netns.clone(),
+            mesh_cidrs: c.mesh_cidrs.clone(),
+            own_cgroup: None,
+        };
+        let loaded = tokio::task::spawn_blocking(move || Capture::load(&config)).await?;
+        let capture = Arc::new(loaded.context("cannot capture this node's pods")?);
+        if let Some(log) = capture.take_log() {
+            self.spawn(async move {
+                if let Err(error) = log.forward().await {
+                    tracing::warn!(%error, "the kernel programs' log is lost");
+                }
+            });
+        }
+        Ok(capture)
+    }
+
+    fn follow_xds(&self, control_plane: ControlPlane, synced: Condition) -> watch::Receiver<AdsStatus> {
+        let c = &self.config;
+        let ip = c.instance_ip.to_string();
+        let id = NodeId {
+            proxy_type: "ztunnel",
+            ip: &ip,
+            pod: &c.pod_name,
+            namespace: &c.pod_namespace,
+        };
+        let (client, status) = AdsClient::new(AdsConfig {
+            control_plane,
+            token: TokenFile::new(&c.control.token),
+            cluster: c.proxy.cluster.to_string(),
+            node: id.into_node(&c.proxy.cluster, &c.node_name),
+        });
+        let handlers = mesh::handlers(&self.mesh);
+        let stop = self.stop.clone();
+        self.tasks.spawn(client.run(handlers, stop));
+        let mut seen = status.clone();
+        self.spawn(async move {
+            if aquifer_xds::client::synced(&mut seen).await.is_ok() {
+                tracing::info!("synchronised with the control plane");
+                synced.met();
+            }
+        });
+        status
+    }
+
+    fn shared(&self, certificates: CertificateManager) -> anyhow::Result<Arc<Shared>> {
+        let access_log = AccessLog::stdout(&self.registry).context("cannot start the access log")?;
+        Ok(Arc::new(Shared {
+            config: self.config.proxy.clone(),
+            mesh: self.mesh.clone(),
+            certificates,
+            telemetry: Arc::new(Telemetry::new(&self.registry, access_log)),
+        }))
+    }
+
+    async fn enrol(&self, node: &Arc<Node>, listed: Condition) -> anyhow::Result<Reports> {
+        let pods = FolderPods::open(&self.config.pods_dir)?;
+        let reports = Reports::default();
+        let enroller = Enroller::new(Box::new(pods), node.clone(), reports.clone()).await;
+        let stop = self.stop_enrolment.clone();
+        self.tasks.spawn(enroller.run(move || listed.met(), stop));
+        Ok(reports)
+    }
+}
+
+/// Where the kernel has no IPv6, `[::]` means every IPv4 address.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
+            let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port());
+            TcpListener::bind(v4).await.map_err(|_| error)
+        }
+        bound => bound,
+    }
+}
