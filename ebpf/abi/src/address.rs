@@ -145,7 +145,10 @@ mod tests {
             IpAddr::from(address("::ffff:10.1.2.3")),
             IpAddr::from([10, 1, 2, 3])
         );
-        assert_eq!(IpAddr::from(address("fd00::1")).to_string(), "fd00::1");
+        assert_eq!(
+            IpAddr::from(address("fd00::1")),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))
+        );
     }
 
     #[test]

@@ -153,10 +153,7 @@ fn a_probe_from_the_node_passes_and_forwarded_traffic_does_not() {
 
     world.masquerade_forwarded();
     let seen = outside.connect(A.at_v4(port));
-    assert_eq!(
-        seen.local.ip(),
-        OUTSIDE_V4.parse::<std::net::IpAddr>().expect("an address")
-    );
+    assert_eq!(seen.local.ip(), OUTSIDE_V4.parse::<IpAddr>().expect("an address"));
     let events = agent.events();
     let [Event::Inbound { from, .. }] = events.as_slice() else {
         panic!("forwarded traffic was to reach the agent: {events:?}");
