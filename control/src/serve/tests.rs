@@ -1,1 +1,6 @@
+//! Client and server together, over real TLS on the loopback.
 
+mod calls;
+pub(crate) mod fixture;
+mod hostile;
+mod sync;

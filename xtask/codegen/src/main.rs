@@ -18,7 +18,11 @@ fn main() -> Result<()> {
     let xds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/xds");
     let generated = generate(&xds.join("proto"))?;
     let target = xds.join("src/pb");
-    if check { compare(&target, &generated) } else { write(&target, &generated) }
+    if check {
+        compare(&target, &generated)
+    } else {
+        write(&target, &generated)
+    }
 }
 
 /// File name to content, for every package under `protos`.
@@ -58,8 +62,13 @@ fn read_rust(folder: &Path) -> Result<BTreeMap<String, String>> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             files.insert(name, text);
         }
     }
@@ -68,7 +77,10 @@ fn read_rust(folder: &Path) -> Result<BTreeMap<String, String>> {
 
 fn write(target: &Path, generated: &BTreeMap<String, String>) -> Result<()> {
     fs::create_dir_all(target)?;
-    for stale in read_rust(target)?.keys().filter(|name| !generated.contains_key(*name)) {
+    for stale in read_rust(target)?
+        .keys()
+        .filter(|name| !generated.contains_key(*name))
+    {
         fs::remove_file(target.join(stale))?;
     }
     for (name, text) in generated {
@@ -84,7 +96,12 @@ fn compare(target: &Path, generated: &BTreeMap<String, String>) -> Result<()> {
         .filter(|(name, text)| present.get(*name) != Some(*text))
         .map(|(name, _)| name.as_str())
         .collect();
-    drifted.extend(present.keys().filter(|name| !generated.contains_key(*name)).map(String::as_str));
+    drifted.extend(
+        present
+            .keys()
+            .filter(|name| !generated.contains_key(*name))
+            .map(String::as_str),
+    );
     if drifted.is_empty() {
         return Ok(());
     }

@@ -47,31 +47,21 @@ pub(super) fn chains<'a>(subscribed: impl Iterator<Item = &'a Arc<str>>) -> Vec<
 }
 
 /// Who of a chain sends next; none where the chain has nothing to send or waits for an answer.
+///
+/// Additions go out from the front. What a type takes away goes out once nothing later in the chain, which is all that
+/// can name it, has anything to send or to answer; where that holds already, it goes along with the additions.
 pub(super) fn next(chain: &[State]) -> Option<(usize, Which)> {
     if let Some(first) = chain.iter().position(|state| state.adds) {
         if chain[first].outstanding {
             // Whoever comes later may name what this type has not sent yet.
             return None;
         }
-        let alone = chain
-            .iter()
-            .enumerate()
-            .all(|(index, state)| index == first || state.idle());
-        return Some((
-            first,
-            if alone {
-                Which::Everything
-            } else {
-                Which::Additions
-            },
-        ));
-    }
-    // Taken away only when nobody who was told to stop using it can still be at it.
-    if chain.iter().any(|state| state.outstanding) {
-        return None;
+        let free = chain[first + 1..].iter().all(|state| state.idle());
+        return Some((first, if free { Which::Everything } else { Which::Additions }));
     }
     let last = chain.iter().rposition(|state| state.removes)?;
-    Some((last, Which::Removals))
+    let awaited = chain[last..].iter().any(|state| state.outstanding);
+    (!awaited).then_some((last, Which::Removals))
 }
 
 #[cfg(test)]
@@ -104,7 +94,7 @@ mod tests {
         check(&[], None);
         check(&[IDLE, IDLE], None);
         check(&[ADDS, ADDS], Some((0, Which::Additions)));
-        check(&[WAITS, ADDS], Some((1, Which::Additions)));
+        check(&[WAITS, ADDS], Some((1, Which::Everything)));
         check(
             &[
                 State {
@@ -116,11 +106,13 @@ mod tests {
             None,
         );
         check(&[BOTH, BOTH], Some((0, Which::Additions)));
-        check(&[REMOVES, BOTH], Some((1, Which::Additions)));
+        check(&[REMOVES, BOTH], Some((1, Which::Everything)));
         check(&[REMOVES, REMOVES], Some((1, Which::Removals)));
         check(&[REMOVES, WAITS], None);
         check(&[IDLE, BOTH], Some((1, Which::Everything)));
-        check(&[WAITS, BOTH], Some((1, Which::Additions)));
+        check(&[WAITS, BOTH], Some((1, Which::Everything)));
+        check(&[WAITS, REMOVES], Some((1, Which::Removals)));
+        check(&[BOTH, WAITS], Some((0, Which::Additions)));
         check(&[REMOVES, IDLE], Some((0, Which::Removals)));
     }
 
