@@ -38,7 +38,7 @@ pub trait TunnelHandler: Send + Sync + 'static {
     fn handle(&self, tunnel: IncomingTunnel) -> impl Future<Output = ()> + Send;
 }
 
-/// How a connection failed. A peer that leaves cleanly is no failure.
+/// How a connection failed. A peer that leaves when no stream is open is no failure.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("{peer} did not finish its handshake within {} s", after.as_secs_f32())]
@@ -182,6 +182,8 @@ async fn run<H: TunnelHandler>(
             }
             request = http2.accept() => match request {
                 Some(Ok((request, respond))) => start(streams, handler, peer, request, respond),
+                // The peer closed first, and our goodbye was not heard: nobody misses anything.
+                Some(Err(error)) if streams.is_empty() && error.is_io() => return Ok(()),
                 Some(Err(error)) => return Err(http2_error(peer.address, error)),
                 None => return Ok(()),
             },
