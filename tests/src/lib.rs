@@ -1,1 +1,8 @@
+//! The lab (a cluster on one machine) and the parts that several test suites share.
+//!
+//! Nothing here is deployed. Read [`lab::Lab`] first.
 
+pub mod bench;
+pub mod bookinfo;
+pub mod demo;
+pub mod lab;

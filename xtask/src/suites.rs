@@ -9,7 +9,7 @@ use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use crate::{ebpf, process};
 
-/// Everything that can be asked for by name. One file in `tests/tests` is one suite.
+/// Everything that can be asked for by name. One file or folder in `tests/tests` is one suite.
 enum Suite {
     Format,
     Lint,
@@ -146,7 +146,8 @@ fn suite_files(workspace: &Workspace) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        // As cargo finds them: a file, or a folder with a main.rs.
+        if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file() {
             names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         }
     }

@@ -1,0 +1,90 @@
+//! Processor time and memory of the proxies.
+
+use std::fs;
+
+use crate::lab::status::{PodStatus, Status};
+
+/// Ticks per second in /proc/PID/stat, fixed by the kernel's interface to user space.
+const TICKS: f64 = 100.0;
+const PAGE: f64 = 4096.0;
+
+/// Sums over all agents, waypoints and gateways.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Usage {
+    pub(super) agents: Share,
+    pub(super) waypoints: Share,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Share {
+    pub(super) cpu_seconds: f64,
+    pub(super) rss_megabytes: f64,
+}
+
+impl Usage {
+    pub(super) fn read(status: &Status) -> Self {
+        let mut usage = Self::default();
+        for pod in &status.pods {
+            let Some(share) = usage.share_of(pod) else {
+                continue;
+            };
+            for pid in &pod.pids {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                if let Some(process) = parse(&stat) {
+                    share.cpu_seconds += process.cpu_seconds;
+                    share.rss_megabytes += process.rss_megabytes;
+                }
+            }
+        }
+        usage
+    }
+
+    fn share_of(&mut self, pod: &PodStatus) -> Option<&mut Share> {
+        if pod.labels.get("app").is_some_and(|app| app == "ztunnel") {
+            return Some(&mut self.agents);
+        }
+        pod.labels
+            .contains_key("gateway.networking.k8s.io/gateway-name")
+            .then_some(&mut self.waypoints)
+    }
+
+    /// Processor time since `before`; memory as it is now.
+    pub(super) fn since(mut self, before: &Self) -> Self {
+        self.agents.cpu_seconds -= before.agents.cpu_seconds;
+        self.waypoints.cpu_seconds -= before.waypoints.cpu_seconds;
+        self
+    }
+}
+
+/// utime, stime and rss: fields 14, 15 and 24; the name before them may hold blanks.
+fn parse(stat: &str) -> Option<Share> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
+    Some(Share {
+        cpu_seconds: (field(14)? + field(15)?) / TICKS,
+        rss_megabytes: field(24)? * PAGE / 1e6,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_strange_name_is_read() {
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 17 18 19 20 1000 22";
+        assert_eq!(
+            parse(stat),
+            Some(Share {
+                cpu_seconds: 3.0,
+                rss_megabytes: 4.096
+            })
+        );
+    }
+
+    #[test]
+    fn a_process_that_is_gone_counts_nothing() {
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! `cargo xtask bench`: no mesh against Aquifer.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use aquifer_tests::bench::{self, Layer, Options};
+use clap::{Args, Parser, Subcommand};
+
+/// Measures no mesh against Aquifer, interleaved in one run.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Node agents: throughput, latency, requests and new connections per second
+    L4(Run),
+    /// The same through a waypoint that splits by weight
+    L7(Run),
+    /// The server that is measured (run by the benchmark itself)
+    #[command(hide = true)]
+    Serve {
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Length of each measurement in seconds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+    /// Turns per side and measurement
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
+    /// Write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Name of the lab
+    #[arg(long, default_value = "bench")]
+    name: String,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::L4(run) => measure(Layer::L4, run),
+        Command::L7(run) => measure(Layer::L7, run),
+        Command::Serve { port } => serve(port),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(port: u16) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(bench::serve::run(port))
+        .with_context(|| format!("cannot serve on port {port}"))
+}
+
+#[allow(clippy::print_stdout, reason = "the report is this program's output")]
+fn measure(layer: Layer, run: Run) -> Result<()> {
+    let report = bench::run(&Options {
+        name: run.name,
+        layer,
+        seconds: run.seconds,
+        rounds: run.rounds,
+        program: std::env::current_exe().context("cannot find this program")?,
+    })?;
+    println!("\n{report}");
+    if let Some(path) = run.json {
+        std::fs::write(&path, format!("{:#}\n", report.to_json()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match report.errors() {
+        0 => Ok(()),
+        errors => bail!("{errors} requests failed: figures beside failures say nothing"),
+    }
+}
