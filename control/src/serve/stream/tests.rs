@@ -1,3 +1,5 @@
+mod convergence;
+
 use std::time::Instant;
 
 use aquifer_xds::pb::google::rpc::Status;
