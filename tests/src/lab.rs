@@ -5,7 +5,7 @@
 //! storage: a real cluster is for those. Read [`Lab`] and [`layout::Layout`] first.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -24,7 +24,7 @@ mod enter;
 mod manifest;
 mod names;
 mod netns;
-mod network;
+pub mod network;
 mod node;
 mod proxy;
 mod sandbox;
@@ -114,6 +114,8 @@ pub struct Lab {
     name: LabName,
     program: PathBuf,
     at_drop: AtDrop,
+    /// The daemon, when this process started it: waited for, so that no zombie is left.
+    daemon: Option<Child>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,11 +165,12 @@ impl Lab {
             .map_err(|error: layout::NameError| refused(&error))?;
         let program = find_program()?;
         let config = UpConfig::new(&name, options, &program).map_err(|error| refused(&error))?;
-        client::start_daemon(&program, &config)?;
+        let daemon = client::start_daemon(&program, &config)?;
         Ok(Self {
             name,
             program,
             at_drop: AtDrop::TakeDown,
+            daemon: Some(daemon),
         })
     }
 
@@ -185,6 +188,7 @@ impl Lab {
             name: name.parse().map_err(|error: layout::NameError| refused(&error))?,
             program: find_program()?,
             at_drop: AtDrop::Leave,
+            daemon: None,
         })
     }
 
@@ -300,7 +304,16 @@ impl Lab {
     /// Stops everything and removes every trace.
     pub fn down(mut self) -> Result<(), LabError> {
         self.at_drop = AtDrop::Leave;
-        take_down(&self.name)
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), LabError> {
+        take_down(&self.name)?;
+        if let Some(mut daemon) = self.daemon.take() {
+            // Its exit status says nothing: clearing may have killed it.
+            drop(daemon.wait());
+        }
+        Ok(())
     }
 
     /// The folder of objects that stands for etcd.
@@ -337,7 +350,7 @@ impl Drop for Lab {
         if self.at_drop == AtDrop::Leave {
             return;
         }
-        if let Err(error) = take_down(&self.name) {
+        if let Err(error) = self.take_down() {
             tracing::error!(lab = %self.name, %error, "could not take the lab down");
         }
     }

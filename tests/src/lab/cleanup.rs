@@ -75,11 +75,18 @@ fn remove_contents(folder: &Path) -> Result<(), CleanupError> {
     let entries = fs::read_dir(folder).map_err(|source| failed("list", folder, source))?;
     for entry in entries.flatten() {
         let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_contents(&path)?;
-            fs::remove_dir(&path).map_err(|source| failed("remove", &path, source))?;
+            fs::remove_dir(&path)
         } else {
-            fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+            fs::remove_file(&path)
+        };
+        match removed {
+            // The kernel's own entries (maps.debug, progs.debug) cannot be unlinked; they go with the mount.
+            Err(source) if source.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(failed("remove", &path, source));
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -3,9 +3,8 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -161,7 +160,7 @@ pub(super) fn explain(name: &LabName, status: &Status) -> String {
 }
 
 /// Clears what is left of that name and starts a daemon; returns when it serves.
-pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<(), LabError> {
+pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<Child, LabError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(ClientError::NotRoot.into());
     }
@@ -183,10 +182,7 @@ pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<(), LabE
         .open(layout.daemon_log())
         .map_err(failed)?;
     let mut command = Command::new(program);
-    command
-        .args(["--name", name.as_str(), "serve"])
-        .current_dir("/")
-        .process_group(0);
+    command.args(["--name", name.as_str(), "serve"]).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().map_err(failed)?;
     let config = serde_json::to_vec(config)
@@ -200,12 +196,12 @@ pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<(), LabE
         BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
     }
     match line.trim() {
-        "ready" => Ok(()),
+        "ready" => Ok(child),
         reason => Err(give_up(&layout, name, reason, &mut child)),
     }
 }
 
-fn give_up(layout: &Layout, name: &LabName, reason: &str, child: &mut std::process::Child) -> LabError {
+fn give_up(layout: &Layout, name: &LabName, reason: &str, child: &mut Child) -> LabError {
     // It has said its last word.
     drop(child.wait());
     let log = tail(&layout.daemon_log(), 4096).unwrap_or_default();

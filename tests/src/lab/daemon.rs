@@ -75,6 +75,8 @@ enum Reply {
 
 /// Events wait here; senders wait when it is full.
 const QUEUE: usize = 1024;
+/// How long the last processes may take to be reaped.
+const REAP_DEADLINE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(5);
 
 /// Builds the lab and serves it until it is told to stop. The first line of standard output says
@@ -156,6 +158,22 @@ impl Daemon {
                 break;
             }
             self.cluster.reconcile();
+        }
+        self.stop().await
+    }
+
+    /// Kills what runs on the nodes and waits for it: orphans would be left to the machine's init.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        self.cluster.hold_all();
+        for folder in self.cluster.node_cgroups() {
+            tokio::task::spawn_blocking(move || cgroup::kill(&folder)).await??;
+        }
+        let deadline = tokio::time::Instant::now() + REAP_DEADLINE;
+        while self.cluster.runs_anything() {
+            match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                Ok(Some(event)) => self.cluster.handle(event),
+                Ok(None) | Err(_) => break,
+            }
         }
         self.tasks.shutdown().await;
         Ok(())

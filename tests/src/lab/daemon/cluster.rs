@@ -280,6 +280,30 @@ impl Cluster {
         bound_log(&self.layout().daemon_log());
     }
 
+    /// Kills every container and starts none again: the lab is going down.
+    pub(super) fn hold_all(&self) {
+        for pod in self.pods.values() {
+            if let Stage::Started(commands) = &pod.stage {
+                let signal = Signal::SIGKILL;
+                // A task that takes no more commands is ending already.
+                drop(commands.try_send(PodCommand::Signal { signal, hold: true }));
+            }
+        }
+    }
+
+    pub(super) fn node_cgroups(&self) -> Vec<PathBuf> {
+        let names = self
+            .nodes
+            .iter()
+            .map(|node| node.name())
+            .chain([WORLD.to_owned()]);
+        names.map(|name| self.cgroup.join(name)).collect()
+    }
+
+    pub(super) fn runs_anything(&self) -> bool {
+        self.links.values().any(NodeLink::linked) || self.pods.values().any(|pod| !pod.pids().is_empty())
+    }
+
     /// Says in the status and the log what went wrong outside any request.
     pub(super) fn complain(&mut self, message: &str) {
         if self.complaints.contains(message) {

@@ -39,6 +39,10 @@ impl NodeLink {
         self.orders.is_some() && self.applied == self.generation && self.generation > 0
     }
 
+    pub(super) fn linked(&self) -> bool {
+        self.orders.is_some()
+    }
+
     fn order(&mut self, order: ToNode) {
         let Some(orders) = &self.orders else { return };
         if orders.try_send(order).is_err() {
