@@ -17,6 +17,7 @@
 mod cgroup;
 mod enrol;
 mod kernel_log;
+mod link;
 mod listeners;
 mod load;
 mod maps;
@@ -26,12 +27,11 @@ mod sockopt;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use aquifer_ebpf_abi::{Endpoint, SocketKey};
-use aya::maps::MapError;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::net::TcpSocket;
@@ -141,10 +141,5 @@ impl Capture {
     /// The kernel programs' log; `None` when already taken.
     pub fn take_log(&self) -> Option<KernelLog> {
         self.enrolments.lock().take_log()
-    }
-
-    /// Whether `address` lies in the mesh's ranges, as the kernel would decide.
-    pub fn in_mesh(&self, address: IpAddr) -> Result<bool, MapError> {
-        self.maps.in_mesh(address)
     }
 }

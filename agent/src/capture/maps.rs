@@ -3,8 +3,6 @@
 //! aya wants exclusive access for writing although the kernel does not; a lock is held for the one
 //! or two system calls of an operation, never across an await.
 
-use std::net::IpAddr;
-
 use aquifer_ebpf_abi::{Address, Endpoint, Pod, SocketKey, map};
 use aya::{
     Ebpf,
@@ -14,7 +12,6 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 
 const V4_MAPPED_BITS: u32 = 96;
-const ADDRESS_BITS: u32 = 128;
 
 pub(crate) struct Maps {
     pub(crate) pods: Mutex<HashMap<MapData, u64, Pod>>,
@@ -54,18 +51,6 @@ impl Maps {
         }
         Ok(())
     }
-
-    pub(crate) fn in_mesh(&self, address: IpAddr) -> Result<bool, MapError> {
-        match self
-            .mesh_ranges
-            .lock()
-            .get(&Key::new(ADDRESS_BITS, address.into()), 0)
-        {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 fn take(object: &mut Ebpf, name: &str) -> Result<Map, MapError> {
@@ -93,6 +78,8 @@ fn same_range(a: &Key<Address>, b: &Key<Address>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]

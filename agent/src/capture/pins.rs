@@ -13,7 +13,7 @@ use aya::{
 use nix::sys::statfs::{FsType, statfs};
 use thiserror::Error;
 
-use crate::capture::NetnsCookie;
+use crate::capture::{NetnsCookie, link};
 
 /// include/uapi/linux/magic.h
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -126,7 +126,7 @@ impl Pins {
 
     /// Ends the inbound capture of a pod. A missing pin is no error.
     pub(crate) fn remove_pod_link(&self, pod: NetnsCookie) -> Result<(), PinError> {
-        remove_file(&self.pod_link(pod))
+        remove_link(&self.pod_link(pod))
     }
 
     /// The pods whose inbound capture is pinned.
@@ -172,14 +172,18 @@ fn versions(base: &Path) -> Result<Vec<String>, PinError> {
 
 /// Links first: a program that outlives the pins of its maps would go on with maps nobody can fill.
 fn remove_version(folder: &Path) -> Result<(), PinError> {
-    for below in ["links", "maps"].map(|name| folder.join(name)) {
-        if below.exists() {
-            names(&below)?
-                .iter()
-                .try_for_each(|name| remove_file(&below.join(name)))?;
-            remove_folder(&below)?;
-        }
+    empty_folder(&folder.join("links"), remove_link)?;
+    empty_folder(&folder.join("maps"), remove_file)?;
+    remove_folder(folder)
+}
+
+fn empty_folder(folder: &Path, remove: fn(&Path) -> Result<(), PinError>) -> Result<(), PinError> {
+    if !folder.exists() {
+        return Ok(());
     }
+    names(folder)?
+        .iter()
+        .try_for_each(|name| remove(&folder.join(name)))?;
     remove_folder(folder)
 }
 
@@ -189,6 +193,17 @@ fn remove_folder(path: &Path) -> Result<(), PinError> {
         path: path.to_path_buf(),
         source,
     })
+}
+
+fn remove_link(path: &Path) -> Result<(), PinError> {
+    match link::detach(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::Folder {
+            action: "detach the program pinned at",
+            path: path.to_path_buf(),
+            source: error,
+        }),
+        _ => remove_file(path),
+    }
 }
 
 fn remove_file(path: &Path) -> Result<(), PinError> {
