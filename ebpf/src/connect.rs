@@ -13,6 +13,7 @@ use aya_log_ebpf::warn;
 use crate::{
     context::{self, Family},
     maps::{self, AGENTS, DIALLED, MESH_RANGES, PODS},
+    quiet::{Complaint, may_say},
 };
 
 const ALLOW: i32 = 1;
@@ -100,10 +101,12 @@ fn capture(ctx: &SockAddrContext, family: Family, destination: Endpoint) -> i32 
     if device != 0 && device != LOOPBACK_DEVICE {
         // The SYN would leave through that device towards 127.0.0.1 and never be answered. Passing
         // it would be plaintext in the mesh.
-        warn!(
-            ctx,
-            "connect refused: the socket is bound to device {} by SO_BINDTODEVICE", device
-        );
+        if may_say(Complaint::BoundToDevice) {
+            warn!(
+                ctx,
+                "connect refused: the socket is bound to device {} by SO_BINDTODEVICE", device
+            );
+        }
         return refuse(ENETUNREACH);
     }
     if !maps::store(&DIALLED, context::socket(ctx), destination) {

@@ -95,6 +95,16 @@ pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     word!(ctx.sock_addr, __bindgen_anon_1.sk)
 }
 
+/// The socket's own address.
+#[inline(always)]
+pub(crate) fn local_address(ctx: &SockAddrContext, family: Family) -> Address {
+    let socket = socket(ctx);
+    match family {
+        Family::V4 => Address::from_v4_word(word!(socket, src_ip4)),
+        Family::V6 => words!(socket, src_ip6),
+    }
+}
+
 /// The device the socket is bound to by SO_BINDTODEVICE; 0 for none.
 #[inline(always)]
 pub(crate) fn bound_device(ctx: &SockAddrContext) -> u32 {
@@ -132,7 +142,11 @@ pub(crate) fn sock_ops_connection(ctx: &SockOpsContext) -> ConnectionKey {
 /// verifier refuses.
 #[inline(always)]
 fn select(family: u32, v4: u32, v6: Address) -> Address {
-    if family == AF_INET { Address::from_v4_word(v4) } else { v6 }
+    if family == AF_INET {
+        Address::from_v4_word(v4)
+    } else {
+        v6
+    }
 }
 
 #[inline(always)]
@@ -150,7 +164,10 @@ pub(crate) fn lookup_connection(ctx: &SkLookupContext) -> ConnectionKey {
     let remote_port = u16::from_be(word!(lookup, remote_port));
     ConnectionKey {
         source: Endpoint::new(select(family, remote_v4, remote_v6), remote_port),
-        destination: Endpoint::new(select(family, local_v4, local_v6), word!(lookup, local_port) as u16),
+        destination: Endpoint::new(
+            select(family, local_v4, local_v6),
+            word!(lookup, local_port) as u16,
+        ),
     }
 }
 

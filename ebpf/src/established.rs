@@ -17,6 +17,7 @@ use aya_log_ebpf::warn;
 use crate::{
     context,
     maps::{self, CLIENTS, DIALLED, NODE_CONNS, NODE_NETNS, ON_BEHALF_OF, ORIGINAL_DST},
+    quiet::{Complaint, may_say},
 };
 
 const BPF_ANY: u64 = 0;
@@ -43,30 +44,28 @@ fn opened(ctx: &SockOpsContext) {
     if let Some(dialled) = maps::stored(&DIALLED, socket) {
         let key = SocketKey::new(netns, context::sock_ops_local(ctx));
         // The agent takes the entry out after accept(); without one it closes the connection.
-        if ORIGINAL_DST.insert(key, dialled, BPF_ANY).is_err() {
-            warn!(
-                ctx,
-                "original destination not recorded: the agent will close the connection"
-            );
-        }
+        complain_unless(ctx, ORIGINAL_DST.insert(key, dialled, BPF_ANY));
     } else if let Some(client) = maps::stored(&ON_BEHALF_OF, socket) {
         let key = SocketKey::new(netns, context::sock_ops_local(ctx));
-        if CLIENTS.insert(key, client, BPF_ANY).is_err() {
-            warn!(
-                ctx,
-                "client address not recorded: the application will see a loopback address"
-            );
-        }
+        // Without an entry the application is shown the pod's own address: see `peername`.
+        complain_unless(ctx, CLIENTS.insert(key, client, BPF_ANY));
         watch_close(ctx);
     } else if netns == NODE_NETNS.load() {
-        let connection = context::sock_ops_connection(ctx);
-        if NODE_CONNS.insert(connection, 0, BPF_ANY).is_err() {
-            warn!(
-                ctx,
-                "connection of the node not recorded: an enrolled pod will not see it as one"
-            );
-        }
+        // Without an entry an enrolled pod does not take the connection for a probe.
+        complain_unless(
+            ctx,
+            NODE_CONNS.insert(context::sock_ops_connection(ctx), 0, BPF_ANY),
+        );
         watch_close(ctx);
+    }
+}
+
+#[inline(always)]
+fn complain_unless(ctx: &SockOpsContext, result: Result<(), i32>) {
+    if let Err(errno) = result
+        && may_say(Complaint::NotRecorded)
+    {
+        warn!(ctx, "a connection was not recorded: error {}", errno);
     }
 }
 

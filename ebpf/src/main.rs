@@ -21,6 +21,7 @@ mod established;
 mod lookup;
 mod maps;
 mod peername;
+mod quiet;
 
 #[cfg(not(test))]
 #[panic_handler]

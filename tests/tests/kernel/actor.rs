@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -50,6 +50,10 @@ impl Actor {
             Request::Connect(dial) => self.connect(&dial),
             Request::Echo { connection, line } => self.echo(connection, &line),
             Request::ConnectTwice(first, second) => self.connect_twice(first, second),
+            Request::ListenDatagrams(address) => {
+                listen_datagrams(address).map_or_else(|error| failed(&error), Reply::Listening)
+            }
+            Request::Datagram(to) => datagram(to).map_or_else(|error| failed(&error), Reply::Echoed),
             Request::Load(config) => match Agent::load(config) {
                 Ok(agent) => {
                     self.agent = Some(agent);
@@ -159,6 +163,12 @@ fn socket(dial: &Dial) -> io::Result<Socket> {
 }
 
 fn connect(socket: &Socket, dial: &Dial) -> io::Result<()> {
+    if dial.fast_open {
+        // The echo server's answer to it is what later comes back first: nothing sent, nothing back.
+        return socket
+            .send_to_with_flags(&[], &destination(dial), libc::MSG_FASTOPEN)
+            .map(|_| ());
+    }
     socket.connect_timeout(&destination(dial), PATIENCE)
 }
 
@@ -203,6 +213,34 @@ fn serve(stream: &TcpStream, accepted: SocketAddr) -> io::Result<()> {
     write_line(&mut writer, &greeting)?;
     io::copy(&mut &*stream, &mut writer)?;
     Ok(())
+}
+
+fn listen_datagrams(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = UdpSocket::bind(address)?;
+    let bound = socket.local_addr()?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(from.to_string().as_bytes(), from);
+        }
+    });
+    Ok(bound)
+}
+
+fn datagram(to: SocketAddr) -> io::Result<SocketAddr> {
+    let unspecified: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(unspecified, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(to)?;
+    socket.send(b"hello")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    text.parse().map_err(io::Error::other)
 }
 
 fn failed(error: &io::Error) -> Reply {

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aquifer_agent::capture::{Capture, CaptureConfig, EnrolledPod, Netns, NetnsCookie, PodNetns};
@@ -20,6 +22,7 @@ use crate::protocol::{AgentConfig, Event, PodSpec, Reply, Request};
 
 pub(crate) struct Agent {
     runtime: Runtime,
+    log: Receiver<String>,
     capture: Arc<Capture>,
     events: Arc<Mutex<Vec<Event>>>,
     pods: HashMap<u64, Pod>,
@@ -45,8 +48,12 @@ impl Agent {
             mesh_cidrs: mesh_cidrs.context("a range")?,
             own_cgroup: None,
         })?;
+        let runtime = Runtime::new()?;
+        let log = collect_log();
+        runtime.spawn(capture.take_log().context("the kernel programs' log")?.forward());
         Ok(Self {
-            runtime: Runtime::new()?,
+            runtime,
+            log,
             capture: Arc::new(capture),
             events: Arc::default(),
             pods: HashMap::new(),
@@ -66,6 +73,14 @@ impl Agent {
                 self.stop_accepting();
                 Reply::Done
             }
+            Request::RetireOtherVersions => match self.capture.retire_other_versions() {
+                Ok(()) => Reply::Done,
+                Err(error) => Reply::Failed(chain(error)),
+            },
+            Request::KernelLog => match self.log.recv_timeout(Duration::from_secs(5)) {
+                Ok(line) => Reply::Logged(line),
+                Err(_) => Reply::Failed("the kernel programs logged nothing".to_owned()),
+            },
             Request::Events => Reply::Events(self.events.lock().drain(..).collect()),
             other => Reply::Failed(format!("not for an agent: {other:?}")),
         }
@@ -191,6 +206,31 @@ impl Handler {
             .await
             .map(|_| ())
     }
+}
+
+/// Sends what goes to the `log` facade to whoever holds the other end.
+struct Collector(SyncSender<String>);
+
+impl log::Log for Collector {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target().starts_with("aquifer") {
+            // A full channel means that nobody asked for the lines before.
+            let _ = self.0.try_send(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn collect_log() -> Receiver<String> {
+    let (sender, receiver) = sync_channel(64);
+    log::set_logger(Box::leak(Box::new(Collector(sender)))).expect("the first logger of this process");
+    log::set_max_level(log::LevelFilter::Info);
+    receiver
 }
 
 fn chain(error: impl Into<anyhow::Error>) -> String {

@@ -147,6 +147,19 @@ fn teardown_leaves_no_pin_and_no_program() {
 }
 
 #[test]
+fn pins_of_another_version_go_when_asked() {
+    let Some(world) = World::build() else { return };
+    let other = world.bpffs().join("v999");
+    for folder in ["links", "maps"] {
+        std::fs::create_dir_all(other.join(folder)).expect("make a folder");
+    }
+    let mut agent = world.agent();
+    assert!(other.exists(), "left alone until its pods are enrolled anew");
+    agent.done(&Request::RetireOtherVersions);
+    assert!(!other.exists());
+}
+
+#[test]
 fn what_cannot_be_enrolled_is_said() {
     let Some(world) = World::build() else { return };
     let (mut agent, mut a) = (world.agent(), world.pod(A));

@@ -170,6 +170,17 @@ fn a_pod_reaches_itself_without_the_mesh() {
             "nothing substituted: {seen:?}"
         );
     }
+    // From loopback to its address, as the agent delivers: an application that trusts localhost is
+    // not told that it is talking to it when the kernel knows no client.
+    let local = ["127.0.0.1", "::1"].map(|ip| ip.parse().expect("an address"));
+    for (bind, destination) in [(local[0], A.at_v4(port)), (local[1], A.at_v6(port))] {
+        let seen = a.dial(Dial {
+            bind: Some(bind),
+            ..Dial::to(destination)
+        });
+        assert_eq!(seen.server.accepted.ip().to_canonical(), destination.ip());
+        assert_eq!(seen.server.accepted.port(), seen.local.port());
+    }
     assert_eq!(agent.events(), []);
 }
 
@@ -200,4 +211,55 @@ fn a_socket_that_failed_inside_the_mesh_forgets_it() {
         crate::protocol::Reply::Connected(seen) => assert_eq!(seen.peer, second),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn tcp_fast_open_does_not_slip_through() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let port = c.listen("[::]:0");
+    agent.enrol(world.spec(A));
+    for destination in [C.at_v4(port), C.at_v6(port)] {
+        let seen = a.dial(Dial {
+            fast_open: true,
+            ..Dial::to(destination)
+        });
+        assert!(seen.local.ip().is_loopback(), "{seen:?}");
+        assert_eq!(outbound(&agent.events()), [Some(destination)]);
+    }
+}
+
+#[test]
+fn datagrams_pass_untouched_in_both_directions() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    agent.enrol(world.spec(A));
+    let at_a = a.listen_datagrams("[::]:0");
+    let at_c = c.listen_datagrams("[::]:0");
+    for (from_a, from_c) in [(C.at_v4(at_c), A.at_v4(at_a)), (C.at_v6(at_c), A.at_v6(at_a))] {
+        assert_eq!(a.datagram(from_a).ip().to_canonical(), from_c.ip());
+        assert_eq!(c.datagram(from_c).ip().to_canonical(), from_a.ip());
+    }
+    assert_eq!(agent.events(), []);
+}
+
+#[test]
+fn refusals_are_logged_but_not_each_of_them() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a) = (world.agent(), world.pod(A));
+    agent.enrol(world.spec(A));
+    let bound = Dial {
+        device: Some("eth0".to_owned()),
+        ..Dial::to(C.at_v4(80))
+    };
+    for _ in 0..20 {
+        a.refused_dial(bound.clone());
+    }
+    let first = agent.kernel_log().expect("a line");
+    assert!(first.contains("SO_BINDTODEVICE"), "{first}");
+    let more = agent.kernel_log();
+    assert!(
+        more.is_none(),
+        "20 refusals within a second are one line: {more:?}"
+    );
 }

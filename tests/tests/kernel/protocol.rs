@@ -17,14 +17,21 @@ pub(crate) enum Request {
     },
     /// Connect one after the other, on one and the same socket.
     ConnectTwice(SocketAddr, SocketAddr),
+    /// Echo datagrams.
+    ListenDatagrams(SocketAddr),
+    /// Connect a datagram socket, send one, and say which address it came from.
+    Datagram(SocketAddr),
     Load(AgentConfig),
     Enrol(PodSpec),
     Unenrol(u64),
     Retain(Vec<u64>),
     Adopted,
+    RetireOtherVersions,
     /// Close the inbound and outbound listeners, stay alive.
     DropListeners,
     Events,
+    /// Wait for a line of the kernel programs' log.
+    KernelLog,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +42,8 @@ pub(crate) struct Dial {
     pub(crate) bind: Option<IpAddr>,
     pub(crate) device: Option<String>,
     pub(crate) mptcp: bool,
+    /// Open the connection by sending, as TCP Fast Open does.
+    pub(crate) fast_open: bool,
 }
 
 impl Dial {
@@ -45,6 +54,7 @@ impl Dial {
             bind: None,
             device: None,
             mptcp: false,
+            fast_open: false,
         }
     }
 }
@@ -74,6 +84,9 @@ pub(crate) enum Reply {
     Enrolled(u64),
     Pods(Vec<u64>),
     Events(Vec<Event>),
+    /// Where a datagram came from, as its receiver saw it.
+    Echoed(SocketAddr),
+    Logged(String),
     Failed(String),
 }
 

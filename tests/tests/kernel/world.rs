@@ -422,6 +422,31 @@ impl ActorProcess {
         }
     }
 
+    pub(crate) fn listen_datagrams(&mut self, address: &str) -> u16 {
+        match self.ask(&Request::ListenDatagrams(address.parse().expect("an address"))) {
+            Reply::Listening(bound) => bound.port(),
+            other => panic!("cannot listen on {address}: {other:?}"),
+        }
+    }
+
+    /// Where a datagram came from, as its receiver saw it.
+    #[track_caller]
+    pub(crate) fn datagram(&mut self, to: SocketAddr) -> SocketAddr {
+        match self.ask(&Request::Datagram(to)) {
+            Reply::Echoed(from) => from,
+            other => panic!("{to}: {other:?}"),
+        }
+    }
+
+    /// The next line of the kernel programs' log.
+    pub(crate) fn kernel_log(&mut self) -> Option<String> {
+        match self.ask(&Request::KernelLog) {
+            Reply::Logged(line) => Some(line),
+            Reply::Failed(_) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[track_caller]
     pub(crate) fn dial(&mut self, dial: Dial) -> Conversation {
         let shown = format!("{dial:?}");
