@@ -31,16 +31,14 @@ pub(crate) async fn copy(a: impl Endpoint, b: impl Endpoint, mut record: Record,
             biased;
             denial = open.denied() => {
                 let reason = denial.map(|d| d.to_string()).unwrap_or_default();
-                record.broke(Failure::new(
-                    TcpFlag::Deny,
-                    format!("connection closed due to policy change: {reason}"),
+                record.broke(Failure::new(TcpFlag::Deny, &format!("connection closed due to policy change: {reason}"),
                 ));
                 return;
             }
             done = &mut copying => {
                 unfinished.cut = None;
                 if let Err(error) = done {
-                    record.broke(Failure::new(TcpFlag::None, with_source(&error)));
+                    record.broke(Failure::new(TcpFlag::None, &with_source(&error)));
                 }
                 return;
             }

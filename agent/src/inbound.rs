@@ -25,8 +25,7 @@ pub(crate) async fn serve(pod: Arc<PodProxy>, stream: TcpStream, client: SocketA
             return;
         }
     };
-    if local.ip().is_loopback() {
-        // Opened inside the pod, towards the listener itself.
+    if !pod.network.is_steered(local) {
         tracing::debug!(pod = %pod.pod.name, %client, "connection refused: it was not steered");
         return network::reset(stream);
     }

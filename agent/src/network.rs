@@ -23,6 +23,12 @@ pub(crate) trait PodNetwork: Send + Sync {
     /// What the client of a captured connection dialled, by the address that it comes from. Asked once per connection.
     fn original_destination(&self, client: SocketAddr) -> Option<SocketAddr>;
 
+    /// Whether an inbound connection came from outside the pod. One on loopback was opened inside, towards the
+    /// listener itself.
+    fn is_steered(&self, local: SocketAddr) -> bool {
+        !local.ip().is_loopback()
+    }
+
     /// A socket in the pod, towards the mesh.
     fn socket(&self, ip: IpAddr) -> io::Result<TcpSocket>;
 
@@ -95,4 +101,5 @@ pub(crate) fn tune(stream: &TcpStream) {
 /// Ends a connection so that its peer sees a reset, not an end of data.
 pub(crate) fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    drop(stream);
 }

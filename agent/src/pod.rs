@@ -166,3 +166,6 @@ fn local_workload(config: &ProxyConfig, pod: &NodePod, uid: &WorkloadUid) -> Wor
         ..Workload::empty(uid.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

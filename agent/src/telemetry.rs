@@ -1,5 +1,6 @@
 //! What the agent tells of each connection: counters and one access log line, from the same facts.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,7 +24,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(flag: TcpFlag, reason: impl ToString) -> Self {
+    pub(crate) fn new(flag: TcpFlag, reason: &(impl Display + ?Sized)) -> Self {
         Self {
             flag,
             reason: reason.to_string(),

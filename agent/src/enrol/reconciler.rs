@@ -80,6 +80,7 @@ enum Phase {
     /// Capture could not be undone; tried again at the time given.
     Stuck {
         retry_at: Instant,
+        reason: String,
     },
 }
 
@@ -242,9 +243,9 @@ impl Reconciler {
                 pod.captured = None;
                 pod.phase = Phase::Idle;
             }
-            Err(_) => {
+            Err(reason) => {
                 let retry_at = now + pod.back_off();
-                pod.phase = Phase::Stuck { retry_at };
+                pod.phase = Phase::Stuck { retry_at, reason };
             }
         }
     }
@@ -270,7 +271,7 @@ impl Pod {
     fn step(&mut self, now: Instant, uid: &Uid, actions: &mut Vec<Action>) {
         match &self.phase {
             Phase::Capturing | Phase::Releasing => {}
-            Phase::Stuck { retry_at } if *retry_at <= now => self.release(actions),
+            Phase::Stuck { retry_at, .. } if *retry_at <= now => self.release(actions),
             Phase::Stuck { .. } => {}
             Phase::Idle if self.desired() => self.capture(actions),
             // An earlier agent captured it, and now it is not wanted.
@@ -346,7 +347,7 @@ impl Pod {
     fn wake_at(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Failed { retry_at, .. } | Phase::Unprepared { retry_at, .. } => Some(*retry_at),
-            Phase::Stuck { retry_at } => Some(*retry_at),
+            Phase::Stuck { retry_at, .. } => Some(*retry_at),
             Phase::Withdrawing { until, .. } => Some(*until),
             _ => None,
         }
@@ -355,9 +356,10 @@ impl Pod {
     fn state(&self) -> (PodState, String) {
         let because = || self.wanted.reason.clone();
         match &self.phase {
-            Phase::Withdrawing { .. } | Phase::Releasing | Phase::Stuck { .. } => {
+            Phase::Withdrawing { .. } | Phase::Releasing => {
                 (PodState::Pending, "being un-enrolled".to_owned())
             }
+            Phase::Stuck { reason, .. } => (PodState::Pending, format!("cannot be un-enrolled: {reason}")),
             _ if !self.desired() => (PodState::NotWanted, because()),
             Phase::Enrolled => (PodState::Enrolled, because()),
             // Still captured by the kernel: withdrawing it would make its peers talk plaintext.

@@ -1,5 +1,6 @@
 //! Tunnels to the pod: HBONE on port 15008.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ struct Rejection {
 }
 
 impl Rejection {
-    fn new(status: StatusCode, flag: TcpFlag, reason: impl ToString) -> Self {
+    fn new(status: StatusCode, flag: TcpFlag, reason: &impl Display) -> Self {
         Self {
             status,
             failure: Failure::new(flag, reason),
@@ -99,7 +100,7 @@ impl Handler {
 
     /// The pod's own address and the port that the authority asks for. Never another pod's.
     fn destination(&self, authority: &Authority) -> Result<SocketAddr, Rejection> {
-        let bad = |reason: String| Rejection::new(StatusCode::BAD_REQUEST, TcpFlag::Connect, reason);
+        let bad = |reason: String| Rejection::new(StatusCode::BAD_REQUEST, TcpFlag::Connect, &reason);
         let own = self.local.ip();
         let port = match authority {
             Authority::Address(address) if address.ip() == own => address.port(),
@@ -137,14 +138,14 @@ impl Handler {
     async fn reach(&self, open: &Open, destination: SocketAddr) -> Result<TcpStream, Rejection> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         admit::admit(&self.pod, open).await.map_err(|error| match error {
-            NotAdmitted::Denied(_) => Rejection::new(StatusCode::UNAUTHORIZED, TcpFlag::Deny, error),
-            NotAdmitted::Unknown(_) => Rejection::new(unavailable, TcpFlag::Connect, error),
+            NotAdmitted::Denied(_) => Rejection::new(StatusCode::UNAUTHORIZED, TcpFlag::Deny, &error),
+            NotAdmitted::Unknown(_) => Rejection::new(unavailable, TcpFlag::Connect, &error),
         })?;
         network::dial_application(&*self.pod.network, destination, open.source)
             .await
             .map_err(|error| {
                 let reason = format!("cannot connect to {destination}: {error}");
-                Rejection::new(unavailable, TcpFlag::Connect, reason)
+                Rejection::new(unavailable, TcpFlag::Connect, &reason)
             })
     }
 
@@ -166,7 +167,7 @@ impl Handler {
                 forward::copy(stream, upstream, record, open).await;
             }
             Err(error) => {
-                let failure = Failure::new(TcpFlag::Connect, error);
+                let failure = Failure::new(TcpFlag::Connect, &error);
                 pod.shared.telemetry.failed(&facts, started, &failure);
                 network::reset(upstream);
             }

@@ -3,6 +3,7 @@
 //! The client's bytes are not read before a connection stands, so that trying another endpoint repeats nothing. What
 //! was refused on purpose (a policy, an identity) is never tried elsewhere.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::telemetry::{Facts, Failure, peer};
 /// Endpoints tried for one connection.
 const MAX_ATTEMPTS: usize = 3;
 
+#[expect(clippy::large_enum_variant, reason = "moved once, into the copy loop")]
 pub(super) enum Upstream {
     Tunnel(TunnelStream),
     Plain(TcpStream),
@@ -119,7 +121,7 @@ impl Connection<'_> {
         let certificate = self.pod.shared.certificates.certificate(&self.pod.identity).await;
         let source = match certificate {
             Ok(certificate) => certificate,
-            Err(error) => return Err(tried(facts, Failure::new(TcpFlag::IdentityError, error), false)),
+            Err(error) => return Err(tried(facts, Failure::new(TcpFlag::IdentityError, &error), false)),
         };
         let host = route.service.as_ref().map(|s| &s.hostname);
         let request = TunnelRequest {
@@ -162,7 +164,7 @@ impl Connection<'_> {
                     facts,
                     failure: Failure::new(
                         TcpFlag::Connect,
-                        format!("cannot connect to {}: {error}", route.peer),
+                        &format!("cannot connect to {}: {error}", route.peer),
                     ),
                 },
                 retry_without: route.workload.as_ref().map(|w| w.uid.clone()),
@@ -174,7 +176,7 @@ impl Connection<'_> {
         self.failure(TcpFlag::Connect, refusal)
     }
 
-    fn failure(&self, flag: TcpFlag, reason: impl ToString) -> Failed {
+    fn failure(&self, flag: TcpFlag, reason: &impl Display) -> Failed {
         let route = PlainRoute {
             peer: self.destination,
             workload: None,
