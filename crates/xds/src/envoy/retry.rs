@@ -66,7 +66,7 @@ fn back_off(back_off: &RetryBackOff) -> Result<BackOff> {
     let base = base.ok_or_else(|| FieldError::new("retry_back_off.base_interval", "is missing"))?;
     let base = duration("retry_back_off.base_interval", base)?.max(Duration::from_millis(1));
     let max = optional_duration("retry_back_off.max_interval", back_off.max_interval.as_ref())?;
-    let max = max.unwrap_or(base.saturating_mul(10));
+    let max = max.unwrap_or_else(|| base.saturating_mul(10));
     if max < base {
         return Err(FieldError::new(
             "retry_back_off.max_interval",

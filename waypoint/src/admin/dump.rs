@@ -1,0 +1,154 @@
+//! `/config_dump` in Envoy's shape: listeners, routes, clusters and endpoints as they are in use.
+
+use aquifer_core::http::cluster::{Endpoint, Transport, UpstreamHttp};
+use aquifer_core::http::listener::{Binding, Listener, ListenerProtocol};
+use serde_json::{Value, json};
+
+use super::routes::route_configuration;
+use super::{AdminState, certificates};
+use crate::state::{ClusterState, ProxyState};
+
+const ADMIN: &str = "type.googleapis.com/envoy.admin.v3.";
+
+pub(super) fn config_dump(state: &AdminState) -> Value {
+    let proxy = state.shared.proxy();
+    json!({ "configs": [
+        clusters(&proxy),
+        endpoints(&proxy),
+        listeners(&proxy),
+        routes(&proxy),
+        workloads(state),
+        { "@type": "aquifer.Certificates", "certificates": certificates(&state.certificates)["certificates"] },
+    ]})
+}
+
+/// The mesh as this proxy knows it, in the keys that a node agent's dump uses.
+fn workloads(state: &AdminState) -> Value {
+    let mesh = state.shared.mesh();
+    let mut list: Vec<_> = mesh.workloads().collect();
+    list.sort_by(|a, b| a.uid.cmp(&b.uid));
+    let list = list.into_iter().map(|w| {
+        json!({
+            "uid": w.uid.as_str(),
+            "name": w.name,
+            "namespace": w.namespace,
+            "workloadIPs": w.addresses,
+            "serviceAccount": w.service_account,
+            "protocol": w.tunnel,
+            "node": w.node,
+            "labels": w.labels,
+        })
+    });
+    json!({ "@type": "aquifer.Workloads", "workloads": list.collect::<Vec<_>>() })
+}
+
+fn sorted<'s, T>(items: impl Iterator<Item = (&'s std::sync::Arc<str>, &'s T)>) -> Vec<&'s T>
+where
+    T: 's,
+{
+    let mut items: Vec<_> = items.collect();
+    items.sort_by(|a, b| a.0.cmp(b.0));
+    items.into_iter().map(|(_, item)| item).collect()
+}
+
+fn clusters(state: &ProxyState) -> Value {
+    let list = sorted(state.clusters.iter()).into_iter();
+    let list = list.map(|c| json!({ "cluster": cluster(c) }));
+    json!({ "@type": format!("{ADMIN}ClustersConfigDump"), "dynamic_active_clusters": list.collect::<Vec<_>>() })
+}
+
+fn cluster(state: &ClusterState) -> Value {
+    let cluster = &state.cluster;
+    json!({
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": cluster.name,
+        "type": "EDS",
+        "eds_cluster_config": { "service_name": cluster.service_name },
+        "lb_policy": match cluster.balance {
+            aquifer_core::http::cluster::BalancePolicy::RoundRobin => "ROUND_ROBIN",
+            aquifer_core::http::cluster::BalancePolicy::LeastRequest => "LEAST_REQUEST",
+            aquifer_core::http::cluster::BalancePolicy::Random => "RANDOM",
+        },
+        "connect_timeout": format!("{}s", cluster.connect_timeout.as_secs_f64()),
+        "upstream_http": match cluster.http {
+            UpstreamHttp::Http1 => "http1",
+            UpstreamHttp::Http2 => "http2",
+            UpstreamHttp::AsDownstream => "as downstream",
+        },
+    })
+}
+
+fn endpoints(state: &ProxyState) -> Value {
+    let list = sorted(state.clusters.iter()).into_iter().map(|c| {
+        let endpoints = c.endpoints.iter().zip(&c.states);
+        let endpoints = endpoints.map(|(e, s)| endpoint(e, s.active()));
+        json!({ "endpoint_config": {
+            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name": c.cluster.service_name,
+            "endpoints": [{ "lb_endpoints": endpoints.collect::<Vec<_>>() }],
+        }})
+    });
+    json!({ "@type": format!("{ADMIN}EndpointsConfigDump"), "dynamic_endpoint_configs": list.collect::<Vec<_>>() })
+}
+
+fn endpoint(endpoint: &Endpoint, active: u32) -> Value {
+    let (tunnel, identity) = match &endpoint.transport {
+        Transport::Plaintext => ("none", None),
+        Transport::Hbone(identity) => ("hbone", Some(identity.as_str())),
+    };
+    json!({
+        "endpoint": { "address": socket(&endpoint.address) },
+        "health_status": if endpoint.healthy { "HEALTHY" } else { "UNHEALTHY" },
+        "load_balancing_weight": endpoint.weight,
+        "metadata": { "filter_metadata": { "aquifer": {
+            "tunnel": tunnel, "identity": identity, "workload": endpoint.workload,
+        }}},
+        "active_requests": active,
+    })
+}
+
+fn socket(address: &std::net::SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+fn listeners(state: &ProxyState) -> Value {
+    let list = sorted(state.listeners.iter()).into_iter();
+    let list = list.map(|l| json!({ "name": l.name, "active_state": { "listener": listener(l) } }));
+    json!({ "@type": format!("{ADMIN}ListenersConfigDump"), "dynamic_listeners": list.collect::<Vec<_>>() })
+}
+
+fn listener(listener: &Listener) -> Value {
+    let mut addresses = listener.addresses.iter().map(socket);
+    let first = addresses.next();
+    let more: Vec<_> = addresses.map(|a| json!({ "address": a })).collect();
+    let filter = match &listener.protocol {
+        ListenerProtocol::Http(http) => json!({
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "rds": { "route_config_name": http.routes },
+                "use_remote_address": http.edge,
+                "normalize_path": http.path.normalize,
+            },
+        }),
+        ListenerProtocol::Tcp(tcp) => json!({
+            "name": "envoy.filters.network.tcp_proxy",
+            "typed_config": { "weighted_clusters": { "clusters":
+                tcp.destinations.iter().map(|d| json!({ "name": d.cluster, "weight": d.weight })).collect::<Vec<_>>(),
+            }},
+        }),
+    };
+    json!({
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": listener.name,
+        "address": first,
+        "additional_addresses": more,
+        "bind_to_port": listener.binding == Binding::Bound,
+        "filter_chains": [{ "filters": [filter] }],
+    })
+}
+
+fn routes(state: &ProxyState) -> Value {
+    let list = sorted(state.routes.iter()).into_iter();
+    let list = list.map(|table| json!({ "route_config": route_configuration(table) }));
+    json!({ "@type": format!("{ADMIN}RoutesConfigDump"), "dynamic_route_configs": list.collect::<Vec<_>>() })
+}

@@ -1,0 +1,45 @@
+//! Requests: routed, sent to an endpoint, answered.
+
+pub(crate) mod attempt;
+pub(crate) mod failure;
+mod forward;
+mod head;
+mod headers;
+pub(crate) mod local;
+pub(crate) mod record;
+mod request;
+pub(crate) mod response;
+mod upgrade;
+pub(crate) mod upload;
+
+use std::sync::Arc;
+
+use aquifer_core::http::listener::{HttpListener, Listener};
+use tokio_util::task::TaskTracker;
+
+use crate::source::ClientInfo;
+use crate::state::Shared;
+use crate::telemetry::Telemetry;
+use crate::upstream::connection::Drivers;
+use crate::upstream::dial::Dialer;
+
+pub(crate) use request::{Downstream, service_labels};
+
+/// Everything that requests and connections need, whichever way they come in.
+pub(crate) struct Proxy {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dialer: Dialer,
+    pub(crate) drivers: Drivers,
+    pub(crate) telemetry: Telemetry,
+    /// Connections that outlive a request: upgraded ones.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The connection that requests come in on.
+pub(crate) struct ConnectionInfo {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) http: HttpListener,
+    pub(crate) client: ClientInfo,
+    /// The address that the client dialled.
+    pub(crate) local: std::net::SocketAddr,
+}

@@ -1,0 +1,110 @@
+//! Why a request got no answer from its service, in the words, flags and codes of Envoy.
+
+use aquifer_core::http::fault::Abort;
+use aquifer_core::http::retry::Attempt;
+
+use crate::upstream::dial::DialError;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The request cannot be understood.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    #[error("no virtual host or route matches")]
+    NotFound,
+    #[error("cluster {name} does not exist")]
+    ClusterNotFound { name: String, status: u16 },
+    #[error("cluster {0} has no healthy endpoint")]
+    NoHealthyUpstream(String),
+    #[error("the limit of connections to the endpoint is reached")]
+    Overflow,
+    #[error(transparent)]
+    Connect(#[from] DialError),
+    /// The connection ended before a response; `sent` says whether any of the request had left.
+    #[error("the endpoint ended the connection before a response: {cause}")]
+    Reset { cause: String, sent: bool },
+    #[error("no response within the timeout of the route")]
+    Timeout,
+    #[error("no response within the timeout of one attempt")]
+    AttemptTimeout,
+    #[error("injected by configuration")]
+    Fault(Abort),
+}
+
+impl Failure {
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::BadRequest(_) => 400,
+            Self::NotFound => 404,
+            Self::ClusterNotFound { status, .. } => *status,
+            Self::NoHealthyUpstream(_) | Self::Overflow | Self::Connect(_) | Self::Reset { .. } => 503,
+            Self::Timeout | Self::AttemptTimeout => 504,
+            Self::Fault(Abort::Http(status)) => *status,
+            Self::Fault(Abort::Grpc(_)) => 200,
+        }
+    }
+
+    /// Envoy's response flags; `retried` where attempts were made again in vain.
+    pub(crate) fn flags(&self, retried: bool) -> &'static str {
+        match (self, retried) {
+            (Self::BadRequest(_), _) => "DPE",
+            (Self::NotFound, _) => "NR",
+            (Self::ClusterNotFound { .. }, _) => "NC",
+            (Self::NoHealthyUpstream(_), _) => "UH",
+            (Self::Overflow, false) => "UO",
+            (Self::Overflow, true) => "UO,URX",
+            (Self::Connect(_), false) => "UF",
+            (Self::Connect(_), true) => "UF,URX",
+            (Self::Reset { .. }, false) => "UC",
+            (Self::Reset { .. }, true) => "UC,URX",
+            (Self::Timeout | Self::AttemptTimeout, false) => "UT",
+            (Self::Timeout | Self::AttemptTimeout, true) => "UT,URX",
+            (Self::Fault(_), _) => "FI",
+        }
+    }
+
+    /// What the access log says in its details field.
+    pub(crate) fn details(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "http1.codec_error",
+            Self::NotFound => "route_not_found",
+            Self::ClusterNotFound { .. } => "cluster_not_found",
+            Self::NoHealthyUpstream(_) => "no_healthy_upstream",
+            Self::Overflow => "upstream_reset_before_response_started{overflow}",
+            Self::Connect(_) => "upstream_reset_before_response_started{connection_failure}",
+            Self::Reset { .. } => "upstream_reset_before_response_started{connection_termination}",
+            Self::Timeout => "response_timeout",
+            Self::AttemptTimeout => "upstream_per_try_timeout",
+            Self::Fault(_) => "fault_filter_abort",
+        }
+    }
+
+    /// What the client is told: the kind of failure, never an address or an identity of the mesh.
+    pub(crate) fn body(&self) -> String {
+        const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason:";
+        match self {
+            Self::BadRequest(reason) => format!("bad request: {reason}"),
+            Self::NotFound => "no route matches this request (route_not_found)".to_owned(),
+            Self::ClusterNotFound { .. } => {
+                "the route's destination does not exist (cluster_not_found)".to_owned()
+            }
+            Self::NoHealthyUpstream(_) => "no healthy upstream".to_owned(),
+            Self::Overflow => format!("{RESET} overflow"),
+            Self::Connect(DialError::Timeout { .. }) => format!("{RESET} connection timeout"),
+            Self::Connect(_) => format!("{RESET} remote connection failure"),
+            Self::Reset { .. } => format!("{RESET} connection termination"),
+            Self::Timeout | Self::AttemptTimeout => "upstream request timeout".to_owned(),
+            Self::Fault(_) => "fault filter abort".to_owned(),
+        }
+    }
+
+    /// How a retry policy sees it; `None` where another attempt would end the same way.
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        match self {
+            Self::Connect(_) => Some(Attempt::ConnectFailure),
+            Self::Reset { sent, .. } => Some(Attempt::Reset { sent: *sent }),
+            Self::AttemptTimeout => Some(Attempt::TimedOut),
+            _ => None,
+        }
+    }
+}

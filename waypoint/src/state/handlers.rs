@@ -1,0 +1,124 @@
+//! The xDS resource handlers: decode, hand to the writer, name what was rejected.
+
+use std::sync::Arc;
+
+use aquifer_core::http::cluster::{Cluster, Endpoints};
+use aquifer_core::http::listener::Listener;
+use aquifer_core::http::table::RouteTable;
+use aquifer_core::snapshot::Change;
+use aquifer_xds::convert::Address;
+use aquifer_xds::envoy::{Resource, decode};
+use aquifer_xds::handler::{Rejected, ResourceHandler, Update};
+use aquifer_xds::type_url;
+use parking_lot::Mutex;
+
+use super::StateWriter;
+use super::writer::Changes;
+
+/// All handlers run on the stream's task, one at a time; the lock is never contended.
+type Writer = Arc<Mutex<StateWriter>>;
+
+/// One handler for each type, clusters and endpoints before the routes that lead to them.
+pub(crate) fn all(writer: StateWriter) -> Vec<Box<dyn ResourceHandler>> {
+    let writer: Writer = Arc::new(Mutex::new(writer));
+    vec![
+        Box::new(MeshHandler(writer.clone())),
+        Box::new(EnvoyHandler::<Cluster>::new(
+            type_url::CLUSTER,
+            &writer,
+            StateWriter::clusters,
+        )),
+        Box::new(EnvoyHandler::<Endpoints>::new(
+            type_url::ENDPOINTS,
+            &writer,
+            StateWriter::endpoints,
+        )),
+        Box::new(EnvoyHandler::<Listener>::new(
+            type_url::LISTENER,
+            &writer,
+            StateWriter::listeners,
+        )),
+        Box::new(EnvoyHandler::<RouteTable>::new(
+            type_url::ROUTES,
+            &writer,
+            StateWriter::routes,
+        )),
+    ]
+}
+
+/// Handler of one Envoy type.
+struct EnvoyHandler<R> {
+    type_url: &'static str,
+    writer: Writer,
+    apply: fn(&mut StateWriter, Changes<R>),
+}
+
+impl<R> EnvoyHandler<R> {
+    fn new(type_url: &'static str, writer: &Writer, apply: fn(&mut StateWriter, Changes<R>)) -> Self {
+        Self {
+            type_url,
+            writer: writer.clone(),
+            apply,
+        }
+    }
+}
+
+impl<R: Resource + Send> ResourceHandler for EnvoyHandler<R> {
+    fn type_url(&self) -> &'static str {
+        self.type_url
+    }
+
+    fn apply(&mut self, updates: Vec<Update>, removals: Vec<String>) -> Result<(), Vec<Rejected>> {
+        let (put, rejected) = split(updates.iter().map(decode::<R>));
+        (self.apply)(
+            &mut self.writer.lock(),
+            Changes {
+                put,
+                remove: removals,
+            },
+        );
+        outcome(rejected)
+    }
+}
+
+/// Handler of the workload API: source labels and telemetry.
+struct MeshHandler(Writer);
+
+impl ResourceHandler for MeshHandler {
+    fn type_url(&self) -> &'static str {
+        type_url::ADDRESS
+    }
+
+    fn apply(&mut self, updates: Vec<Update>, removals: Vec<String>) -> Result<(), Vec<Rejected>> {
+        let (addresses, rejected) = split(updates.iter().map(Address::decode));
+        let removed = removals
+            .into_iter()
+            .map(|name| Change::RemoveAddress(name.into()));
+        let put = addresses.into_iter().map(|address| match address {
+            Address::Workload(workload) => Change::Workload(Arc::from(workload)),
+            Address::Service(service) => Change::Service(Arc::from(service)),
+        });
+        self.0.lock().mesh(removed.chain(put).collect());
+        outcome(rejected)
+    }
+}
+
+fn split<T>(decoded: impl Iterator<Item = Result<T, Rejected>>) -> (Vec<T>, Vec<Rejected>) {
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for result in decoded {
+        match result {
+            Ok(resource) => good.push(resource),
+            Err(rejected) => bad.push(rejected),
+        }
+    }
+    (good, bad)
+}
+
+fn outcome(rejected: Vec<Rejected>) -> Result<(), Vec<Rejected>> {
+    if rejected.is_empty() {
+        Ok(())
+    } else {
+        Err(rejected)
+    }
+}

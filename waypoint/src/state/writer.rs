@@ -1,0 +1,141 @@
+//! The one writer of the state: takes resources, keeps the last good ones, publishes the next state.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+
+use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints};
+use aquifer_core::http::listener::Listener;
+use aquifer_core::http::table::RouteTable;
+use aquifer_core::snapshot::{Change, MeshSnapshot};
+
+use super::{ClusterState, ProxyState, Shared};
+use crate::upstream::endpoint::{EndpointKey, EndpointState};
+
+/// A change of one type of resources.
+pub(crate) struct Changes<R> {
+    pub(crate) put: Vec<R>,
+    pub(crate) remove: Vec<String>,
+}
+
+pub(crate) struct StateWriter {
+    shared: Arc<Shared>,
+    state: ProxyState,
+    mesh: MeshSnapshot,
+    clusters: HashMap<Arc<str>, Cluster>,
+    assignments: HashMap<Arc<str>, Endpoints>,
+    turns: HashMap<Arc<str>, Arc<AtomicU64>>,
+    /// Endpoints in use, so that their connections and counters outlive a change of clusters.
+    endpoints: HashMap<EndpointKey, Weak<EndpointState>>,
+}
+
+impl StateWriter {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            state: ProxyState::default(),
+            mesh: MeshSnapshot::default(),
+            clusters: HashMap::new(),
+            assignments: HashMap::new(),
+            turns: HashMap::new(),
+            endpoints: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn listeners(&mut self, changes: Changes<Listener>) {
+        for name in changes.remove {
+            self.state.listeners.remove(name.as_str());
+        }
+        for listener in changes.put {
+            self.state
+                .listeners
+                .insert(listener.name.clone(), Arc::new(listener));
+        }
+        self.state.index_tunnels();
+        self.publish();
+        self.shared.listeners_changed.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn routes(&mut self, changes: Changes<RouteTable>) {
+        for name in changes.remove {
+            self.state.routes.remove(name.as_str());
+        }
+        for table in changes.put {
+            self.state.routes.insert(table.name.clone(), Arc::new(table));
+        }
+        self.publish();
+    }
+
+    pub(crate) fn clusters(&mut self, changes: Changes<Cluster>) {
+        for name in changes.remove {
+            self.clusters.remove(name.as_str());
+            self.turns.remove(name.as_str());
+            self.state.clusters.remove(name.as_str());
+        }
+        for cluster in changes.put {
+            let name = cluster.name.clone();
+            self.clusters.insert(name.clone(), cluster);
+            self.rebuild(&name);
+        }
+        self.publish();
+    }
+
+    pub(crate) fn endpoints(&mut self, changes: Changes<Endpoints>) {
+        let mut touched: Vec<Arc<str>> = Vec::new();
+        for name in changes.remove {
+            self.assignments.remove(name.as_str());
+            touched.push(name.into());
+        }
+        for endpoints in changes.put {
+            touched.push(endpoints.name.clone());
+            self.assignments.insert(endpoints.name.clone(), endpoints);
+        }
+        let users = |service: &Arc<str>| {
+            let of_service = self.clusters.values().filter(|c| c.service_name == *service);
+            of_service.map(|c| c.name.clone()).collect::<Vec<_>>()
+        };
+        let affected: Vec<_> = touched.iter().flat_map(users).collect();
+        for name in affected {
+            self.rebuild(&name);
+        }
+        self.publish();
+    }
+
+    pub(crate) fn mesh(&mut self, changes: Vec<Change>) {
+        self.mesh = self.mesh.apply(changes);
+        self.shared.mesh.store(Arc::new(self.mesh.clone()));
+    }
+
+    fn publish(&mut self) {
+        self.endpoints.retain(|_, state| state.strong_count() > 0);
+        self.shared.proxy.store(Arc::new(self.state.clone()));
+    }
+
+    /// Joins a cluster with its endpoints. One whose endpoints have not come yet has none: requests get `UH`.
+    fn rebuild(&mut self, name: &Arc<str>) {
+        let Some(cluster) = self.clusters.get(name).cloned() else {
+            return;
+        };
+        let assigned = self.assignments.get(&cluster.service_name);
+        let endpoints = assigned.map(|a| a.list.clone()).unwrap_or_default();
+        let states = endpoints.iter().map(|e| self.endpoint_state(e)).collect();
+        let turn = self.turns.entry(name.clone()).or_default().clone();
+        let joined = ClusterState {
+            cluster,
+            endpoints,
+            states,
+            turn,
+        };
+        self.state.clusters.insert(name.clone(), Arc::new(joined));
+    }
+
+    fn endpoint_state(&mut self, endpoint: &Endpoint) -> Arc<EndpointState> {
+        let key = EndpointKey::of(endpoint);
+        if let Some(state) = self.endpoints.get(&key).and_then(Weak::upgrade) {
+            return state;
+        }
+        let state = Arc::new(EndpointState::new(key.clone()));
+        self.endpoints.insert(key, Arc::downgrade(&state));
+        state
+    }
+}

@@ -1,0 +1,227 @@
+//! TCP services: a weighted cluster, an endpoint, and a copy in both directions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use aquifer_core::http::cluster::{Endpoint, Transport, parse_cluster_name};
+use aquifer_core::http::listener::TcpListener;
+use aquifer_core::workload::WorkloadUid;
+use aquifer_hbone::{ByteCounters, IncomingTunnel, TunnelStream, copy_bidirectional};
+use aquifer_telemetry::access_log::{ConnectionEntry, LoggedPeer};
+use aquifer_telemetry::peer::{PeerLabels, ServiceLabels, TrafficLabels};
+use aquifer_telemetry::tcp::{TcpFlag, TcpSeries};
+use http::{HeaderMap, StatusCode};
+
+use crate::proxy::Proxy;
+use crate::proxy::service_labels;
+use crate::source::ClientInfo;
+use crate::state::ClusterState;
+use crate::upstream::UpstreamIo;
+use crate::upstream::dial::DialError;
+
+/// How often counters of a living connection are brought up to date.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Endpoints tried before the connection is refused.
+const MAX_ATTEMPTS: usize = 3;
+
+#[derive(Debug, thiserror::Error)]
+enum TcpError {
+    #[error("cluster {0} does not exist")]
+    NoCluster(String),
+    #[error("cluster {0} has no healthy endpoint")]
+    NoEndpoint(String),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+/// Serves a tunnel that leads to a TCP service. The tunnel is opened only when an endpoint is connected, so that the
+/// client learns of a failure as a failure to connect.
+pub(crate) async fn tunnelled(
+    proxy: &Arc<Proxy>,
+    listener: &TcpListener,
+    client: ClientInfo,
+    tunnel: IncomingTunnel,
+) {
+    let started = Instant::now();
+    let destination = listener.destinations.choose(rand::random());
+    let service = parse_cluster_name(&destination.cluster).map_or_else(ServiceLabels::unknown, |p| {
+        service_labels(&proxy.shared.mesh(), p.host)
+    });
+    let mut report = Report::new(proxy, &client, &service, started);
+    match connect(proxy, &destination.cluster, client.address, &mut report).await {
+        Ok(upstream) => {
+            let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
+                return;
+            };
+            copy(stream, upstream, listener.idle_timeout, &mut report).await;
+        }
+        Err(error) => {
+            report.failed(&error);
+            tunnel.reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+        }
+    }
+}
+
+async fn connect(
+    proxy: &Arc<Proxy>,
+    cluster: &str,
+    client: SocketAddr,
+    report: &mut Report<'_>,
+) -> Result<UpstreamIo, TcpError> {
+    let state = proxy.shared.proxy();
+    let cluster: &Arc<ClusterState> = state
+        .clusters
+        .get(cluster)
+        .ok_or_else(|| TcpError::NoCluster(cluster.to_owned()))?;
+    let mut tried = Vec::new();
+    loop {
+        let chosen = cluster.choose(rand::random(), &tried);
+        let (endpoint, state) =
+            chosen.ok_or_else(|| TcpError::NoEndpoint(cluster.cluster.name.to_string()))?;
+        report.chose(endpoint);
+        let timeout = cluster.cluster.connect_timeout;
+        match proxy.dialer.connect(&state.key, timeout, Some(client)).await {
+            Ok(upstream) => return Ok(upstream),
+            // Nothing was sent yet: another endpoint may serve the connection.
+            Err(error) if tried.len() + 1 < MAX_ATTEMPTS && !tried.contains(&endpoint.address) => {
+                tracing::debug!(%error, endpoint = %endpoint.address, "trying another endpoint");
+                tried.push(endpoint.address);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn copy(client: TunnelStream, upstream: UpstreamIo, idle: Option<Duration>, report: &mut Report<'_>) {
+    let counters = ByteCounters::default();
+    report.opened();
+    let mut copying = std::pin::pin!(copy_bidirectional(client, upstream, &counters));
+    let mut quiet = Duration::ZERO;
+    let result = loop {
+        match tokio::time::timeout(REPORT_INTERVAL, &mut copying).await {
+            Ok(result) => break result.map(|_| ()).map_err(|e| e.to_string()),
+            Err(_) if report.counted(&counters) => quiet = Duration::ZERO,
+            Err(_) => quiet += REPORT_INTERVAL,
+        }
+        if idle.is_some_and(|idle| quiet >= idle) {
+            break Err(format!("idle for {} s", quiet.as_secs()));
+        }
+    };
+    report.counted(&counters);
+    report.closed(result.err());
+}
+
+/// What is told of one connection, while it lives and at its end.
+struct Report<'a> {
+    proxy: &'a Arc<Proxy>,
+    client: &'a ClientInfo,
+    service: &'a ServiceLabels,
+    started: Instant,
+    destination: Option<(SocketAddr, PeerLabels)>,
+    series: Option<Arc<TcpSeries>>,
+    sent: u64,
+    received: u64,
+}
+
+impl<'a> Report<'a> {
+    fn new(
+        proxy: &'a Arc<Proxy>,
+        client: &'a ClientInfo,
+        service: &'a ServiceLabels,
+        started: Instant,
+    ) -> Self {
+        Self {
+            proxy,
+            client,
+            service,
+            started,
+            destination: None,
+            series: None,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    fn chose(&mut self, endpoint: &Endpoint) {
+        let principal = match &endpoint.transport {
+            Transport::Hbone(identity) => Some(identity),
+            Transport::Plaintext => None,
+        };
+        let mesh = self.proxy.shared.mesh();
+        let labels = match mesh.workload(&WorkloadUid::new(&endpoint.workload)) {
+            Some(workload) => PeerLabels::of(workload, principal),
+            None => principal.map_or_else(PeerLabels::unknown, PeerLabels::principal),
+        };
+        self.destination = Some((endpoint.address, labels));
+    }
+
+    fn labels(&self) -> TrafficLabels {
+        let destination = self.destination.as_ref();
+        TrafficLabels {
+            reporter: self.proxy.telemetry.reporter,
+            source: self.client.labels.clone(),
+            destination: destination.map_or_else(PeerLabels::unknown, |(_, labels)| labels.clone()),
+            service: self.service.clone(),
+            security: self.client.security(),
+        }
+    }
+
+    fn opened(&mut self) {
+        let series = self.proxy.telemetry.tcp.series(&self.labels(), TcpFlag::None);
+        series.opened.increment(1);
+        self.series = Some(series);
+    }
+
+    /// Adds what was copied since the last time; answers whether there was anything.
+    fn counted(&mut self, counters: &ByteCounters) -> bool {
+        let received = counters.a_to_b() - self.received;
+        let sent = counters.b_to_a() - self.sent;
+        self.received += received;
+        self.sent += sent;
+        if let Some(series) = &self.series {
+            series.received_bytes.increment(received);
+            series.sent_bytes.increment(sent);
+        }
+        received + sent > 0
+    }
+
+    fn closed(&self, error: Option<String>) {
+        if let Some(series) = &self.series {
+            series.closed.increment(1);
+        }
+        self.log(error);
+    }
+
+    fn failed(&self, error: &TcpError) {
+        let series = self.proxy.telemetry.tcp.series(&self.labels(), TcpFlag::Connect);
+        series.failed.increment(1);
+        self.log(Some(error.to_string()));
+    }
+
+    fn log(&self, error: Option<String>) {
+        let log = &self.proxy.telemetry.log;
+        if !log.is_enabled() {
+            return;
+        }
+        let (address, labels) = match &self.destination {
+            Some((address, labels)) => (*address, labels.clone()),
+            None => (SocketAddr::from(([0, 0, 0, 0], 0)), PeerLabels::unknown()),
+        };
+        let entry = ConnectionEntry {
+            reporter: self.proxy.telemetry.reporter,
+            source: LoggedPeer {
+                address: self.client.address,
+                labels: self.client.labels.clone(),
+            },
+            destination: LoggedPeer { address, labels },
+            hbone_target: None,
+            service: Some(self.service.host.clone()),
+            bytes_sent: self.received,
+            bytes_received: self.sent,
+            duration: self.started.elapsed(),
+            error,
+        };
+        log.line(entry.line(SystemTime::now()));
+    }
+}

@@ -1,0 +1,90 @@
+//! The waypoint's tunnels: an authority leads to a listener, the listener to requests or to a copy.
+
+use std::sync::Arc;
+
+use aquifer_core::forwarded::Forwarded;
+use aquifer_core::http::listener::{Listener, ListenerProtocol};
+use aquifer_hbone::{IncomingTunnel, TunnelHandler};
+use http::{HeaderMap, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use crate::proxy::{ConnectionInfo, Downstream, Proxy};
+use crate::source::ClientInfo;
+use crate::{serving, tcp};
+
+pub(crate) struct WaypointTunnels {
+    pub(crate) proxy: Arc<Proxy>,
+    /// The network that this proxy is on.
+    pub(crate) network: Arc<str>,
+    pub(crate) drain: CancellationToken,
+}
+
+impl TunnelHandler for WaypointTunnels {
+    async fn handle(&self, tunnel: IncomingTunnel) {
+        let listener = self
+            .proxy
+            .shared
+            .proxy()
+            .tunnel_listener(&tunnel.authority)
+            .cloned();
+        let Some(listener) = listener else {
+            tracing::warn!(peer = %tunnel.peer_identity, authority = %tunnel.authority, "no listener for a tunnel");
+            let reason = format!("this waypoint serves nothing at {}", tunnel.authority);
+            return tunnel.reject(StatusCode::BAD_REQUEST, &reason);
+        };
+        self.serve(listener, tunnel).await;
+    }
+}
+
+impl WaypointTunnels {
+    async fn serve(&self, listener: Arc<Listener>, tunnel: IncomingTunnel) {
+        let client = self.client(&tunnel);
+        let local = listener.addresses.first().copied().unwrap_or(tunnel.local_addr);
+        match &listener.protocol {
+            ListenerProtocol::Http(http) => {
+                let connection = ConnectionInfo {
+                    http: http.clone(),
+                    listener,
+                    client,
+                    local,
+                };
+                let downstream = Downstream {
+                    proxy: self.proxy.clone(),
+                    connection: Arc::new(connection),
+                };
+                if let Some(stream) = accept(tunnel) {
+                    serving::serve(stream, downstream, self.drain.clone()).await;
+                }
+            }
+            ListenerProtocol::Tcp(tcp) => {
+                tcp::tunnelled(&self.proxy, tcp, client, tunnel).await;
+            }
+        }
+    }
+
+    fn client(&self, tunnel: &IncomingTunnel) -> ClientInfo {
+        let header = tunnel
+            .headers
+            .get(http::header::FORWARDED)
+            .and_then(|v| v.to_str().ok());
+        let told = header.and_then(|header| Forwarded::parse(header).client);
+        let mesh = self.proxy.shared.mesh();
+        ClientInfo::tunnelled(
+            &mesh,
+            &self.network,
+            &tunnel.peer_identity,
+            tunnel.peer_addr,
+            told,
+        )
+    }
+}
+
+fn accept(tunnel: IncomingTunnel) -> Option<aquifer_hbone::TunnelStream> {
+    match tunnel.accept(HeaderMap::new()) {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::debug!(%error, "tunnel given up");
+            None
+        }
+    }
+}

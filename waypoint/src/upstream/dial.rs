@@ -1,0 +1,136 @@
+//! Opens a byte stream to an endpoint: through a tunnel with the exact identity proven, or in plaintext.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use aquifer_core::authority::Authority;
+use aquifer_core::forwarded::Forwarded;
+use aquifer_core::http::cluster::Transport;
+use aquifer_core::identity::SpiffeId;
+use aquifer_hbone::{ConnectError, Pool, PoolKey, TunnelRequest};
+use aquifer_identity::{CertificateManager, FetchError};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::net::TcpStream;
+
+use super::UpstreamIo;
+use super::endpoint::EndpointKey;
+
+/// The port on which the agents of the mesh accept tunnels.
+const HBONE_PORT: u16 = 15008;
+const X_ISTIO_SOURCE: HeaderName = HeaderName::from_static("x-istio-source");
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error(transparent)]
+    Certificate(#[from] FetchError),
+    #[error(transparent)]
+    Tunnel(#[from] ConnectError),
+    #[error("cannot connect to {address}: {source}")]
+    Plain { address: SocketAddr, source: io::Error },
+    #[error("no connection to {address} within {} ms", after.as_millis())]
+    Timeout { address: SocketAddr, after: Duration },
+}
+
+/// Dials endpoints as one workload: this proxy.
+pub(crate) struct Dialer {
+    certificates: CertificateManager,
+    identity: SpiffeId,
+    local: IpAddr,
+    tunnels: Pool,
+    /// `waypoint` or `gateway`; an east-west gateway reads it.
+    origin: HeaderValue,
+    hbone_port: u16,
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        certificates: CertificateManager,
+        identity: SpiffeId,
+        local: IpAddr,
+        tunnels: Pool,
+        origin: &'static str,
+    ) -> Self {
+        Self {
+            certificates,
+            identity,
+            local,
+            tunnels,
+            origin: HeaderValue::from_static(origin),
+            hbone_port: HBONE_PORT,
+        }
+    }
+
+    /// Dials tunnels on another port; several servers on one address, as tests have, need it.
+    #[cfg(test)]
+    pub(crate) fn with_hbone_port(mut self, port: u16) -> Self {
+        self.hbone_port = port;
+        self
+    }
+
+    /// Connects within `timeout`. `client` is told to the other end of a tunnel that carries one connection only.
+    pub(crate) async fn connect(
+        &self,
+        endpoint: &EndpointKey,
+        timeout: Duration,
+        client: Option<SocketAddr>,
+    ) -> Result<UpstreamIo, DialError> {
+        let attempt = async {
+            match &endpoint.transport {
+                Transport::Plaintext => plain(endpoint.address).await,
+                Transport::Hbone(identity) => self.tunnel(endpoint.address, identity, client).await,
+            }
+        };
+        let timed_out = |_| DialError::Timeout {
+            address: endpoint.address,
+            after: timeout,
+        };
+        tokio::time::timeout(timeout, attempt).await.map_err(timed_out)?
+    }
+
+    async fn tunnel(
+        &self,
+        address: SocketAddr,
+        expected: &SpiffeId,
+        client: Option<SocketAddr>,
+    ) -> Result<UpstreamIo, DialError> {
+        let peer = SocketAddr::new(address.ip(), self.hbone_port);
+        let key = PoolKey {
+            source: self.certificates.certificate(&self.identity).await?,
+            peer,
+            expected: vec![expected.clone()],
+            local: self.local,
+        };
+        let request = TunnelRequest {
+            authority: Authority::from(address),
+            headers: self.headers(client),
+        };
+        let (stream, _) = self
+            .tunnels
+            .connect(key, request, || TcpStream::connect(peer))
+            .await?;
+        Ok(UpstreamIo::Tunnel(Box::new(stream)))
+    }
+
+    fn headers(&self, client: Option<SocketAddr>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_ISTIO_SOURCE, self.origin.clone());
+        let forwarded = client.map(|client| Forwarded {
+            client: Some(client),
+            host: None,
+        });
+        if let Some(value) = forwarded.and_then(|f| HeaderValue::try_from(f.to_header()).ok()) {
+            headers.insert(http::header::FORWARDED, value);
+        }
+        headers
+    }
+}
+
+async fn plain(address: SocketAddr) -> Result<UpstreamIo, DialError> {
+    let connected = TcpStream::connect(address).await;
+    let tcp = connected.map_err(|source| DialError::Plain { address, source })?;
+    // Small requests must not wait for more.
+    tcp.set_nodelay(true)
+        .map_err(|source| DialError::Plain { address, source })?;
+    Ok(UpstreamIo::Plain(tcp))
+}
