@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("aquifer-identity", &["aquifer-core"]),
     ("aquifer-hbone", &["aquifer-core", "aquifer-identity"]),
     ("aquifer-xds", &["aquifer-core", "aquifer-identity"]),
-    ("aquifer-telemetry", &["aquifer-core", "aquifer-identity"]),
+    ("aquifer-telemetry", &["aquifer-core"]),
     (
         "aquifer-agent",
         &[
@@ -44,21 +44,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "aquifer-core",
             "aquifer-identity",
-            "aquifer-hbone",
             "aquifer-xds",
             "aquifer-telemetry",
         ],
     ),
-    (
-        "aquifer-cli",
-        &[
-            "aquifer-core",
-            "aquifer-identity",
-            "aquifer-hbone",
-            "aquifer-xds",
-            "aquifer-telemetry",
-        ],
-    ),
+    ("aquifer-cli", &["aquifer-core"]),
     ("aquifer-codegen", &[]),
     ("xtask", &[]),
 ];

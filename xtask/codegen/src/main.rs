@@ -2,6 +2,7 @@
 //!
 //! Pure Rust: no protoc is needed. The output is checked in, so that nobody else compiles this
 //! package; `--check` writes nothing and fails when the checked-in files are not what would be written.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fs;
