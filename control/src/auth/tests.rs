@@ -266,6 +266,38 @@ async fn the_key_decides_the_algorithm() {
 }
 
 #[tokio::test]
+async fn rsa_keys_sign_with_rs256_only() {
+    let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let signing = EncodingKey::from_rsa_pem(key.serialize_pem().as_bytes()).unwrap();
+    let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&signing, Algorithm::RS256).unwrap();
+    let mut jwk = serde_json::to_value(jwk).unwrap();
+    jwk["kid"] = json!("rsa");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks.json");
+    std::fs::write(&path, json!({"keys": [jwk]}).to_string()).unwrap();
+    let verifier = JwksVerifier::open(path, None).unwrap();
+    let claims = claims(&agent(), SystemTime::now() + Duration::from_secs(60));
+    let sign = |algorithm: Algorithm, id: Option<&str>| {
+        let header = Header {
+            kid: id.map(str::to_owned),
+            ..Header::new(algorithm)
+        };
+        encode(&header, &claims, &signing).unwrap()
+    };
+    let verify = async |token: String| verifier.verify(&token, SystemTime::now()).await;
+    assert_eq!(
+        verify(sign(Algorithm::RS256, Some("rsa"))).await.unwrap(),
+        agent()
+    );
+    // Without a key id, the only key of the algorithm is meant.
+    assert_eq!(verify(sign(Algorithm::RS256, None)).await.unwrap(), agent());
+    assert_eq!(
+        verify(sign(Algorithm::RS512, Some("rsa"))).await.unwrap_err(),
+        AuthError::Algorithm
+    );
+}
+
+#[tokio::test]
 async fn replaced_keys_are_read_again_and_bad_ones_are_not_taken() {
     let fixture = Fixture::new();
     let path = fixture.folder.path().join("jwks.json");

@@ -1,13 +1,16 @@
 //! Connections to the control plane's port: bounded in number, TLS or nothing.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +24,8 @@ use super::tls::ServingCertificate;
 
 /// Those that come when all are taken wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 10_000;
+/// One address can hold so many, so that no pod takes the places of all proxies; a proxy has two.
+const MAX_PER_ADDRESS: usize = 100;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After a failed accept, such as for lack of file descriptors: the listener is fine and will recover.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -28,13 +33,14 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// One TLS connection; it gives its place back when it is dropped.
 pub(super) struct Connection {
     tls: TlsStream<TcpStream>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 struct Incoming {
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     places: Arc<Semaphore>,
+    addresses: Addresses,
     handshakes: JoinSet<io::Result<Connection>>,
 }
 
@@ -48,6 +54,7 @@ pub(super) fn incoming(
         listener,
         certificate,
         places,
+        addresses: Addresses::default(),
         handshakes: JoinSet::new(),
     };
     stream::unfold(incoming, |mut incoming| async {
@@ -66,7 +73,7 @@ impl Incoming {
                     Err(error) => tracing::error!(%error, "tls handshake panicked"),
                 },
                 (place, accepted) = accept(&self.places, &self.listener) => match accepted {
-                    Ok((tcp, _peer)) => self.begin(tcp, place),
+                    Ok((tcp, peer)) => self.begin(tcp, peer, place),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_RETRY).await;
@@ -76,13 +83,61 @@ impl Incoming {
         }
     }
 
-    fn begin(&mut self, tcp: TcpStream, place: OwnedSemaphorePermit) {
+    fn begin(&mut self, tcp: TcpStream, peer: SocketAddr, all: OwnedSemaphorePermit) {
+        let Some(own) = self.addresses.enter(peer.ip().to_canonical()) else {
+            tracing::debug!(%peer, "connection refused: too many from this address");
+            return;
+        };
         let acceptor = TlsAcceptor::from(self.certificate.config());
         self.handshakes.spawn(async move {
             tcp.set_nodelay(true)?;
             let tls = timeout(HANDSHAKE, acceptor.accept(tcp)).await??;
-            Ok(Connection { tls, _place: place })
+            Ok(Connection {
+                tls,
+                _place: Place { _all: all, _own: own },
+            })
         });
+    }
+}
+
+/// A connection's share of both bounds, given back together.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    _own: OwnPlace,
+}
+
+/// Connections per address; it has an entry only for addresses that have one.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+struct OwnPlace {
+    addresses: Addresses,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn enter(&self, address: IpAddr) -> Option<OwnPlace> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(address).or_insert(0);
+        if *count >= MAX_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(OwnPlace {
+            addresses: self.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut entry) = self.addresses.0.lock().entry(self.address) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -139,5 +194,25 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.tls.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_per_address_are_bounded_and_given_back() {
+        let addresses = Addresses::default();
+        let one: IpAddr = "10.0.0.1".parse().unwrap();
+        let mut held: Vec<OwnPlace> = (0..MAX_PER_ADDRESS)
+            .map(|_| addresses.enter(one).unwrap())
+            .collect();
+        assert!(addresses.enter(one).is_none());
+        assert!(addresses.enter("10.0.0.2".parse().unwrap()).is_some());
+        held.pop();
+        assert!(addresses.enter(one).is_some());
+        held.clear();
+        assert!(addresses.0.lock().is_empty());
     }
 }
