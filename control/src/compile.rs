@@ -1,0 +1,114 @@
+//! From objects to everything that proxies, users and the cluster are told: one pure function.
+//!
+//! [`compile`] takes the objects, what has to outlast a change ([`Carry`]) and the time, and gives a [`Compiled`]:
+//! resources for node agents, the model from which each waypoint's and gateway's resources are made, the status of
+//! every object, and the objects to apply. It performs no I/O and reads no clock.
+
+pub mod discovery;
+pub mod inputs;
+pub mod policies;
+pub mod protocol;
+pub mod references;
+pub mod report;
+pub mod routes;
+pub mod rules;
+pub mod waypoints;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aquifer_core::identity::TrustDomain;
+use aquifer_core::policy::Authorization;
+use aquifer_core::service::Service;
+use aquifer_core::workload::Workload;
+
+use crate::mesh_config::MeshConfig;
+use crate::objects::ObjectKey;
+use crate::store::Store;
+use discovery::Discovery;
+use inputs::Inputs;
+use report::ObjectReport;
+use waypoints::{WaypointKey, Waypoints};
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub cluster_id: Arc<str>,
+    pub network: Arc<str>,
+    pub trust_domain: TrustDomain,
+    pub root_namespace: Arc<str>,
+    /// Image of the waypoints that are rendered.
+    pub waypoint_image: Arc<str>,
+    /// How long a rendered waypoint outlives its last need, so that no connection is cut by a change of rules.
+    pub waypoint_linger: Duration,
+}
+
+/// What one compilation hands to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Carry {
+    /// Services that have been behind a waypoint: they stay there, also when it is down (fail closed).
+    pub bound: BTreeMap<aquifer_core::names::NamespacedHostname, WaypointKey>,
+    /// Rendered waypoints that nothing needs any more, and since when.
+    pub lingering: BTreeMap<WaypointKey, Instant>,
+    /// Waypoints that were rendered last time.
+    pub rendered: Vec<WaypointKey>,
+}
+
+/// The result of one compilation; immutable.
+#[derive(Debug)]
+pub struct Compiled {
+    pub settings: Arc<Settings>,
+    pub mesh_config: MeshConfig,
+    pub inputs: Inputs,
+    pub discovery: Discovery,
+    pub waypoints: Waypoints,
+    /// Workloads with their policies and waypoints.
+    pub workloads: Vec<Arc<Workload>>,
+    /// Services with their waypoints.
+    pub services: Vec<Arc<Service>>,
+    pub policies: Vec<Authorization>,
+    pub reports: BTreeMap<ObjectKey, ObjectReport>,
+    /// Objects to apply.
+    pub rendered: BTreeMap<ObjectKey, serde_json::Value>,
+    pub carry: Carry,
+    /// When to compile again although nothing changed.
+    pub again_at: Option<Instant>,
+}
+
+pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, now: Instant) -> Compiled {
+    let inputs = Inputs::of(store);
+    let mesh_config = MeshConfig::of(&inputs, &settings.root_namespace);
+    let discovery = Discovery::of(&inputs, settings);
+    let waypoints = Waypoints::of(&inputs, &discovery, carry, settings, now);
+    let policies = policies::compile(&inputs, &discovery, settings);
+    let workloads = discovery
+        .workloads
+        .values()
+        .map(|w| policies.attach(waypoints.attach_workload(w)))
+        .collect();
+    let services = discovery
+        .services
+        .values()
+        .map(|s| Arc::new(waypoints.attach_service(&s.service)))
+        .collect();
+    let mut compiled = Compiled {
+        settings: settings.clone(),
+        mesh_config,
+        rendered: waypoints.render(settings),
+        carry: waypoints.carry(),
+        again_at: waypoints.again_at,
+        inputs,
+        discovery,
+        waypoints,
+        workloads,
+        services,
+        policies: policies.resources,
+        reports: BTreeMap::new(),
+    };
+    compiled.reports = report::all(store, &compiled);
+    compiled
+}

@@ -1,0 +1,105 @@
+//! Where destinations lead: a service, a port, a subset; or nowhere, with the reason.
+
+use std::sync::Arc;
+
+use aquifer_core::names::NamespacedHostname;
+
+use crate::compile::Compiled;
+use crate::compile::discovery::{Discovery, ServiceEntry};
+use crate::compile::inputs::Inputs;
+use crate::compile::rules::{MergedRules, destination_rules};
+use crate::model::virtual_service::Destination;
+
+/// A group of endpoints: one port of a service, whole or one subset.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    pub service: NamespacedHostname,
+    pub port: u16,
+    pub subset: Option<Arc<str>>,
+}
+
+/// The view of one namespace on the services of the mesh.
+#[derive(Clone, Copy)]
+pub struct Resolver<'a> {
+    pub inputs: &'a Inputs,
+    pub discovery: &'a Discovery,
+    pub root_namespace: &'a str,
+    /// Whose DestinationRules come first.
+    pub client_namespace: &'a str,
+}
+
+impl<'a> Resolver<'a> {
+    pub fn new(compiled: &'a Compiled, client_namespace: &'a str) -> Self {
+        Self {
+            inputs: &compiled.inputs,
+            discovery: &compiled.discovery,
+            root_namespace: &compiled.settings.root_namespace,
+            client_namespace,
+        }
+    }
+
+    pub fn rules(&self, service: &NamespacedHostname) -> MergedRules<'a> {
+        let (client, root) = (self.client_namespace, self.root_namespace);
+        destination_rules(self.inputs, &service.hostname, client, &service.namespace, root)
+    }
+
+    /// The port a destination means: its own, the only one of the service, or the one the client called.
+    pub fn port(&self, destination: &Destination, called: u16) -> u16 {
+        let only = || match self
+            .discovery
+            .service_by_host(&destination.host)?
+            .service
+            .ports
+            .as_slice()
+        {
+            [only] => Some(only.service_port),
+            _ => None,
+        };
+        destination.port.or_else(only).unwrap_or(called)
+    }
+
+    /// # Errors
+    /// A message for the status of the object that has the destination.
+    pub fn resolve(&self, destination: &Destination, called: u16) -> Result<Target, String> {
+        let entry = self.service(&destination.host)?;
+        let port = self.port(destination, called);
+        self.check_port(entry, port)?;
+        let service = entry.service.key();
+        if let Some(subset) = &destination.subset
+            && self.rules(&service).subset(subset).is_none()
+        {
+            return Err(format!(
+                "no DestinationRule for {} defines subset {subset:?}; requests for it get 503 until one does",
+                destination.host
+            ));
+        }
+        Ok(Target {
+            service,
+            port,
+            subset: destination.subset.clone(),
+        })
+    }
+
+    fn service(&self, host: &str) -> Result<&'a ServiceEntry, String> {
+        self.discovery
+            .service_by_host(host)
+            .ok_or_else(|| format!("no service has the host {host}; requests for it get 503 until one does"))
+    }
+
+    fn check_port(&self, entry: &ServiceEntry, port: u16) -> Result<(), String> {
+        if entry.service.port(port).is_some() {
+            return Ok(());
+        }
+        let ports: Vec<String> = entry
+            .service
+            .ports
+            .iter()
+            .map(|p| p.service_port.to_string())
+            .collect();
+        let host = &entry.service.hostname;
+        Err(format!(
+            "service {host} has no port {port} (it has {}); requests for it get 503",
+            ports.join(", ")
+        ))
+    }
+}

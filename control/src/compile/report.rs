@@ -1,0 +1,309 @@
+//! What is to be said about every object: accepted or why not, what leads nowhere, what has no effect.
+//!
+//! Whether an accepted object has reached the proxies is not known here; [`crate::status`] adds that.
+
+mod findings;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::compile::Compiled;
+use crate::compile::discovery::{WAYPOINT_CLASS, hostname};
+use crate::compile::waypoints::{Binding, HBONE_PORT, WaypointKey};
+use crate::mesh_config::CONFIG_MAP;
+use crate::objects::{Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
+use crate::store::Store;
+
+/// A condition in the form of Kubernetes, without what only its writer knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Condition {
+    pub fn new(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            status: if holds { "True" } else { "False" },
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Which proxies an object has to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Audience {
+    Agents,
+    WaypointsAndGateways,
+    /// Nothing is sent for it.
+    Nobody,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectReport {
+    pub accepted: bool,
+    pub conditions: Vec<Condition>,
+    pub notices: Vec<Notice>,
+    pub audience: Audience,
+    /// Further fields of the status.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<&'static str, Value>,
+}
+
+/// The condition that an implicit or explicit waypoint has taken the service.
+pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+/// Messages name only so many findings; the debug endpoint has all.
+const MAX_FINDINGS: usize = 8;
+
+pub fn all(store: &Store, compiled: &Compiled) -> BTreeMap<ObjectKey, ObjectReport> {
+    let duplicates = store.duplicates();
+    let mut reports = BTreeMap::new();
+    for (key, _, object) in store.objects() {
+        if let Some(mut report) = report(compiled, object) {
+            for duplicate in duplicates.get(key).into_iter().flatten() {
+                let message = format!(
+                    "{} has the same object; the one of {} is in effect",
+                    duplicate.origin, duplicate.in_effect
+                );
+                report.notices.push(Notice::warning("metadata.name", message));
+            }
+            finish(&mut report);
+            reports.insert(key.clone(), report);
+        }
+    }
+    reports
+}
+
+fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport> {
+    let mut report = ObjectReport {
+        accepted: object.outcome.is_ok(),
+        conditions: Vec::new(),
+        notices: object.notices.clone(),
+        audience: Audience::Nobody,
+        fields: BTreeMap::new(),
+    };
+    match &object.outcome {
+        Err(rejection) => {
+            let reason = match rejection.kind {
+                RejectionKind::Invalid => "Invalid",
+                RejectionKind::Unsupported => "Unsupported",
+            };
+            report
+                .conditions
+                .push(Condition::new("Accepted", false, reason, rejection.to_string()));
+            return Some(report);
+        }
+        Ok(accepted) => describe(compiled, object, accepted, &mut report)?,
+    }
+    Some(report)
+}
+
+/// `None` for objects that are not the mesh's own and have nothing to be said about.
+fn describe(
+    compiled: &Compiled,
+    object: &ParsedObject,
+    accepted: &Object,
+    report: &mut ObjectReport,
+) -> Option<()> {
+    let meta = &object.meta;
+    match accepted {
+        Object::VirtualService(rules) => {
+            report.audience = Audience::WaypointsAndGateways;
+            report
+                .notices
+                .extend(findings::virtual_service(compiled, meta, rules));
+        }
+        Object::DestinationRule(rule) => {
+            report.audience = Audience::WaypointsAndGateways;
+            report.notices.extend(findings::destination_rule(compiled, rule));
+        }
+        Object::Gateway(gateway) => {
+            report.audience = Audience::WaypointsAndGateways;
+            report.notices.extend(findings::gateway(compiled, gateway));
+        }
+        Object::PeerAuthentication(_) => report.audience = Audience::Agents,
+        Object::AuthorizationPolicy(policy) => {
+            report.audience = Audience::Agents;
+            report.conditions.push(enforcement(&policy.request_fields));
+        }
+        Object::KubeGateway(gateway) => {
+            return kube_gateway(compiled, object, &gateway.gateway_class_name, report);
+        }
+        Object::Service(_) => return service(compiled, object, report),
+        Object::ConfigMap(_)
+            if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.root_namespace =>
+        {
+            report
+                .notices
+                .extend(compiled.mesh_config.notices.iter().cloned());
+            return (!report.notices.is_empty()).then_some(());
+        }
+        _ => return None,
+    }
+    report.conditions.insert(
+        0,
+        Condition::new("Accepted", true, "Accepted", "the object is valid"),
+    );
+    Some(())
+}
+
+fn enforcement(request_fields: &[Notice]) -> Condition {
+    if request_fields.is_empty() {
+        return Condition::new("ZtunnelAccepted", true, "Accepted", "enforced by the node agents");
+    }
+    Condition::new(
+        "ZtunnelAccepted",
+        false,
+        "UnsupportedValue",
+        joined(request_fields),
+    )
+}
+
+/// The conditions that come from findings.
+fn finish(report: &mut ObjectReport) {
+    let of = |kind: NoticeKind| -> Vec<Notice> {
+        report
+            .notices
+            .iter()
+            .filter(|n| n.kind == kind)
+            .cloned()
+            .collect()
+    };
+    let (unresolved, unsupported, warnings) = (
+        of(NoticeKind::Unresolved),
+        of(NoticeKind::NotSupported),
+        of(NoticeKind::Warning),
+    );
+    if report.accepted && report.audience == Audience::WaypointsAndGateways {
+        report.conditions.push(match unresolved.is_empty() {
+            true => Condition::new(
+                "ResolvedRefs",
+                true,
+                "ResolvedRefs",
+                "everything that the object names exists",
+            ),
+            false => Condition::new("ResolvedRefs", false, "NotFound", joined(&unresolved)),
+        });
+    }
+    if !unsupported.is_empty() {
+        report.conditions.push(Condition::new(
+            "FullySupported",
+            false,
+            "NotSupported",
+            joined(&unsupported),
+        ));
+    }
+    if !warnings.is_empty() {
+        report
+            .conditions
+            .push(Condition::new("Warning", true, "Warning", joined(&warnings)));
+    }
+}
+
+fn joined(notices: &[Notice]) -> String {
+    let shown = notices
+        .iter()
+        .take(MAX_FINDINGS)
+        .map(|n| format!("{}: {}", n.field, n.message));
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    if notices.len() > MAX_FINDINGS {
+        text.push_str(&format!("; and {} more", notices.len() - MAX_FINDINGS));
+    }
+    text
+}
+
+fn service(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectReport) -> Option<()> {
+    let meta = &object.meta;
+    let key =
+        aquifer_core::names::NamespacedHostname::new(&meta.namespace, &hostname(&meta.name, &meta.namespace));
+    let condition = match compiled.waypoints.bindings.get(&key)? {
+        // The message ends with the waypoint: after a restart it is read from there.
+        Binding::Bound(waypoint) => {
+            let message = format!("all traffic goes through waypoint {waypoint}");
+            Condition::new(WAYPOINT_BOUND, true, "WaypointAccepted", message)
+        }
+        Binding::Waiting(waypoint) => {
+            let message = format!(
+                "traffic stays at layer 4, without its rules, until one pod is ready of waypoint {waypoint}"
+            );
+            Condition::new(WAYPOINT_BOUND, false, "WaypointIsNotReady", message)
+        }
+        Binding::Refused { reason, .. } => {
+            Condition::new(WAYPOINT_BOUND, false, "AttachmentDenied", reason.clone())
+        }
+    };
+    report.conditions.push(condition);
+    Some(())
+}
+
+/// The waypoint that a service's status says it is bound to.
+pub fn bound_waypoint(status: &Value) -> Option<WaypointKey> {
+    let conditions = status.get("status")?.get("conditions")?.as_array()?;
+    let bound = conditions.iter().find(|c| {
+        c.get("type").and_then(Value::as_str) == Some(WAYPOINT_BOUND)
+            && c.get("status").and_then(Value::as_str) == Some("True")
+    })?;
+    WaypointKey::parse(bound.get("message")?.as_str()?.rsplit(' ').next()?)
+}
+
+fn kube_gateway(
+    compiled: &Compiled,
+    object: &ParsedObject,
+    class: &str,
+    report: &mut ObjectReport,
+) -> Option<()> {
+    if class != WAYPOINT_CLASS {
+        report.accepted = false;
+        let message = format!("class {class:?} is not supported by this version, only {WAYPOINT_CLASS}");
+        report
+            .conditions
+            .push(Condition::new("Accepted", false, "Unsupported", message));
+        return Some(());
+    }
+    let key = WaypointKey::new(&object.meta.namespace, &object.meta.name);
+    report.conditions.push(Condition::new(
+        "Accepted",
+        true,
+        "Accepted",
+        "the waypoint is deployed",
+    ));
+    let ready = compiled.waypoints.all.get(&key).is_some_and(|w| w.ready);
+    let (reason, message) = match ready {
+        true => (
+            "Programmed",
+            format!("waypoint {key} is ready on port {HBONE_PORT}"),
+        ),
+        false => ("Pending", format!("no pod of waypoint {key} is ready yet")),
+    };
+    report
+        .conditions
+        .push(Condition::new("Programmed", ready, reason, message));
+    if ready {
+        let host = key.service();
+        let vips = compiled
+            .discovery
+            .services
+            .get(&host)
+            .map(|s| s.service.vip_ips().collect::<Vec<_>>());
+        let addresses = vips
+            .unwrap_or_default()
+            .into_iter()
+            .map(|ip| json!({ "type": "IPAddress", "value": ip }));
+        report.fields.insert(
+            "addresses",
+            addresses
+                .chain([json!({ "type": "Hostname", "value": *host.hostname })])
+                .collect(),
+        );
+    }
+    Some(())
+}

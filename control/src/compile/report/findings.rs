@@ -1,0 +1,187 @@
+//! What can only be seen with the other objects at hand.
+
+use aquifer_core::names::NamespacedHostname;
+
+use crate::compile::Compiled;
+use crate::compile::inputs::{Entry, selects};
+use crate::compile::references::Resolver;
+use crate::compile::rules::{destination_rules, shadowed_by};
+use crate::model::destination_rule::DestinationRule;
+use crate::model::gateway::Gateway;
+use crate::model::host::HostPattern;
+use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
+use crate::objects::{Meta, Notice};
+
+pub(super) fn virtual_service(
+    compiled: &Compiled,
+    meta: &std::sync::Arc<Meta>,
+    rules: &std::sync::Arc<VirtualService>,
+) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    gateways(compiled, rules, &mut notices);
+    for destination in destinations(rules) {
+        notices.extend(unresolved(compiled, rules, destination));
+    }
+    if rules.is_mesh() {
+        for (i, host) in rules.hosts.iter().enumerate() {
+            mesh_host(compiled, rules, host, &format!("spec.hosts[{i}]"), &mut notices);
+        }
+        let entry = Entry {
+            meta: meta.clone(),
+            spec: rules.clone(),
+        };
+        for (host, older) in shadowed_by(&compiled.inputs, &entry) {
+            let message = format!(
+                "host {host} also belongs to the older VirtualService {}/{}, which wins for clients in the mesh",
+                older.meta.namespace, older.meta.name
+            );
+            notices.push(Notice::warning("spec.hosts", message));
+        }
+        no_default_route(rules, &mut notices);
+    }
+    notices
+}
+
+fn gateways(compiled: &Compiled, rules: &VirtualService, notices: &mut Vec<Notice>) {
+    for (i, reference) in rules.gateways.iter().enumerate() {
+        let GatewayRef::Gateway { namespace, name } = reference else {
+            continue;
+        };
+        let exists = compiled
+            .inputs
+            .gateways
+            .iter()
+            .any(|g| g.meta.namespace == *namespace && g.meta.name == *name);
+        if !exists {
+            let message = format!("no accepted Gateway {namespace}/{name}");
+            notices.push(Notice::unresolved(format!("spec.gateways[{i}]"), message));
+        }
+    }
+}
+
+fn destinations(rules: &VirtualService) -> impl Iterator<Item = &Destination> {
+    let http = rules.http.iter().filter_map(|rule| match &rule.action {
+        Action::Forward(forward) => Some(&forward.destinations),
+        _ => None,
+    });
+    http.chain(rules.tcp.iter().map(|rule| &rule.destinations))
+        .flatten()
+        .map(|d| &d.destination)
+}
+
+fn unresolved(compiled: &Compiled, rules: &VirtualService, destination: &Destination) -> Option<Notice> {
+    let discovery = &compiled.discovery;
+    let entry = discovery.service_by_host(&destination.host);
+    // A waypoint stands in the namespace of the service, a gateway's user usually in that of the rules.
+    let client = match entry {
+        Some(entry) if rules.is_mesh() => &entry.service.namespace,
+        _ => &rules.namespace,
+    };
+    let called = entry
+        .and_then(|e| e.service.ports.first())
+        .map_or(80, |p| p.service_port);
+    let problem = Resolver::new(compiled, client)
+        .resolve(destination, called)
+        .err()?;
+    Some(Notice::unresolved(destination.field.as_str(), problem))
+}
+
+fn mesh_host(
+    compiled: &Compiled,
+    rules: &VirtualService,
+    host: &HostPattern,
+    field: &str,
+    notices: &mut Vec<Notice>,
+) {
+    let HostPattern::Exact(exact) = host else { return };
+    let Some(entry) = compiled.discovery.service_by_host(exact) else {
+        let message = format!("no service has the host {exact}; the rules take effect when one does");
+        notices.push(Notice::unresolved(field, message));
+        return;
+    };
+    let http = entry.service.ports.iter().any(|p| p.protocol.is_http());
+    if !http && !rules.http.is_empty() {
+        let message = format!(
+            "no port of {exact} is HTTP by name or appProtocol; rename it (http-…) for the http rules to apply"
+        );
+        notices.push(Notice::warning(field, message));
+    }
+    if compiled
+        .waypoints
+        .bindings
+        .get(&entry.service.key())
+        .and_then(|b| b.waypoint())
+        .is_none()
+    {
+        let message = format!(
+            "{exact} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
+        );
+        notices.push(Notice::warning(field, message));
+    }
+}
+
+/// Every rule is for some clients only: the others get every version, which is seldom what was meant.
+fn no_default_route(rules: &VirtualService, notices: &mut Vec<Notice>) {
+    let partial =
+        |rule: &HttpRule| !rule.conditions.is_empty() && rule.conditions.iter().all(|c| !c.source.is_empty());
+    if !rules.http.is_empty() && rules.http.iter().all(partial) {
+        let message = "no rule is for every client: clients that none is for are balanced over all versions (an AuthorizationPolicy keeps clients out)";
+        notices.push(Notice::warning("spec.http", message));
+    }
+}
+
+pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> Vec<Notice> {
+    let HostPattern::Exact(host) = &rule.host else {
+        return Vec::new();
+    };
+    let Some(entry) = compiled.discovery.service_by_host(host) else {
+        let message = format!("no service has the host {host}; the rule takes effect when one does");
+        return vec![Notice::unresolved("spec.host", message)];
+    };
+    let key = entry.service.key();
+    let mut notices = empty_subsets(compiled, rule, &key);
+    let (root, service) = (&compiled.settings.root_namespace, &key.namespace);
+    let merged = destination_rules(&compiled.inputs, host, service, service, root);
+    let applies = merged.rules.iter().any(|r| *r.meta.namespace == *rule.namespace);
+    if !applies {
+        let message = "another namespace's rule comes first for this host; this one is used by the gateways of its own namespace only";
+        notices.push(Notice::warning("metadata.namespace", message));
+    }
+    notices
+}
+
+fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &NamespacedHostname) -> Vec<Notice> {
+    let workloads = compiled
+        .discovery
+        .endpoints
+        .get(service)
+        .map_or(&[][..], Vec::as_slice);
+    let empty = rule
+        .subsets
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| !workloads.iter().any(|w| selects(&s.labels, &w.labels)));
+    let notice = |(i, subset): (usize, &crate::model::destination_rule::Subset)| {
+        let message = format!(
+            "no pod of {} has the labels of subset {:?}",
+            service.hostname, subset.name
+        );
+        Notice::warning(format!("spec.subsets[{i}].labels"), message)
+    };
+    empty.map(notice).collect()
+}
+
+pub(super) fn gateway(compiled: &Compiled, gateway: &Gateway) -> Vec<Notice> {
+    let selected = compiled
+        .inputs
+        .pods
+        .iter()
+        .any(|p| selects(&gateway.selector, &p.meta.labels));
+    if selected {
+        return Vec::new();
+    }
+    vec![Notice::unresolved(
+        "spec.selector",
+        "no pod has these labels; the servers are served nowhere",
+    )]
+}

@@ -1,0 +1,243 @@
+//! A mesh written as YAML, compiled, and looked at from a proxy's side.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aquifer_core::http::action::Action;
+use aquifer_core::http::cluster::{Cluster, Endpoints};
+use aquifer_core::http::listener::Listener;
+use aquifer_core::http::table::{Route, RouteTable};
+use aquifer_core::identity::TrustDomain;
+use aquifer_xds::envoy::{Resource, decode};
+use aquifer_xds::handler::Update;
+use aquifer_xds::type_url;
+
+use crate::compile::report::ObjectReport;
+use crate::compile::waypoints::WaypointKey;
+use crate::compile::{Carry, Compiled, Settings, compile};
+use crate::objects::ObjectKey;
+use crate::proxies::{ProxyKey, Types, ambient, types};
+use crate::source::document;
+use crate::store::{SourceEvent, Store};
+
+pub(crate) fn settings() -> Arc<Settings> {
+    Arc::new(Settings {
+        cluster_id: "Kubernetes".into(),
+        network: "".into(),
+        trust_domain: TrustDomain::default(),
+        root_namespace: "istio-system".into(),
+        waypoint_image: "aquifer/waypoint".into(),
+        waypoint_linger: Duration::from_secs(30),
+    })
+}
+
+pub(crate) struct Mesh {
+    pub(crate) store: Store,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) carry: Carry,
+    pub(crate) now: Instant,
+    age: u32,
+}
+
+impl Mesh {
+    pub(crate) fn new() -> Self {
+        Self {
+            store: Store::default(),
+            settings: settings(),
+            carry: Carry::default(),
+            now: Instant::now(),
+            age: 0,
+        }
+    }
+
+    /// Adds the documents; each is younger than the ones before. Objects without a namespace go to `namespace`.
+    pub(crate) fn add(&mut self, namespace: &str, yaml: &str) -> &mut Self {
+        let parsed = document::parse(yaml.as_bytes());
+        assert_eq!(parsed.problems, Vec::<String>::new(), "{yaml}");
+        for object in parsed.objects {
+            let mut object = Arc::unwrap_or_clone(object);
+            if &*object.key.namespace == "default" {
+                object.key.namespace = namespace.into();
+            }
+            self.age += 1;
+            object.value["metadata"]["creationTimestamp"] =
+                format!("2024-01-01T00:{:02}:{:02}Z", self.age / 60, self.age % 60).into();
+            let origin = object.key.to_string().into();
+            self.store.apply(SourceEvent::Applied {
+                origin,
+                object: Arc::new(object),
+            });
+        }
+        self
+    }
+
+    pub(crate) fn remove(&mut self, group: &str, kind: &str, namespace: &str, name: &str) -> &mut Self {
+        let key = ObjectKey::new(group, kind, namespace, name);
+        let origin: Arc<str> = key.to_string().into();
+        assert!(self.store.apply(SourceEvent::Deleted { origin, key }));
+        self
+    }
+
+    pub(crate) fn namespace(&mut self, name: &str, labels: &str) -> &mut Self {
+        self.add(
+            "",
+            &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}"),
+        )
+    }
+
+    pub(crate) fn pod(&mut self, namespace: &str, name: &str, labels: &str, ip: &str) -> &mut Self {
+        self.add(
+            namespace,
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, uid: uid-{name}, labels: {{{labels}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: node-1, serviceAccountName: sa-{name}, containers: [{{name: c, ports: [{{name: web, containerPort: 8080}}]}}]}}\nstatus: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True'}}]}}"
+            ),
+        )
+    }
+
+    pub(crate) fn service(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        selector: &str,
+        ip: &str,
+        ports: &str,
+    ) -> &mut Self {
+        self.add(
+            namespace,
+            &format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, selector: {{{selector}}}, ports: [{ports}]}}"),
+        )
+    }
+
+    /// The pod and Service of a waypoint, as the cluster makes them from what was rendered.
+    pub(crate) fn run_waypoint(&mut self, namespace: &str, name: &str) -> &mut Self {
+        let labels = format!(
+            "gateway.networking.k8s.io/gateway-name: {name}, gateway.networking.k8s.io/gateway-class-name: istio-waypoint"
+        );
+        self.pod(namespace, &format!("{name}-1"), &labels, "10.244.9.9");
+        let selector = format!("gateway.networking.k8s.io/gateway-name: {name}");
+        self.service(
+            namespace,
+            name,
+            &selector,
+            "10.96.9.9",
+            "{name: mesh, port: 15008}",
+        )
+    }
+
+    pub(crate) fn compile(&mut self) -> Compiled {
+        let compiled = compile(&self.store, &self.settings, &self.carry, self.now);
+        self.carry = compiled.carry.clone();
+        compiled
+    }
+}
+
+/// What a proxy holds, read as the proxy reads it.
+pub(crate) struct Held {
+    types: Types,
+}
+
+impl Held {
+    pub(crate) fn by(compiled: &Compiled, key: &ProxyKey) -> Self {
+        let held = Self {
+            types: types(compiled, &ambient(compiled, &Types::new()), key),
+        };
+        // A resource that the proxy rejects would take all of its kind with it: none may.
+        held.all::<Listener>(type_url::LISTENER);
+        held.all::<RouteTable>(type_url::ROUTES);
+        held.all::<Cluster>(type_url::CLUSTER);
+        held.all::<Endpoints>(type_url::ENDPOINTS);
+        held
+    }
+
+    pub(crate) fn by_waypoint(compiled: &Compiled, namespace: &str, name: &str) -> Self {
+        Self::by(compiled, &ProxyKey::Waypoint(WaypointKey::new(namespace, name)))
+    }
+
+    pub(crate) fn all<R: Resource>(&self, url: &'static str) -> Vec<R> {
+        let list = self.types.get(url).into_iter().flatten();
+        list.map(|(name, _)| self.one(url, name)).collect()
+    }
+
+    pub(crate) fn names(&self, url: &'static str) -> Vec<String> {
+        self.types
+            .get(url)
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
+    pub(crate) fn one<R: Resource>(&self, url: &'static str, name: &str) -> R {
+        let resource = self.types.get(url).and_then(|r| r.get(name));
+        let resource = resource.unwrap_or_else(|| panic!("no {name} among {:?}", self.names(url)));
+        let update = Update {
+            name: name.to_owned(),
+            version: resource.version.to_string(),
+            resource: resource.any.clone(),
+        };
+        decode(&update).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    pub(crate) fn routes(&self, name: &str) -> RouteTable {
+        self.one(type_url::ROUTES, name)
+    }
+
+    pub(crate) fn version(&self, url: &'static str, name: &str) -> Arc<str> {
+        self.types[url][name].version.clone()
+    }
+}
+
+/// The routes of the only virtual host, one line each: `NAME CONDITIONS -> CLUSTER=WEIGHT…`.
+pub(crate) fn lines(table: &RouteTable) -> Vec<String> {
+    let [host] = table.virtual_hosts() else {
+        panic!("{table:?}")
+    };
+    host.routes.iter().map(line).collect()
+}
+
+pub(crate) fn line(route: &Route) -> String {
+    use aquifer_core::http::matching::SourceAttribute;
+    let source = route.matches.source.iter().map(|s| {
+        let value = s.value.as_ref().map(|v| format!("{v:?}")).unwrap_or_default();
+        let value = value.split('"').nth(1).unwrap_or("*").to_owned();
+        match &s.attribute {
+            SourceAttribute::Label(name) => format!("{name}={value}"),
+            SourceAttribute::Namespace => format!("namespace={value}"),
+        }
+    });
+    let source = source.collect::<Vec<_>>().join(",");
+    let action = match &route.action {
+        Action::Forward(forward) => {
+            let list = forward
+                .destinations
+                .iter()
+                .map(|d| format!("{}={}", d.cluster, d.weight));
+            list.collect::<Vec<_>>().join(" ")
+        }
+        Action::Redirect(redirect) => format!("redirect {}", redirect.status),
+        Action::DirectResponse(direct) => format!("respond {}", direct.status),
+    };
+    format!("{}[{source}] -> {action}", route.name)
+}
+
+pub(crate) fn report<'a>(
+    compiled: &'a Compiled,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+) -> &'a ObjectReport {
+    let found = compiled
+        .reports
+        .iter()
+        .find(|(k, _)| &*k.kind == kind && &*k.namespace == namespace && &*k.name == name);
+    found
+        .map(|(_, report)| report)
+        .unwrap_or_else(|| panic!("no report for {kind} {namespace}/{name}"))
+}
+
+pub(crate) fn message(report: &ObjectReport, condition: &str) -> String {
+    let found = report.conditions.iter().find(|c| c.kind == condition);
+    found
+        .map(|c| format!("{} {}: {}", c.status, c.reason, c.message))
+        .unwrap_or_default()
+}

@@ -1,0 +1,127 @@
+//! Waypoints that users made: Gateways of class `istio-waypoint`, and the labels that name them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::compile::discovery::WAYPOINT_CLASS;
+use crate::compile::inputs::{Inputs, Labels};
+use crate::compile::waypoints::{Serves, Waypoint, WaypointKey, Waypoints};
+use crate::objects::Meta;
+use crate::objects::kube::KubeGateway;
+
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+
+pub(super) enum Choice {
+    /// No label says anything.
+    Unsaid,
+    /// `istio.io/use-waypoint: none`.
+    None,
+    Named(WaypointKey),
+}
+
+pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
+    let of_class = inputs
+        .kube_gateways
+        .iter()
+        .filter(|g| &*g.spec.gateway_class_name == WAYPOINT_CLASS);
+    let made = of_class.map(|gateway| {
+        let key = WaypointKey::new(&gateway.meta.namespace, &gateway.meta.name);
+        (
+            key.clone(),
+            Waypoint {
+                key,
+                explicit: true,
+                ready: false,
+                serves: serves(&gateway.meta.labels),
+            },
+        )
+    });
+    made.collect()
+}
+
+fn serves(labels: &Labels) -> Serves {
+    match labels.get(WAYPOINT_FOR).map(|v| &**v) {
+        Some("workload") => Serves::Workloads,
+        Some("all") => Serves::All,
+        Some("none") => Serves::None,
+        _ => Serves::Services,
+    }
+}
+
+/// The object's own label, else its namespace's.
+pub(super) fn choice(inputs: &Inputs, meta: &Meta) -> Choice {
+    let namespace = inputs.namespace_labels(&meta.namespace);
+    let labels = [&meta.labels, namespace]
+        .into_iter()
+        .find(|labels| labels.contains_key(USE_WAYPOINT));
+    let Some((labels, name)) = labels.and_then(|l| Some((l, l.get(USE_WAYPOINT)?))) else {
+        return Choice::Unsaid;
+    };
+    if &**name == "none" || name.is_empty() {
+        return Choice::None;
+    }
+    let home = labels.get(USE_WAYPOINT_NAMESPACE).unwrap_or(&meta.namespace);
+    Choice::Named(WaypointKey::new(home, name))
+}
+
+/// Whether the waypoint takes services of `namespace`: its readiness, or why not.
+pub(super) fn admits(
+    inputs: &Inputs,
+    all: &BTreeMap<WaypointKey, Waypoint>,
+    key: &WaypointKey,
+    namespace: &str,
+) -> Result<bool, String> {
+    let Some(waypoint) = all.get(key) else {
+        return Err(format!(
+            "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
+        ));
+    };
+    if !waypoint.serves.services() {
+        return Err(format!(
+            "waypoint {key} is not for services (label {WAYPOINT_FOR})"
+        ));
+    }
+    if *key.namespace != *namespace && !open_to_others(inputs, key) {
+        let reason =
+            "does not allow other namespaces (allowedRoutes.namespaces.from: All on its listener does)";
+        return Err(format!("waypoint {key} {reason}"));
+    }
+    Ok(waypoint.ready)
+}
+
+fn open_to_others(inputs: &Inputs, key: &WaypointKey) -> bool {
+    let is_it = |m: &Meta| m.namespace == key.namespace && m.name == key.name;
+    let gateway = inputs.kube_gateways.iter().find(|g| is_it(&g.meta));
+    gateway.is_some_and(|g| allows_all(&g.spec))
+}
+
+fn allows_all(gateway: &KubeGateway) -> bool {
+    let froms = gateway
+        .listeners
+        .iter()
+        .filter_map(|l| l.allowed_routes.as_ref()?.namespaces.as_ref());
+    froms.into_iter().any(|n| &*n.from == "All")
+}
+
+/// Pods whose own address is behind a waypoint: it must be for workloads, and ready.
+pub(super) fn pods(inputs: &Inputs, waypoints: &Waypoints) -> BTreeMap<(Arc<str>, Arc<str>), WaypointKey> {
+    let mut bound = BTreeMap::new();
+    if !waypoints.all.values().any(|w| w.serves.workloads()) {
+        return bound;
+    }
+    for pod in &inputs.pods {
+        let Choice::Named(key) = choice(inputs, &pod.meta) else {
+            continue;
+        };
+        let fits = waypoints
+            .all
+            .get(&key)
+            .is_some_and(|w| w.serves.workloads() && w.ready);
+        if fits && (key.namespace == pod.meta.namespace || open_to_others(inputs, &key)) {
+            bound.insert((pod.meta.namespace.clone(), pod.meta.name.clone()), key);
+        }
+    }
+    bound
+}

@@ -1,0 +1,112 @@
+//! Flags, each with an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aquifer_core::identity::TrustDomain;
+use aquifer_telemetry::logging::LogFormat;
+use clap::Parser;
+
+/// The control plane of the mesh: reads objects, serves proxies and certificates, writes statuses.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "aquifer-control", version)]
+pub struct Config {
+    /// Folder of manifests to read and watch.
+    #[arg(long, env = "AQUIFER_OBJECTS")]
+    pub objects: PathBuf,
+    /// Folder for what the control plane writes: objects to apply, statuses, the root certificate.
+    #[arg(long, env = "AQUIFER_SINK")]
+    pub sink: PathBuf,
+    /// Folder of the authority's own key and root; survives a restart.
+    #[arg(long, env = "AQUIFER_STATE")]
+    pub state: PathBuf,
+    /// Folder with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem to sign with instead of an own root.
+    #[arg(long, env = "AQUIFER_CACERTS")]
+    pub cacerts: Option<PathBuf>,
+    /// Key set (JWKS) that service account tokens are checked with.
+    #[arg(long, env = "AQUIFER_TOKEN_KEYS")]
+    pub token_keys: PathBuf,
+    /// Issuer that tokens must name; any by default.
+    #[arg(long, env = "AQUIFER_TOKEN_ISSUER")]
+    pub token_issuer: Option<String>,
+    /// Trust domain of all identities.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+    /// Name of the cluster, in workload keys and telemetry.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Name of the pods' network; empty where there is one.
+    #[arg(long, env = "NETWORK", default_value = "")]
+    pub network: String,
+    /// Namespace whose policies and rules are the mesh's.
+    #[arg(long, env = "ROOT_NAMESPACE", default_value = "istio-system")]
+    pub root_namespace: String,
+    /// Address of xDS and the certificate service (TLS).
+    #[arg(long, env = "AQUIFER_GRPC_LISTEN", default_value = "[::]:15012")]
+    pub grpc_listen: SocketAddr,
+    /// Address of metrics, readiness and debugging.
+    #[arg(long, env = "AQUIFER_MONITORING_LISTEN", default_value = "[::]:15014")]
+    pub monitoring_listen: SocketAddr,
+    /// Names in the serving certificate: what proxies dial.
+    #[arg(
+        long,
+        env = "AQUIFER_DNS_NAMES",
+        value_delimiter = ',',
+        default_value = "istiod.istio-system.svc,istiod.istio-system.svc.cluster.local,istiod.istio-system,istiod,localhost"
+    )]
+    pub dns_names: Vec<String>,
+    /// Service accounts (NAMESPACE/NAME) of node agents, which may ask for identities of pods on their node.
+    #[arg(
+        long,
+        env = "AQUIFER_TRUSTED_NODE_ACCOUNTS",
+        value_delimiter = ',',
+        default_value = "istio-system/ztunnel"
+    )]
+    pub trusted_node_accounts: Vec<String>,
+    /// Image of the waypoints that the control plane asks for.
+    #[arg(long, env = "AQUIFER_WAYPOINT_IMAGE", default_value = "aquifer/waypoint")]
+    pub waypoint_image: String,
+    /// Seconds that an automatic waypoint outlives the last rule that needed it.
+    #[arg(long, env = "AQUIFER_WAYPOINT_LINGER", default_value = "30", value_parser = seconds)]
+    pub waypoint_linger: Duration,
+    /// Log filter: LEVEL or TARGET=LEVEL,….
+    #[arg(long, env = "AQUIFER_LOG", default_value = "info")]
+    pub log: String,
+    /// Log format: text or json.
+    #[arg(long, env = "AQUIFER_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: u32 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Ok(Duration::from_secs(u64::from(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let args = [
+            "x",
+            "--objects",
+            "o",
+            "--sink",
+            "s",
+            "--state",
+            "t",
+            "--token-keys",
+            "k",
+        ];
+        let config = Config::try_parse_from(args).unwrap();
+        assert_eq!(config.grpc_listen.port(), 15012);
+        assert_eq!(config.monitoring_listen.port(), 15014);
+        assert_eq!(config.dns_names[0], "istiod.istio-system.svc");
+        assert_eq!(config.waypoint_linger, Duration::from_secs(30));
+        assert!(Config::try_parse_from(args.iter().chain(&["--waypoint-linger", "x"])).is_err());
+    }
+}

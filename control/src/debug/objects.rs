@@ -1,0 +1,66 @@
+//! `/debug/objects`: every object of the mesh's own kinds, and everything that was not taken.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::compile::report::{Condition, ObjectReport};
+use crate::debug::DebugState;
+use crate::objects::ObjectKey;
+use crate::status::{Reach, programmed};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Objects {
+    generation: u64,
+    objects: Vec<ObjectStatus>,
+    /// Files, or parts of files, that hold no readable object.
+    unreadable: BTreeMap<Arc<str>, Vec<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ObjectStatus {
+    api_version: Arc<str>,
+    kind: Arc<str>,
+    namespace: Arc<str>,
+    name: Arc<str>,
+    /// Where the object stands, such as its file.
+    origin: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reach: Option<Reach>,
+    #[serde(flatten)]
+    report: ObjectReport,
+}
+
+pub(super) fn all(state: &DebugState) -> Objects {
+    let proxies = state.registry.list();
+    let view = state.view.read();
+    let compiled = state.snapshots.compiled();
+    let describe = |key: &ObjectKey, origin: &Arc<str>, api_version: &Arc<str>| {
+        let mut report = compiled.as_ref()?.reports.get(key)?.clone();
+        let reach = view.statuses.reach(key, &proxies).filter(|_| report.accepted);
+        report
+            .conditions
+            .extend(reach.map(|r| -> Condition { programmed(r) }));
+        Some(ObjectStatus {
+            api_version: api_version.clone(),
+            kind: key.kind.clone(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            origin: origin.clone(),
+            reach,
+            report,
+        })
+    };
+    let objects = view
+        .store
+        .objects()
+        .filter_map(|(key, origin, o)| describe(key, origin, &o.raw.api_version));
+    Objects {
+        generation: state.snapshots.generation(),
+        objects: objects.collect(),
+        unreadable: view.store.unreadable().clone(),
+    }
+}

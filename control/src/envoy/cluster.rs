@@ -1,0 +1,126 @@
+//! Clusters and their endpoints.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use aquifer_core::identity::SpiffeId;
+use aquifer_core::service::AppProtocol;
+use aquifer_xds::envoy::ENDPOINT_FILTER;
+use aquifer_xds::envoy::pb::envoy::config::cluster::v3 as cluster;
+use aquifer_xds::envoy::pb::envoy::config::core::v3 as core;
+use aquifer_xds::envoy::pb::envoy::config::endpoint::v3 as endpoint;
+use aquifer_xds::envoy::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions, http_protocol_options,
+};
+use aquifer_xds::envoy::pb::google::protobuf::{Any, Struct};
+use aquifer_xds::type_url;
+use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
+use http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
+
+use crate::envoy::values::{ads, any, duration, socket_address, text, uint};
+use crate::envoy::{Named, resource, resource_by_content};
+use crate::model::destination_rule::Balance;
+
+/// Istio's default (`meshConfig.connectTimeout`).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+pub fn cluster_resource(name: &str, balance: Balance, protocol: AppProtocol) -> Named {
+    let policy = match balance {
+        Balance::LeastRequest => LbPolicy::LeastRequest,
+        Balance::RoundRobin => LbPolicy::RoundRobin,
+        Balance::Random => LbPolicy::Random,
+    };
+    let message = cluster::Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(ads()),
+            service_name: name.to_owned(),
+        }),
+        connect_timeout: Some(duration(CONNECT_TIMEOUT)),
+        lb_policy: policy as i32,
+        typed_extension_protocol_options: upstream_options(protocol),
+        ..cluster::Cluster::default()
+    };
+    resource(type_url::CLUSTER, name, &message)
+}
+
+/// HTTP/2 where the port says so; otherwise the client's own version is kept.
+fn upstream_options(protocol: AppProtocol) -> HashMap<String, Any> {
+    if !matches!(protocol, AppProtocol::Http2 | AppProtocol::Grpc) {
+        return HashMap::new();
+    }
+    let http2 = ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default());
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(http2),
+        })),
+        ..HttpProtocolOptions::default()
+    };
+    HashMap::from([(HTTP_OPTIONS.to_owned(), any(&options))])
+}
+
+/// One endpoint, in the order in which it goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    pub address: SocketAddr,
+    pub healthy: bool,
+    pub weight: u32,
+    /// The identity to demand through a tunnel; plaintext without one.
+    pub tunnel: Option<SpiffeId>,
+    pub workload: String,
+}
+
+pub fn endpoints_resource(name: &str, endpoints: &[EndpointSpec]) -> Named {
+    let message = endpoint::ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: vec![endpoint::LocalityLbEndpoints {
+            lb_endpoints: endpoints.iter().map(lb_endpoint).collect(),
+            ..endpoint::LocalityLbEndpoints::default()
+        }],
+        ..endpoint::ClusterLoadAssignment::default()
+    };
+    resource_by_content(
+        type_url::ENDPOINTS,
+        name,
+        &message,
+        format!("{name} {endpoints:?}").as_bytes(),
+    )
+}
+
+fn lb_endpoint(spec: &EndpointSpec) -> endpoint::LbEndpoint {
+    let health = if spec.healthy {
+        core::HealthStatus::Healthy
+    } else {
+        core::HealthStatus::Unhealthy
+    };
+    let host = endpoint::Endpoint {
+        address: Some(socket_address(spec.address)),
+        ..endpoint::Endpoint::default()
+    };
+    endpoint::LbEndpoint {
+        health_status: health as i32,
+        load_balancing_weight: Some(uint(spec.weight)),
+        metadata: Some(metadata(spec)),
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)),
+    }
+}
+
+fn metadata(spec: &EndpointSpec) -> core::Metadata {
+    let mut fields = HashMap::from([("workload".to_owned(), text(&spec.workload))]);
+    match &spec.tunnel {
+        Some(identity) => {
+            fields.insert("tunnel".to_owned(), text("hbone"));
+            fields.insert("identity".to_owned(), text(identity.as_str()));
+        }
+        None => drop(fields.insert("tunnel".to_owned(), text("none"))),
+    }
+    core::Metadata {
+        filter_metadata: HashMap::from([(ENDPOINT_FILTER.to_owned(), Struct { fields })]),
+        ..core::Metadata::default()
+    }
+}

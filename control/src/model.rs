@@ -1,0 +1,9 @@
+//! The objects after validation: what the compiler works on. Nothing here is checked again.
+
+pub mod destination_rule;
+pub mod field;
+pub mod gateway;
+pub mod host;
+pub mod policy;
+pub mod virtual_service;
+pub mod visibility;

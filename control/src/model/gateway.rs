@@ -1,0 +1,137 @@
+//! Istio's Gateway: which pods listen on which ports for which hosts, validated.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::host::HostPattern;
+use crate::model::virtual_service::indexed;
+use crate::objects::istio as raw;
+use crate::objects::{Meta, Notice, Rejection};
+
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    /// Matched against pods' labels in any namespace; never empty.
+    pub selector: BTreeMap<Arc<str>, Arc<str>>,
+    pub servers: Vec<Server>,
+}
+
+/// A plaintext HTTP server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// As written; the port to listen on depends on the Service in front of the pods.
+    pub port: u16,
+    pub hosts: Vec<ServerHost>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerHost {
+    /// Only VirtualServices of this namespace may bind; any where there is none.
+    pub namespace: Option<Arc<str>>,
+    pub host: HostPattern,
+}
+
+impl Gateway {
+    pub fn parse(spec: raw::Gateway, meta: &Meta, notices: &mut Vec<Notice>) -> Result<Self, Rejection> {
+        if spec.selector.is_empty() {
+            let reason = "is empty: it would select every pod of the cluster; name the gateway's pods";
+            return Err(Rejection::unsupported("spec.selector", reason));
+        }
+        if spec.servers.is_empty() {
+            return Err(Rejection::invalid("spec.servers", "is empty"));
+        }
+        Ok(Self {
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            selector: spec.selector,
+            servers: indexed(&spec.servers, "spec.servers", |s, f| {
+                Server::parse(s, &meta.namespace, f, notices)
+            })?,
+        })
+    }
+}
+
+impl Server {
+    fn parse(
+        raw: &raw::Server,
+        ns: &Arc<str>,
+        field: &str,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Self, Rejection> {
+        let Some(port) = &raw.port else {
+            return Err(Rejection::invalid(format!("{field}.port"), "is missing"));
+        };
+        let number = port.number.filter(|n| *n > 0).ok_or_else(|| {
+            Rejection::invalid(
+                format!("{field}.port.number"),
+                "is missing or 0; expected 1 to 65535",
+            )
+        })?;
+        check_protocol(&port.protocol, &format!("{field}.port.protocol"))?;
+        refuse_unsupported(raw, field)?;
+        if port.target_port.is_some() {
+            let message = "has no effect, as in Istio; the Service's targetPort decides";
+            notices.push(Notice::warning(format!("{field}.port.targetPort"), message));
+        }
+        if raw.hosts.is_empty() {
+            return Err(Rejection::invalid(format!("{field}.hosts"), "is empty"));
+        }
+        let hosts = indexed(&raw.hosts, &format!("{field}.hosts"), |h, f| {
+            ServerHost::parse(h, ns, f)
+        })?;
+        Ok(Self { port: number, hosts })
+    }
+}
+
+fn check_protocol(protocol: &str, field: &str) -> Result<(), Rejection> {
+    match protocol.to_ascii_uppercase().as_str() {
+        "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Ok(()),
+        "HTTPS" | "TLS" | "TCP" | "MONGO" => {
+            let reason = format!("is {protocol}: this version serves plain HTTP at gateways only");
+            Err(Rejection::unsupported(field, reason))
+        }
+        _ => Err(Rejection::invalid(
+            field,
+            format!("is {protocol:?}; expected HTTP, HTTP2, GRPC, HTTPS, TLS or TCP"),
+        )),
+    }
+}
+
+fn refuse_unsupported(raw: &raw::Server, field: &str) -> Result<(), Rejection> {
+    let refuse = |name: &str| {
+        Err(Rejection::unsupported(
+            format!("{field}.{name}"),
+            "is not supported for a gateway by this version",
+        ))
+    };
+    match raw {
+        raw::Server { tls: Some(_), .. } => refuse("tls"),
+        raw::Server {
+            default_endpoint: Some(_),
+            ..
+        } => refuse("defaultEndpoint"),
+        raw if !raw.bind.is_empty() => refuse("bind"),
+        _ => Ok(()),
+    }
+}
+
+impl ServerHost {
+    fn parse(text: &Arc<str>, ns: &Arc<str>, field: &str) -> Result<Self, Rejection> {
+        let (namespace, host) = match text.split_once('/') {
+            None | Some(("*", _)) => (None, text.split_once('/').map_or(&**text, |(_, host)| host)),
+            Some((".", host)) => (Some(ns.clone()), host),
+            Some((namespace, host)) => (Some(namespace.into()), host),
+        };
+        Ok(Self {
+            namespace,
+            host: HostPattern::parse(host, field)?,
+        })
+    }
+
+    /// What this server serves of a host of a VirtualService in `namespace`.
+    pub fn admits(&self, namespace: &str, host: &HostPattern) -> Option<HostPattern> {
+        let allowed = self.namespace.as_deref().is_none_or(|n| n == namespace);
+        if allowed { self.host.intersect(host) } else { None }
+    }
+}

@@ -1,0 +1,303 @@
+//! What the mesh reads of Kubernetes' own objects. Fields that it does not read are not checked.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::read::{lenient, or_default};
+use super::{RawObject, Rejection};
+
+fn part<'a>(raw: &'a RawObject, field: &str) -> &'a Value {
+    raw.value.get(field).unwrap_or(&Value::Null)
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Pod {
+    pub spec: PodSpec,
+    pub status: PodStatus,
+}
+
+impl Pod {
+    pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
+        Ok(Self {
+            spec: lenient(part(raw, "spec"), "spec")?,
+            status: lenient(part(raw, "status"), "status")?,
+        })
+    }
+
+    /// All addresses, without the ones that do not parse.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        let all = self.status.pod_ips.iter().map(|ip| &ip.ip);
+        let one = (!self.status.pod_ip.is_empty()).then_some(&self.status.pod_ip);
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for ip in all.chain(one).filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+            if !ips.contains(&ip.to_canonical()) {
+                ips.push(ip.to_canonical());
+            }
+        }
+        ips
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.status
+            .conditions
+            .iter()
+            .any(|c| &*c.kind == "Ready" && &*c.status == "True")
+    }
+
+    pub fn is_finished(&self) -> bool {
+        matches!(&*self.status.phase, "Succeeded" | "Failed")
+    }
+
+    /// The number of a container port by its name.
+    pub fn named_port(&self, name: &str) -> Option<u16> {
+        let ports = self.spec.containers.iter().flat_map(|c| &c.ports);
+        ports
+            .into_iter()
+            .find(|p| p.name.as_deref() == Some(name))
+            .map(|p| p.container_port)
+    }
+
+    pub fn service_account(&self) -> Arc<str> {
+        match &self.spec.service_account_name {
+            name if name.is_empty() => "default".into(),
+            name => name.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub node_name: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub service_account_name: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub host_network: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Container {
+    pub name: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ContainerPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ContainerPort {
+    pub name: Option<Arc<str>>,
+    pub container_port: u16,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub phase: Arc<str>,
+    #[serde(rename = "podIP", deserialize_with = "or_default")]
+    pub pod_ip: Arc<str>,
+    #[serde(rename = "podIPs", deserialize_with = "or_default")]
+    pub pod_ips: Vec<PodIp>,
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: Vec<PodCondition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    pub ip: Arc<str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodCondition {
+    #[serde(rename = "type")]
+    pub kind: Arc<str>,
+    pub status: Arc<str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Service {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: Arc<str>,
+    #[serde(rename = "clusterIP", deserialize_with = "or_default")]
+    pub cluster_ip: Arc<str>,
+    #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
+    pub cluster_ips: Vec<Arc<str>>,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ServicePort>,
+    #[serde(deserialize_with = "or_default")]
+    pub selector: BTreeMap<Arc<str>, Arc<str>>,
+    #[serde(deserialize_with = "or_default")]
+    pub publish_not_ready_addresses: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub internal_traffic_policy: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub traffic_distribution: Arc<str>,
+}
+
+impl Service {
+    pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
+        lenient(part(raw, "spec"), "spec")
+    }
+
+    /// Virtual addresses; none for a headless service.
+    pub fn vips(&self) -> Vec<IpAddr> {
+        let mut vips: Vec<IpAddr> = Vec::new();
+        for ip in self
+            .cluster_ips
+            .iter()
+            .chain([&self.cluster_ip])
+            .filter_map(|ip| ip.parse::<IpAddr>().ok())
+        {
+            if !vips.contains(&ip) {
+                vips.push(ip);
+            }
+        }
+        vips
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ServicePort {
+    #[serde(deserialize_with = "or_default")]
+    pub name: Arc<str>,
+    pub port: u16,
+    pub target_port: Option<TargetPort>,
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub app_protocol: Arc<str>,
+}
+
+impl ServicePort {
+    /// The pod's port behind this one; `None` where the pod has no port of that name.
+    pub fn on_pod(&self, pod: &Pod) -> Option<u16> {
+        match &self.target_port {
+            None | Some(TargetPort::Number(0)) => Some(self.port),
+            Some(TargetPort::Number(n)) => Some(*n),
+            Some(TargetPort::Name(name)) => pod.named_port(name),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(untagged)]
+pub enum TargetPort {
+    Number(u16),
+    Name(Arc<str>),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct EndpointSlice {
+    /// The Service, from the label `kubernetes.io/service-name`.
+    pub service: Arc<str>,
+    pub endpoints: Vec<Endpoint>,
+    pub ports: Vec<EndpointPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Endpoint {
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<Arc<str>>,
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: EndpointConditions,
+    #[serde(rename = "targetRef")]
+    pub target_ref: Option<TargetRef>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EndpointConditions {
+    /// Unknown counts as ready.
+    pub ready: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TargetRef {
+    pub kind: Arc<str>,
+    pub name: Arc<str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EndpointPort {
+    #[serde(deserialize_with = "or_default")]
+    pub name: Arc<str>,
+    pub port: Option<u16>,
+}
+
+impl EndpointSlice {
+    pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
+        let labels = part(raw, "metadata")
+            .get("labels")
+            .and_then(|l| l.get("kubernetes.io/service-name"));
+        Ok(Self {
+            service: labels.and_then(Value::as_str).unwrap_or_default().into(),
+            endpoints: lenient(part(raw, "endpoints"), "endpoints")?,
+            ports: lenient(part(raw, "ports"), "ports")?,
+        })
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ConfigMap {
+    pub data: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl ConfigMap {
+    pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
+        Ok(Self {
+            data: lenient(part(raw, "data"), "data")?,
+        })
+    }
+}
+
+/// A Gateway of the Gateway API.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct KubeGateway {
+    pub gateway_class_name: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub listeners: Vec<KubeListener>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct KubeListener {
+    pub name: Arc<str>,
+    pub port: u16,
+    pub protocol: Arc<str>,
+    #[serde(rename = "allowedRoutes")]
+    pub allowed_routes: Option<AllowedRoutes>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AllowedRoutes {
+    pub namespaces: Option<RouteNamespaces>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RouteNamespaces {
+    pub from: Arc<str>,
+}
+
+impl KubeGateway {
+    pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
+        lenient(part(raw, "spec"), "spec")
+    }
+}

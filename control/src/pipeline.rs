@@ -1,0 +1,266 @@
+//! The loop: events in, a short pause for more, one compilation, publication, statuses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::compile::report::bound_waypoint;
+use crate::compile::waypoints::WaypointKey;
+use crate::compile::{Carry, Compiled, Settings, compile, discovery};
+use crate::metrics::ModelMetrics;
+use crate::objects::ObjectKey;
+use crate::serve::registry::ProxyRegistry;
+use crate::sink::{Batch, Left, ObjectSink};
+use crate::snapshots::Snapshots;
+use crate::status::Statuses;
+use crate::store::{SourceEvent, Store};
+
+/// A change is compiled when nothing came for this long,
+const QUIET: Duration = Duration::from_millis(10);
+/// or this long after it came.
+const LONGEST: Duration = Duration::from_millis(100);
+/// Acknowledgements that come within this time are written as one.
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
+/// A sink that failed is tried again.
+const SINK_RETRY: Duration = Duration::from_secs(2);
+
+/// What the debug endpoints read. The lock protects both against being half updated; never held over an await.
+#[derive(Default)]
+pub struct View {
+    pub store: Store,
+    pub statuses: Statuses,
+}
+
+pub struct Pipeline {
+    settings: Arc<Settings>,
+    view: Arc<RwLock<View>>,
+    snapshots: Arc<Snapshots>,
+    registry: ProxyRegistry,
+    sink: Box<dyn ObjectSink>,
+    metrics: ModelMetrics,
+    carry: Carry,
+    /// Objects that are in the sink.
+    applied: BTreeMap<ObjectKey, serde_json::Value>,
+    /// Statuses and objects that a failing sink has not taken yet.
+    pending: Batch,
+    ready: watch::Sender<bool>,
+}
+
+/// What a pipeline works with.
+pub struct Parts {
+    pub settings: Arc<Settings>,
+    pub snapshots: Arc<Snapshots>,
+    pub registry: ProxyRegistry,
+    pub sink: Box<dyn ObjectSink>,
+    pub metrics: ModelMetrics,
+}
+
+impl Pipeline {
+    /// Continues where the run that left `left` stopped.
+    pub fn new(parts: Parts, left: Left) -> Self {
+        let carry = carry_of(&left);
+        let view = View {
+            store: Store::default(),
+            statuses: Statuses::starting_with(left.statuses),
+        };
+        Self {
+            settings: parts.settings,
+            view: Arc::new(RwLock::new(view)),
+            snapshots: parts.snapshots,
+            registry: parts.registry,
+            sink: parts.sink,
+            metrics: parts.metrics,
+            carry,
+            applied: left.objects,
+            pending: Batch::default(),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    pub fn view(&self) -> Arc<RwLock<View>> {
+        self.view.clone()
+    }
+
+    /// True once the first model is published.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    pub async fn run(mut self, mut events: mpsc::Receiver<SourceEvent>, cancel: CancellationToken) {
+        if !self.first(&mut events, &cancel).await {
+            return;
+        }
+        let mut changes = self.registry.changes();
+        let mut again_at = self.compile(Instant::now()).await;
+        self.ready.send_replace(true);
+        let mut statuses_at = None;
+        loop {
+            let retry = (!self.pending.is_empty()).then(|| Instant::now() + SINK_RETRY);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    let changed_at = Instant::now();
+                    if self.gather(event, &mut events, changed_at).await {
+                        again_at = self.compile(changed_at).await;
+                    }
+                }
+                _ = changes.changed(), if statuses_at.is_none() => statuses_at = Some(Instant::now() + STATUS_PAUSE),
+                () = at(statuses_at) => {
+                    statuses_at = None;
+                    self.write_statuses().await;
+                }
+                () = at(again_at) => again_at = self.compile(Instant::now()).await,
+                () = at(retry) => self.write(Batch::default()).await,
+            }
+        }
+    }
+
+    /// Takes everything that was there at the start.
+    async fn first(&mut self, events: &mut mpsc::Receiver<SourceEvent>, cancel: &CancellationToken) -> bool {
+        loop {
+            let event = tokio::select! {
+                () = cancel.cancelled() => return false,
+                event = events.recv() => event,
+            };
+            match event {
+                None => return false,
+                Some(SourceEvent::Synced) => return true,
+                Some(event) => drop(self.view.write().store.apply(event)),
+            }
+        }
+    }
+
+    /// Takes events until none comes for a moment; whether anything changed.
+    async fn gather(
+        &mut self,
+        first: SourceEvent,
+        events: &mut mpsc::Receiver<SourceEvent>,
+        since: Instant,
+    ) -> bool {
+        let mut changed = self.view.write().store.apply(first);
+        let end = since + LONGEST;
+        loop {
+            let quiet = (Instant::now() + QUIET).min(end);
+            match tokio::time::timeout_at(quiet.into(), events.recv()).await {
+                Ok(Some(event)) => changed |= self.view.write().store.apply(event),
+                Ok(None) | Err(_) => return changed,
+            }
+            if Instant::now() >= end {
+                return changed;
+            }
+        }
+    }
+
+    async fn compile(&mut self, changed_at: Instant) -> Option<Instant> {
+        let started = Instant::now();
+        let compiled = Arc::new(compile(
+            &self.view.read().store,
+            &self.settings,
+            &self.carry,
+            started,
+        ));
+        let newly_bound = compiled
+            .carry
+            .bound
+            .iter()
+            .any(|(s, w)| self.carry.bound.get(s) != Some(w));
+        self.carry = compiled.carry.clone();
+        self.metrics.compiled(&compiled, started.elapsed());
+        if newly_bound {
+            // Written first: a restart must not forget a binding that proxies already rely on.
+            self.note(&compiled, self.snapshots.generation() + 1);
+            self.write_statuses().await;
+        }
+        let generation = self.snapshots.publish(&compiled, changed_at);
+        self.note(&compiled, generation);
+        tracing::debug!(generation, took = ?started.elapsed(), "model published");
+        let batch = self.object_changes(&compiled);
+        self.write(batch).await;
+        self.write_statuses().await;
+        compiled.again_at
+    }
+
+    fn note(&self, compiled: &Compiled, generation: u64) {
+        let mut view = self.view.write();
+        let View { store, statuses } = &mut *view;
+        statuses.observe(store, compiled, generation);
+    }
+
+    /// Objects to apply and to delete, against what the sink has.
+    fn object_changes(&mut self, compiled: &Compiled) -> Batch {
+        let mut batch = Batch::default();
+        for (key, value) in &compiled.rendered {
+            if self.applied.get(key) != Some(value) {
+                batch.objects.insert(key.clone(), Some(value.clone()));
+            }
+        }
+        for key in self
+            .applied
+            .keys()
+            .filter(|key| !compiled.rendered.contains_key(*key))
+        {
+            batch.objects.insert(key.clone(), None);
+        }
+        self.applied.clone_from(&compiled.rendered);
+        batch
+    }
+
+    async fn write_statuses(&mut self) {
+        let proxies = self.registry.list();
+        let statuses = self.view.write().statuses.changed(&proxies, SystemTime::now());
+        self.write(Batch {
+            statuses,
+            ..Batch::default()
+        })
+        .await;
+    }
+
+    /// Writes the batch after what a failing sink left; keeps both where it fails again.
+    async fn write(&mut self, batch: Batch) {
+        self.pending.objects.extend(batch.objects);
+        self.pending.statuses.extend(batch.statuses);
+        if self.pending.is_empty() {
+            return;
+        }
+        match self.sink.write(&self.pending).await {
+            Ok(()) => self.pending = Batch::default(),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "cannot write objects and statuses; trying again");
+            }
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the compiler has to know of an earlier run: bindings that must stay, waypoints that it rendered.
+fn carry_of(left: &Left) -> Carry {
+    let services = left
+        .statuses
+        .iter()
+        .filter(|(key, _)| &*key.kind == "Service" && key.group.is_empty());
+    let bound = services.filter_map(|(key, status)| {
+        let host = discovery::hostname(&key.name, &key.namespace);
+        let service = aquifer_core::names::NamespacedHostname::new(&key.namespace, &host);
+        Some((service, bound_waypoint(status)?))
+    });
+    let deployments = left.objects.keys().filter(|key| &*key.kind == "Deployment");
+    Carry {
+        bound: bound.collect(),
+        lingering: BTreeMap::new(),
+        rendered: deployments
+            .map(|key| WaypointKey::new(&key.namespace, &key.name))
+            .collect(),
+    }
+}

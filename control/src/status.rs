@@ -1,0 +1,180 @@
+//! Statuses as they are written: what the compiler says about an object, and at how many proxies it is in effect.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aquifer_telemetry::timestamp::rfc3339;
+use serde_json::{Value, json};
+
+use crate::compile::Compiled;
+use crate::compile::report::{Audience, Condition, ObjectReport};
+use crate::objects::{ObjectKey, ParsedObject};
+use crate::serve::ProxyType;
+use crate::serve::registry::ProxyStatus;
+use crate::store::Store;
+
+/// Says that all proxies that need the object have it.
+pub const PROGRAMMED: &str = "Programmed";
+
+/// The statuses that were written last, and since which generation each object is as it is.
+#[derive(Debug, Default)]
+pub struct Statuses {
+    written: BTreeMap<ObjectKey, Value>,
+    since: BTreeMap<ObjectKey, Since>,
+}
+
+#[derive(Debug)]
+struct Since {
+    object: Arc<ParsedObject>,
+    report: ObjectReport,
+    generation: u64,
+}
+
+/// At how many of the proxies that need it an object is in effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reach {
+    pub in_effect: usize,
+    pub of: usize,
+}
+
+impl Statuses {
+    /// Continues where an earlier run stopped.
+    pub fn starting_with(written: BTreeMap<ObjectKey, Value>) -> Self {
+        Self {
+            written,
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// Notes which objects changed with this generation.
+    pub fn observe(&mut self, store: &Store, compiled: &Compiled, generation: u64) {
+        let mut since = BTreeMap::new();
+        for (key, report) in &compiled.reports {
+            let Some(object) = store.object(key) else { continue };
+            let old = self
+                .since
+                .remove(key)
+                .filter(|old| Arc::ptr_eq(&old.object, object) && old.report == *report);
+            let kept = old.unwrap_or_else(|| Since {
+                object: object.clone(),
+                report: report.clone(),
+                generation,
+            });
+            since.insert(key.clone(), kept);
+        }
+        self.since = since;
+    }
+
+    pub fn reach(&self, key: &ObjectKey, proxies: &[ProxyStatus]) -> Option<Reach> {
+        let since = self.since.get(key)?;
+        let concerned = proxies
+            .iter()
+            .filter(|p| concerns(since.report.audience, p.proxy_type));
+        let (mut in_effect, mut of) = (0, 0);
+        for proxy in concerned {
+            of += 1;
+            in_effect += usize::from(proxy.generation_in_effect.is_some_and(|g| g >= since.generation));
+        }
+        (since.report.audience != Audience::Nobody).then_some(Reach { in_effect, of })
+    }
+
+    /// The statuses that differ from what was written last; they count as written from now on.
+    pub fn changed(
+        &mut self,
+        proxies: &[ProxyStatus],
+        now: SystemTime,
+    ) -> BTreeMap<ObjectKey, Option<Value>> {
+        let mut changes = BTreeMap::new();
+        let current: Vec<ObjectKey> = self.since.keys().cloned().collect();
+        for key in current {
+            let reach = self.reach(&key, proxies);
+            let Some(since) = self.since.get(&key) else {
+                continue;
+            };
+            let value = status(&since.object, &since.report, reach, self.written.get(&key), now);
+            if self.written.get(&key) != Some(&value) {
+                self.written.insert(key.clone(), value.clone());
+                changes.insert(key, Some(value));
+            }
+        }
+        let gone: Vec<ObjectKey> = self
+            .written
+            .keys()
+            .filter(|key| !self.since.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.written.remove(&key);
+            changes.insert(key, None);
+        }
+        changes
+    }
+}
+
+fn concerns(audience: Audience, proxy: ProxyType) -> bool {
+    match audience {
+        Audience::Agents => proxy == ProxyType::Agent,
+        Audience::WaypointsAndGateways => proxy != ProxyType::Agent,
+        Audience::Nobody => false,
+    }
+}
+
+fn status(
+    object: &ParsedObject,
+    report: &ObjectReport,
+    reach: Option<Reach>,
+    old: Option<&Value>,
+    now: SystemTime,
+) -> Value {
+    let mut conditions = report.conditions.clone();
+    if let Some(reach) = reach.filter(|_| report.accepted) {
+        conditions.push(programmed(reach));
+    }
+    let generation = object.meta.generation;
+    let list: Vec<Value> = conditions
+        .iter()
+        .map(|c| condition(c, generation, old, now))
+        .collect();
+    let mut fields = serde_json::Map::new();
+    fields.insert("conditions".to_owned(), Value::Array(list));
+    fields.extend(
+        report
+            .fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone())),
+    );
+    let key = &object.raw.key;
+    let mut metadata = json!({ "name": *key.name });
+    if !key.namespace.is_empty() {
+        metadata["namespace"] = json!(*key.namespace);
+    }
+    json!({ "apiVersion": *object.raw.api_version, "kind": *key.kind, "metadata": metadata, "status": fields })
+}
+
+pub fn programmed(reach: Reach) -> Condition {
+    let message = format!("in effect at {} of {} proxies", reach.in_effect, reach.of);
+    let (holds, reason) = match reach {
+        Reach { of: 0, .. } => (false, "NoProxies"),
+        Reach { in_effect, of } if in_effect == of => (true, PROGRAMMED),
+        _ => (false, "Pending"),
+    };
+    Condition::new(PROGRAMMED, holds, reason, message)
+}
+
+/// The time of the last transition stays as it was where the condition's status did.
+fn condition(condition: &Condition, generation: Option<i64>, old: Option<&Value>, now: SystemTime) -> Value {
+    let mut value = serde_json::to_value(condition).unwrap_or_default();
+    if let Some(generation) = generation {
+        value["observedGeneration"] = json!(generation);
+    }
+    let before = old.and_then(|old| {
+        old.pointer("/status/conditions")?.as_array()?.iter().find(|c| {
+            c.get("type") == Some(&json!(condition.kind)) && c.get("status") == Some(&json!(condition.status))
+        })
+    });
+    let since = before.and_then(|b| b.get("lastTransitionTime")).cloned();
+    value["lastTransitionTime"] = since.unwrap_or_else(|| json!(rfc3339(now)));
+    value
+}
