@@ -52,7 +52,7 @@ fn tls_error(key: &PoolKey, error: &io::Error) -> ConnectError {
         Some(rejected) => ConnectError::Rejected {
             source_identity: key.source.identity().clone(),
             peer: key.peer,
-            rejected: rejected.clone(),
+            rejected: Box::new(rejected.clone()),
         },
         None => ConnectError::Tls {
             peer: key.peer,

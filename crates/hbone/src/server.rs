@@ -46,7 +46,7 @@ pub enum ServeError {
     #[error("refused {peer}: {rejected}")]
     Rejected {
         peer: SocketAddr,
-        rejected: PeerRejected,
+        rejected: Box<PeerRejected>,
     },
     #[error("TLS handshake with {peer} failed: {cause}")]
     Tls { peer: SocketAddr, cause: String },
@@ -140,7 +140,7 @@ fn tls_error(peer: SocketAddr, error: &io::Error) -> ServeError {
     match PeerRejected::find(error) {
         Some(rejected) => ServeError::Rejected {
             peer,
-            rejected: rejected.clone(),
+            rejected: Box::new(rejected.clone()),
         },
         None => ServeError::Tls {
             peer,

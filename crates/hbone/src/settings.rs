@@ -20,9 +20,9 @@ const INITIAL_STREAMS: usize = 100;
 
 /// h2 ends a connection, with every tunnel in it, when small frames that nobody has read cost more than this; one of a
 /// single byte costs 255. Our streams take small frames out and join them while their reader is stalled (see
-/// `stream::inbox`), so that this limits bursts and readers that do not poll: 16 MiB are 65,000 frames, which hold
-/// about as much memory as the connection's window.
-const DATA_FRAME_BUDGET: usize = 16 * 1024 * 1024;
+/// `stream::inbox`), so that this limits bursts and readers that do not poll: 64 MiB are 263,000 frames, which hold
+/// some 80 MB at worst. Without it a peer could fill the connection's window byte by byte and hold gigabytes.
+const DATA_FRAME_BUDGET: usize = 64 * 1024 * 1024;
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

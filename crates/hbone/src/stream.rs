@@ -155,10 +155,19 @@ impl TunnelStream {
         let _ = self.recv.flow_control().release_capacity(bytes);
     }
 
+    /// How much of `wanted` may be sent now. A writer that never has to wait yields now and then all the same: it would
+    /// leave no time for the task that writes to the socket.
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         if !self.write_open {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        let progress = ready!(coop::poll_proceed(cx));
+        let room = ready!(self.poll_window(cx, wanted));
+        progress.made_progress();
+        Poll::Ready(room)
+    }
+
+    fn poll_window(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         loop {
             // h2 reports only growth: what was assigned at once, or earlier, must be asked for.
             self.send.reserve_capacity(wanted);

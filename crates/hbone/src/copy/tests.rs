@@ -12,14 +12,10 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
     (near, far)
 }
 
+type Copying = tokio::task::JoinHandle<Result<(u64, u64), CopyError>>;
+
 /// Runs a copy between two streams of memory and hands out their other ends.
-fn copying(
-    size: usize,
-) -> (
-    DuplexStream,
-    DuplexStream,
-    tokio::task::JoinHandle<Result<(u64, u64), CopyError>>,
-) {
+fn copying(size: usize) -> (DuplexStream, DuplexStream, Copying) {
     let (near, a) = duplex(size);
     let (b, far) = duplex(size);
     let task =
@@ -127,8 +123,6 @@ async fn what_was_written_is_flushed_when_the_source_pauses() {
 /// One task per connection holds this; it is what an idle connection costs besides its sockets.
 #[test]
 fn the_future_stays_small() {
-    async fn sized() {}
-    let _ = sized();
     let counters = ByteCounters::default();
     let (near, _a) = duplex(1);
     let (far, _b) = duplex(1);

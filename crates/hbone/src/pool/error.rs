@@ -48,7 +48,7 @@ pub enum ConnectError {
     Rejected {
         source_identity: SpiffeId,
         peer: SocketAddr,
-        rejected: PeerRejected,
+        rejected: Box<PeerRejected>,
     },
     #[error("TLS handshake with {peer} failed: {cause}")]
     Tls { peer: SocketAddr, cause: String },

@@ -47,7 +47,7 @@ async fn the_server_refuses_another_trust_domain() {
     );
     match server.ended().await.unwrap_err() {
         ServeError::Rejected { rejected, .. } => {
-            assert!(matches!(rejected, PeerRejected::WrongTrustDomain { .. }));
+            assert!(matches!(*rejected, PeerRejected::WrongTrustDomain { .. }));
             let message = rejected.to_string();
             assert!(message.contains("cluster.local/ns/test/sa/a") && message.contains("other.example"));
         }
