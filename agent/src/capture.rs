@@ -106,8 +106,10 @@ impl Capture {
     /// which the application will see `client` as its peer.
     ///
     /// The substitution lasts as long as the connection and ends with it, however it ends. The
-    /// socket is bound to loopback: only the pod itself can come from there, which is how the
-    /// inbound program tells it from the network, and the kernel reuses such ports early.
+    /// socket is bound to loopback, for two reasons: only the pod itself can come from there, which
+    /// is how the inbound program tells it from the network; and the kernel uses such ports again
+    /// after a second, any other after a minute, which would be 470 connections per second at most
+    /// (tried: 60,000 in 4 s, against an error after 28,000).
     pub fn upstream_socket(
         &self,
         netns: &Netns,
