@@ -133,13 +133,6 @@ impl Capture {
         pins::remove_all(bpffs)
     }
 
-    /// Removes the pins of other layout versions, once this agent has enrolled their pods.
-    ///
-    /// Until then both versions' programs run and pods' traffic is refused rather than passed.
-    pub fn retire_other_versions(&self) -> Result<(), PinError> {
-        self.pins.remove_other_versions()
-    }
-
     /// The kernel programs' log; `None` when already taken.
     pub fn take_log(&self) -> Option<KernelLog> {
         self.enrolments.lock().take_log()

@@ -158,6 +158,9 @@ impl Capture {
 
     /// Un-enrols every pod but `wanted`; for those an earlier agent left that are gone or no
     /// longer wanted. Returns the pods un-enrolled.
+    ///
+    /// Also removes the pins of other layout versions: to be called once this agent has enrolled
+    /// the pods it serves. Until then both versions' programs run, and refuse rather than pass.
     pub fn retain(&self, wanted: &[NetnsCookie]) -> Result<Vec<NetnsCookie>, UnenrolError> {
         let mut enrolments = self.enrolments.lock();
         let mut unwanted = self.known_pods()?;
@@ -165,6 +168,7 @@ impl Capture {
         for pod in &unwanted {
             self.switch_off(&mut enrolments, *pod)?;
         }
+        self.pins.remove_other_versions()?;
         Ok(unwanted)
     }
 

@@ -5,9 +5,10 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::AsRawFd,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use tokio::net::TcpSocket;
 
 use crate::capture::NetnsCookie;
@@ -39,18 +40,12 @@ pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> io::Result<NetnsCookie> {
 /// A port chosen at bind() is taken for every destination at once and stays so for a minute after
 /// the connection; chosen at connect() it only has to be free for that destination.
 pub(crate) fn bind_loopback(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
-    set(socket.as_raw_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    setsockopt(socket, IpBindAddressNoPort, &true)?;
     let loopback: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     socket.bind(SocketAddr::new(loopback, 0))
-}
-
-fn set(socket: RawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
-    let length = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes of `value`.
-    check(unsafe { libc::setsockopt(socket, level, option, (&raw const value).cast(), length) })
 }
 
 fn check(result: c_int) -> io::Result<()> {

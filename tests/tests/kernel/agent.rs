@@ -73,10 +73,6 @@ impl Agent {
                 self.stop_accepting();
                 Reply::Done
             }
-            Request::RetireOtherVersions => match self.capture.retire_other_versions() {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::Failed(chain(error)),
-            },
             Request::KernelLog => match self.log.recv_timeout(Duration::from_secs(5)) {
                 Ok(line) => Reply::Logged(line),
                 Err(_) => Reply::Failed("the kernel programs logged nothing".to_owned()),

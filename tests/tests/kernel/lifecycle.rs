@@ -147,7 +147,7 @@ fn teardown_leaves_no_pin_and_no_program() {
 }
 
 #[test]
-fn pins_of_another_version_go_when_asked() {
+fn pins_of_another_version_go_once_pods_are_enrolled() {
     let Some(world) = World::build() else { return };
     let other = world.bpffs().join("v999");
     for folder in ["links", "maps"] {
@@ -155,7 +155,8 @@ fn pins_of_another_version_go_when_asked() {
     }
     let mut agent = world.agent();
     assert!(other.exists(), "left alone until its pods are enrolled anew");
-    agent.done(&Request::RetireOtherVersions);
+    let cookie = agent.enrol(world.spec(A));
+    assert_eq!(agent.pods(&Request::Retain(vec![cookie])), Vec::<u64>::new());
     assert!(!other.exists());
 }
 

@@ -26,7 +26,6 @@ pub(crate) enum Request {
     Unenrol(u64),
     Retain(Vec<u64>),
     Adopted,
-    RetireOtherVersions,
     /// Close the inbound and outbound listeners, stay alive.
     DropListeners,
     Events,
