@@ -20,3 +20,8 @@ mod tcp;
 mod telemetry;
 mod tunnel;
 mod upstream;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

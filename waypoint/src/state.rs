@@ -20,7 +20,7 @@ use aquifer_core::snapshot::MeshSnapshot;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-pub(crate) use writer::StateWriter;
+pub(crate) use writer::{Changes, StateWriter};
 
 use crate::upstream::endpoint::EndpointState;
 

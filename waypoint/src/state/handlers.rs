@@ -12,8 +12,7 @@ use aquifer_xds::handler::{Rejected, ResourceHandler, Update};
 use aquifer_xds::type_url;
 use parking_lot::Mutex;
 
-use super::StateWriter;
-use super::writer::Changes;
+use super::{Changes, StateWriter};
 
 /// All handlers run on the stream's task, one at a time; the lock is never contended.
 type Writer = Arc<Mutex<StateWriter>>;

@@ -1,0 +1,199 @@
+//! A small mesh on loopback for tests: an authority, a proxy, pods that answer through real tunnels.
+
+pub(crate) mod app;
+pub(crate) mod client;
+pub(crate) mod model;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aquifer_core::http::cluster::{Endpoint, Transport};
+use aquifer_core::identity::{SpiffeId, TrustDomain};
+use aquifer_hbone::{ByteCounters, IncomingTunnel, Pool, PoolConfig, TunnelHandler, copy_bidirectional};
+use aquifer_identity::{
+    CertificateAuthority, CertificateManager, CertificateSource, ManagerConfig, SignError,
+    tunnel_server_config,
+};
+use aquifer_telemetry::access_log::AccessLog;
+use aquifer_telemetry::peer::Reporter;
+use aquifer_telemetry::registry::Registry;
+use async_trait::async_trait;
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::inbound::Inbound;
+use crate::proxy::Proxy;
+use crate::state::{Shared, StateWriter};
+use crate::telemetry::Telemetry;
+use crate::tunnel::WaypointTunnels;
+use crate::upstream::connection::Drivers;
+use crate::upstream::dial::Dialer;
+
+/// No step of a test takes longer on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) fn id(service_account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!(
+        "spiffe://cluster.local/ns/bookinfo/sa/{service_account}"
+    ))
+    .unwrap()
+}
+
+/// `127.0.0.N`: loopback has an address for each pod.
+pub(crate) fn ip(n: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, n).into()
+}
+
+struct Authority(CertificateAuthority);
+
+#[async_trait]
+impl CertificateSource for Authority {
+    async fn sign(&self, identity: &SpiffeId, csr_pem: &str) -> Result<Vec<String>, SignError> {
+        self.0
+            .sign_workload(csr_pem, identity, Duration::ZERO, SystemTime::now())
+            .map_err(|e| SignError::Refused(e.to_string()))
+    }
+}
+
+/// The mesh; everything it started ends with it.
+pub(crate) struct Mesh {
+    pub(crate) certificates: CertificateManager,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) writer: Arc<Mutex<StateWriter>>,
+    pub(crate) registry: Registry,
+    /// Of every pod, on its own address.
+    hbone_port: u16,
+    /// Keeps the port ours: nobody else binds it on 127.0.0.1.
+    _reserved: TcpListener,
+    pub(crate) drain: CancellationToken,
+    pub(crate) connections: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.drain.cancel();
+    }
+}
+
+impl Mesh {
+    pub(crate) async fn start() -> Self {
+        let authority =
+            CertificateAuthority::new_self_signed(TrustDomain::default(), SystemTime::now()).unwrap();
+        let (certificates, driver) =
+            CertificateManager::new(Arc::new(Authority(authority)), ManagerConfig::default());
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(driver));
+        let reserved = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let hbone_port = reserved.local_addr().unwrap().port();
+        let shared = Shared::new();
+        let registry = Registry::new();
+        let pool = Pool::new(PoolConfig::default());
+        let dialer = Dialer::new(certificates.clone(), id("waypoint"), ip(1), pool, "waypoint");
+        let proxy = Proxy {
+            shared: shared.clone(),
+            dialer: dialer.with_hbone_port(hbone_port),
+            drivers: Drivers::default(),
+            telemetry: Telemetry::new(&registry, AccessLog::disabled(&registry), Reporter::Waypoint),
+            tasks: TaskTracker::new(),
+        };
+        Self {
+            certificates,
+            proxy: Arc::new(proxy),
+            writer: Arc::new(Mutex::new(StateWriter::new(shared))),
+            registry,
+            hbone_port,
+            _reserved: reserved,
+            drain: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            stop,
+        }
+    }
+
+    /// Starts the waypoint's port and answers its address.
+    pub(crate) async fn waypoint(&self) -> SocketAddr {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let tunnels = WaypointTunnels {
+            proxy: self.proxy.clone(),
+            network: "".into(),
+            drain: self.drain.clone(),
+        };
+        let inbound = Inbound {
+            tunnels: Arc::new(tunnels),
+            certificates: self.certificates.clone(),
+            identity: id("waypoint"),
+            drain: self.drain.clone(),
+            connections: self.connections.clone(),
+        };
+        self.connections.spawn(inbound.run(socket));
+        address
+    }
+
+    /// Starts a pod: an application on its address, and an agent in front that proves `service_account`.
+    pub(crate) async fn pod(&self, n: u8, service_account: &str, app: impl app::App) -> Endpoint {
+        let listener = TcpListener::bind((ip(n), 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(
+            self.stop
+                .clone()
+                .run_until_cancelled_owned(app::serve(listener, app)),
+        );
+        self.agent(n, service_account).await;
+        endpoint(address, service_account)
+    }
+
+    /// Starts only the agent of a pod: nothing listens behind it.
+    pub(crate) async fn agent(&self, n: u8, service_account: &str) {
+        let socket = TcpListener::bind((ip(n), self.hbone_port)).await.unwrap();
+        let certificate = self.certificates.certificate(&id(service_account)).await.unwrap();
+        let config = tunnel_server_config(&certificate, &TrustDomain::default());
+        let stop = self.stop.clone();
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
+            while let Ok((tcp, _)) = socket.accept().await {
+                let serving = aquifer_hbone::serve(tcp, config.clone(), Arc::new(Agent), stop.clone());
+                tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
+            }
+        }));
+    }
+
+    /// The metrics as Prometheus would see them.
+    pub(crate) fn metrics(&self) -> String {
+        self.registry.render()
+    }
+}
+
+/// An endpoint of the mesh that must prove `service_account`.
+pub(crate) fn endpoint(address: SocketAddr, service_account: &str) -> Endpoint {
+    Endpoint {
+        address,
+        transport: Transport::Hbone(id(service_account)),
+        weight: 1,
+        healthy: true,
+        priority: 0,
+        workload: format!("Kubernetes//Pod/bookinfo/{service_account}").into(),
+    }
+}
+
+/// What a node agent does for a pod: dials the application, then copies.
+struct Agent;
+
+impl TunnelHandler for Agent {
+    async fn handle(&self, tunnel: IncomingTunnel) {
+        let target: SocketAddr = tunnel.authority.to_string().parse().unwrap();
+        match TcpStream::connect(target).await {
+            Ok(app) => {
+                let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
+                    return;
+                };
+                let _ = copy_bidirectional(stream, app, &ByteCounters::default()).await;
+            }
+            Err(e) => tunnel.reject(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! End to end on loopback: real tunnels in, the proxy, real tunnels out.
+
+mod change;
+mod failures;
+mod gateway;
+mod protocol;
+mod routing;

@@ -1,0 +1,81 @@
+//! Real sockets: listeners come and go while others serve.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use aquifer_core::http::listener::Binding;
+use aquifer_core::http::table::VirtualHost;
+use aquifer_telemetry::readiness::Readiness;
+use bytes::Bytes;
+use http::Request;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::sockets::Sockets;
+use crate::state::Changes;
+use crate::testing::app::Named;
+use crate::testing::client::{Http, app};
+use crate::testing::model::{http_listener, route, to};
+use crate::testing::{DEADLINE, Mesh};
+
+async fn free_port() -> SocketAddr {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.local_addr().unwrap()
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let connecting = async {
+        loop {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, connecting).await.unwrap()
+}
+
+#[tokio::test]
+async fn serves_hosts_and_changes_listeners_live() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "productpage", Named("productpage")).await;
+    mesh.cluster("productpage", vec![pod]);
+    mesh.table(vec![VirtualHost {
+        name: "shop".into(),
+        domains: vec!["shop.example".into()],
+        routes: vec![route("r", to("productpage"))],
+        ..VirtualHost::default()
+    }]);
+    let (first, second) = (free_port().await, free_port().await);
+    mesh.listener(http_listener("first", &first.to_string(), Binding::Bound));
+    let sockets = Sockets::new(mesh.proxy.clone(), mesh.drain.clone(), mesh.connections.clone());
+    let up = Readiness::default().wait_for("listeners", "sockets");
+    mesh.connections.spawn(sockets.run(up));
+
+    let mut http = Http::over(connect(first).await).await;
+    let mut ask = async |host: &str| {
+        let request = Request::get("/")
+            .header("host", host)
+            .header("x-forwarded-for", "9.9.9.9");
+        http.send(request, Bytes::new()).await
+    };
+    let response = ask(&format!("shop.example:{}", first.port())).await;
+    assert_eq!(app(&response), "productpage");
+    assert_eq!(response.headers()["x-seen-x-forwarded-for"], "9.9.9.9,127.0.0.1");
+    assert_eq!(ask("other.example").await.status(), 404);
+
+    mesh.listener(http_listener("second", &second.to_string(), Binding::Bound));
+    let mut other = Http::over(connect(second).await).await;
+    let request = || Request::get("/").header("host", "shop.example");
+    assert_eq!(other.send(request(), Bytes::new()).await.status(), 200);
+    // The first connection was not disturbed.
+    assert_eq!(ask("shop.example").await.status(), 200);
+
+    let remove = vec!["second".to_owned()];
+    mesh.writer.lock().listeners(Changes { put: vec![], remove });
+    let refused = async {
+        while TcpStream::connect(second).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.unwrap();
+    assert_eq!(ask("shop.example").await.status(), 200);
+}
