@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -32,6 +33,9 @@ use part::{Part, PartError};
 use settings::Settings;
 
 pub use settings::SettingsError;
+
+/// No part sends a request over a connection that is older than this.
+pub const CONNECTION_AGE: Duration = Duration::from_secs(1);
 
 /// Environment variables as a map, so that no test touches its own process's.
 pub type Environment = BTreeMap<String, String>;

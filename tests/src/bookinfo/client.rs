@@ -1,7 +1,7 @@
 //! A small HTTP client that keeps its connections.
 //!
 //! Names are resolved by the system's resolver at each new connection, as the sample's languages do;
-//! a kept connection lives briefly, so that a changed mesh is met by new connections within seconds.
+//! a kept connection lives briefly, so that new ones meet a mesh that changed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,8 +22,8 @@ use super::answer::{self, ServedBy};
 
 /// Kept connections per target; more are closed after use.
 const MAX_IDLE: usize = 32;
-const MAX_IDLE_TIME: Duration = Duration::from_secs(2);
-const MAX_AGE: Duration = Duration::from_secs(10);
+/// The sample opens a connection for each request; this is long enough to keep them under load.
+const MAX_AGE: Duration = super::CONNECTION_AGE;
 const MAX_BODY: usize = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +85,6 @@ pub(crate) struct Fetched {
 struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     opened: Instant,
-    used: Instant,
     /// Drives the connection; ends with it.
     _driver: AbortOnDropHandle<()>,
 }
@@ -153,7 +152,6 @@ impl Client {
         let status = response.status();
         let chain = answer::chain(response.headers());
         let body = read(target, response.into_body()).await?;
-        connection.used = Instant::now();
         self.keep(target, connection);
         Ok(Fetched { status, body, chain })
     }
@@ -177,9 +175,7 @@ impl Client {
 
 impl Connection {
     fn is_usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed()
-            && now.duration_since(self.used) < MAX_IDLE_TIME
-            && now.duration_since(self.opened) < MAX_AGE
+        !self.sender.is_closed() && now.duration_since(self.opened) < MAX_AGE
     }
 }
 
@@ -193,11 +189,9 @@ async fn connect(target: &Target) -> Result<Connection, FetchError> {
         })?;
     // An error of the connection reaches the request that it broke.
     let driver = tokio::spawn(async move { drop(connection.await) });
-    let now = Instant::now();
     Ok(Connection {
         sender,
-        opened: now,
-        used: now,
+        opened: Instant::now(),
         _driver: AbortOnDropHandle::new(driver),
     })
 }

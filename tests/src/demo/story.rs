@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use regex::bytes::Regex;
 
-use crate::bookinfo::part;
+use crate::bookinfo::{CONNECTION_AGE, part};
 use crate::lab::layout::{LabName, Layout};
 use crate::lab::status::{PodStatus, Status};
 use crate::lab::{Lab, LabOptions};
@@ -181,19 +181,45 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// Traffic stays on layer 4 until proxies know of the waypoint.
+    /// Traffic stays on layer 4 until proxies know of the waypoint, and connections that were opened
+    /// before live on as they were: the application closes its own after [`CONNECTION_AGE`].
     fn canary_in_force(&self) -> Result<(), Failure> {
-        self.progress.say("waiting until the canary's rules are in force");
+        self.progress
+            .say("waiting until the canary's rules are in force and older connections are gone");
+        let began = Instant::now();
+        let mut obeyed_since = None;
         let attempt = || {
-            let outcomes = self
-                .client
-                .pages(TRIAL_REQUESTS, PARALLEL)
-                .map_err(|error| error.to_string())?;
-            obeys(&Tally::of(&outcomes))
+            let trial_began = Instant::now();
+            if let Err(why) = self.trial() {
+                obeyed_since = None;
+                return Err(why);
+            }
+            let since = *obeyed_since.get_or_insert(trial_began);
+            if trial_began.duration_since(since) > CONNECTION_AGE {
+                return Ok(since);
+            }
+            Err("older connections may still be open".to_owned())
         };
-        eventually(SETTLE, attempt)
+        let since = eventually(SETTLE, attempt)
             .map_err(|why| format!("{why}{}", change::routing_status(&self.lab)))
-            .or_failed(steps::CANARY)
+            .or_failed(steps::CANARY)?;
+        self.progress.say(format_args!(
+            "  in force after {} ms",
+            since.duration_since(began).as_millis()
+        ));
+        Ok(())
+    }
+
+    /// Some pages, all of which must obey the rules and show no text on the links.
+    fn trial(&self) -> Result<(), String> {
+        let (tally, seen) = self
+            .captured(TRIAL_REQUESTS, steps::CANARY)
+            .map_err(|failure| failure.why)?;
+        obeys(&tally)?;
+        match seen.mesh().plaintext {
+            0 => Ok(()),
+            packets => Err(format!("{packets} packets held text of the answers")),
+        }
     }
 
     fn requests(&self) -> Result<(Tally, Seen), Failure> {
