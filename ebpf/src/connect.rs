@@ -62,7 +62,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         let _ = unsafe { DIALLED.delete(context::socket(ctx)) };
         return ALLOW;
     }
-    capture(ctx, family, destination)
+    capture(ctx, family, netns, destination)
 }
 
 #[inline(always)]
@@ -96,7 +96,7 @@ fn is_agent() -> bool {
 }
 
 #[inline(always)]
-fn capture(ctx: &SockAddrContext, family: Family, destination: Endpoint) -> i32 {
+fn capture(ctx: &SockAddrContext, family: Family, netns: u64, destination: Endpoint) -> i32 {
     let device = context::bound_device(ctx);
     if device != 0 && device != LOOPBACK_DEVICE {
         // The SYN would leave through that device towards 127.0.0.1 and never be answered. Passing
@@ -104,7 +104,9 @@ fn capture(ctx: &SockAddrContext, family: Family, destination: Endpoint) -> i32 
         if may_say(Complaint::BoundToDevice) {
             warn!(
                 ctx,
-                "connect refused: the socket is bound to device {} by SO_BINDTODEVICE", device
+                "connect refused in the pod with network namespace {:x}: the socket is bound to device {} by SO_BINDTODEVICE",
+                netns,
+                device
             );
         }
         return refuse(ENETUNREACH);

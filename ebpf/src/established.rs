@@ -44,16 +44,17 @@ fn opened(ctx: &SockOpsContext) {
     if let Some(dialled) = maps::stored(&DIALLED, socket) {
         let key = SocketKey::new(netns, context::sock_ops_local(ctx));
         // The agent takes the entry out after accept(); without one it closes the connection.
-        complain_unless(ctx, ORIGINAL_DST.insert(key, dialled, BPF_ANY));
+        complain_unless(ctx, netns, ORIGINAL_DST.insert(key, dialled, BPF_ANY));
     } else if let Some(client) = maps::stored(&ON_BEHALF_OF, socket) {
         let key = SocketKey::new(netns, context::sock_ops_local(ctx));
         // Without an entry the application is shown the pod's own address: see `peername`.
-        complain_unless(ctx, CLIENTS.insert(key, client, BPF_ANY));
+        complain_unless(ctx, netns, CLIENTS.insert(key, client, BPF_ANY));
         watch_close(ctx);
     } else if netns == NODE_NETNS.load() {
         // Without an entry an enrolled pod does not take the connection for a probe.
         complain_unless(
             ctx,
+            netns,
             NODE_CONNS.insert(context::sock_ops_connection(ctx), 0, BPF_ANY),
         );
         watch_close(ctx);
@@ -61,11 +62,14 @@ fn opened(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn complain_unless(ctx: &SockOpsContext, result: Result<(), i32>) {
+fn complain_unless(ctx: &SockOpsContext, netns: u64, result: Result<(), i32>) {
     if let Err(errno) = result
         && may_say(Complaint::NotRecorded)
     {
-        warn!(ctx, "a connection was not recorded: error {}", errno);
+        warn!(
+            ctx,
+            "connection not recorded in network namespace {:x}: error {}", netns, errno
+        );
     }
 }
 

@@ -11,4 +11,5 @@ mod inbound;
 mod lifecycle;
 mod outbound;
 mod protocol;
+mod sweep;
 mod world;

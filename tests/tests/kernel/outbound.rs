@@ -247,7 +247,7 @@ fn datagrams_pass_untouched_in_both_directions() {
 fn refusals_are_logged_but_not_each_of_them() {
     let Some(world) = World::build() else { return };
     let (mut agent, mut a) = (world.agent(), world.pod(A));
-    agent.enrol(world.spec(A));
+    let cookie = agent.enrol(world.spec(A));
     let bound = Dial {
         device: Some("eth0".to_owned()),
         ..Dial::to(C.at_v4(80))
@@ -256,7 +256,11 @@ fn refusals_are_logged_but_not_each_of_them() {
         a.refused_dial(bound.clone());
     }
     let first = agent.kernel_log().expect("a line");
-    assert!(first.contains("SO_BINDTODEVICE"), "{first}");
+    let pod = format!("network namespace {cookie:x}:");
+    assert!(
+        first.contains(&pod) && first.contains("SO_BINDTODEVICE"),
+        "{first}"
+    );
     let more = agent.kernel_log();
     assert!(
         more.is_none(),

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use nix::sys::signal::Signal;
 
 use crate::actor::{self, read_line, write_line};
 use crate::protocol::{AgentConfig, Conversation, Dial, Event, PodSpec, Refusal, Reply, Request};
+use crate::sweep::{PREFIX, sweep};
 
 pub(crate) const MESH_CIDRS: [&str; 4] = [
     "10.244.0.0/16",
@@ -37,6 +39,7 @@ pub(crate) const OUTSIDE_V4: &str = "192.0.2.2";
 pub(crate) const OUTSIDE_V6: &str = "2001:db8:2::2";
 
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
+static SWEPT: Once = Once::new();
 
 pub(crate) struct World {
     name: String,
@@ -99,7 +102,8 @@ impl World {
             return None;
         }
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("aqk-{}-{number}", std::process::id());
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        SWEPT.call_once(|| sweep(&cgroup2_mount(), &std::env::temp_dir()));
         let mut world = Self {
             cgroup: cgroup2_mount().join(&name),
             folder: std::env::temp_dir().join(&name),
