@@ -3,6 +3,7 @@
 mod handlers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_core::snapshot::{Change, MeshSnapshot};
 use arc_swap::{ArcSwap, Guard};
@@ -11,10 +12,15 @@ use tokio::sync::watch;
 
 pub(crate) use handlers::handlers;
 
+#[derive(Debug, thiserror::Error)]
+#[error("the mesh is not known after {}s; is the control plane reachable?", .0.as_secs())]
+pub(crate) struct NotSynced(Duration);
+
 /// Holds the current snapshot and tells of its changes.
 pub(crate) struct MeshStore {
     current: ArcSwap<MeshSnapshot>,
     changed: watch::Sender<u64>,
+    synced: watch::Sender<bool>,
     // Held while one snapshot is made from the one before; readers never take it.
     writer: Mutex<()>,
 }
@@ -24,6 +30,7 @@ impl MeshStore {
         Arc::new(Self {
             current: ArcSwap::default(),
             changed: watch::Sender::new(0),
+            synced: watch::Sender::new(false),
             writer: Mutex::new(()),
         })
     }
@@ -40,6 +47,24 @@ impl MeshStore {
     /// Sees a value (the generation) each time that the snapshot was replaced.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Notes that the snapshot is whole: every type has come at least once. It stays so without a control plane.
+    pub(crate) fn set_synced(&self) {
+        self.synced.send_replace(true);
+    }
+
+    /// Waits until the snapshot is whole. Before that nothing may be decided: an address that is not known *yet* would
+    /// pass as one outside the mesh, a policy that has not come yet would not hold.
+    pub(crate) async fn synced(&self, within: Duration) -> Result<(), NotSynced> {
+        if *self.synced.borrow() {
+            return Ok(());
+        }
+        let mut synced = self.synced.subscribe();
+        match tokio::time::timeout(within, synced.wait_for(|synced| *synced)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(NotSynced(within)),
+        }
     }
 
     pub(crate) fn apply(&self, changes: impl IntoIterator<Item = Change>) {

@@ -134,6 +134,8 @@ impl PodHost for Node {
             .ok_or_else(|| "the pod is not captured".to_owned())?;
         let certificate = self.shared.certificates.certificate(&proxy.identity).await;
         certificate.map_err(|error| error.to_string())?;
+        let synced = self.shared.mesh.synced(RECORD_WAIT).await;
+        synced.map_err(|error| error.to_string())?;
         let known = proxy.known(RECORD_WAIT).await;
         known.map(|_| ()).ok_or_else(|| {
             "the control plane has not told about this pod; does its manifest have an address yet?".to_owned()

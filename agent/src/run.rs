@@ -221,9 +221,11 @@ impl<'a> Agent<'a> {
         let stop = self.stop.clone();
         self.tasks.spawn(client.run(handlers, stop));
         let mut seen = status.clone();
+        let mesh = self.mesh.clone();
         self.spawn(async move {
             if aquifer_xds::client::synced(&mut seen).await.is_ok() {
                 tracing::info!("synchronised with the control plane");
+                mesh.set_synced();
                 synced.met();
             }
         });

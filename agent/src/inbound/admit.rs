@@ -13,6 +13,7 @@ use aquifer_telemetry::access_log::LoggedPeer;
 use aquifer_telemetry::peer::{PeerLabels, Reporter, Security, ServiceLabels};
 
 use crate::connections::Open;
+use crate::mesh::NotSynced;
 use crate::pod::PodProxy;
 use crate::telemetry::{Facts, peer};
 
@@ -24,12 +25,15 @@ pub(super) const RECORD_WAIT: Duration = Duration::from_secs(5);
 pub(super) enum NotAdmitted {
     #[error("the control plane has not told about workload {0} yet")]
     Unknown(String),
+    #[error(transparent)]
+    NotSynced(#[from] NotSynced),
     #[error("policy rejection: {0}")]
     Denied(aquifer_core::policy::evaluate::Denial),
 }
 
 /// Decides whether a listed connection may reach the pod.
 pub(super) async fn admit(pod: &PodProxy, open: &Open) -> Result<Permit, NotAdmitted> {
+    pod.shared.mesh.synced(RECORD_WAIT).await?;
     if pod.known(RECORD_WAIT).await.is_none() {
         return Err(NotAdmitted::Unknown(format!(
             "{}/{}",

@@ -35,7 +35,7 @@ pub(super) async fn serve(pod: Arc<PodProxy>, stream: TcpStream, client: SocketA
 async fn reach(pod: &PodProxy, open: &Open) -> Result<TcpStream, Failure> {
     admit::admit(pod, open).await.map_err(|error| match error {
         NotAdmitted::Denied(_) => Failure::new(TcpFlag::Deny, &error),
-        NotAdmitted::Unknown(_) => Failure::new(TcpFlag::Connect, &error),
+        NotAdmitted::Unknown(_) | NotAdmitted::NotSynced(_) => Failure::new(TcpFlag::Connect, &error),
     })?;
     let destination = open.destination;
     network::dial_application(&*pod.network, destination, open.source)

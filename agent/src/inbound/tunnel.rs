@@ -139,7 +139,9 @@ impl Handler {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         admit::admit(&self.pod, open).await.map_err(|error| match error {
             NotAdmitted::Denied(_) => Rejection::new(StatusCode::UNAUTHORIZED, TcpFlag::Deny, &error),
-            NotAdmitted::Unknown(_) => Rejection::new(unavailable, TcpFlag::Connect, &error),
+            NotAdmitted::Unknown(_) | NotAdmitted::NotSynced(_) => {
+                Rejection::new(unavailable, TcpFlag::Connect, &error)
+            }
         })?;
         network::dial_application(&*self.pod.network, destination, open.source)
             .await

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_core::resolve::{
     HboneRoute, Outbound, OutboundQuery, PlainRoute, Refusal, Via, resolve_outbound,
@@ -25,6 +26,8 @@ use crate::telemetry::{Facts, Failure, peer};
 
 /// Endpoints tried for one connection.
 const MAX_ATTEMPTS: usize = 3;
+/// How long a client waits for an agent that has just started.
+const SYNC_WAIT: Duration = Duration::from_secs(15);
 
 #[expect(clippy::large_enum_variant, reason = "moved once, into the copy loop")]
 pub(super) enum Upstream {
@@ -57,6 +60,16 @@ pub(super) async fn connect(
     client: SocketAddr,
     destination: SocketAddr,
 ) -> Result<Made, Failed> {
+    if let Err(error) = pod.shared.mesh.synced(SYNC_WAIT).await {
+        let (source, _) = decide(pod, destination, &[]);
+        let connection = Connection {
+            pod,
+            source,
+            client,
+            destination,
+        };
+        return Err(connection.failure(TcpFlag::Connect, &error));
+    }
     let mut left_out: Vec<WorkloadUid> = Vec::new();
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
@@ -194,7 +207,7 @@ impl Connection<'_> {
             reporter: Reporter::Source,
             source: peer(self.client, Some(&self.source), Some(&self.pod.identity)),
             destination: peer(route.peer, Some(&route.workload), expected),
-            service: self.service(route.service.as_deref(), route.via == Via::Waypoint),
+            service: self.service(route.service.as_deref(), true),
             security: Security::MutualTls,
             hbone_target: Some(route.authority.to_string().into()),
         }

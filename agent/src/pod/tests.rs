@@ -178,6 +178,7 @@ impl World {
             workload("client", client_ip, &[]),
             workload("server", server_ip, &[]),
         ]);
+        shared.mesh.set_synced();
         let application = TcpListener::bind((server_ip, 0)).await.unwrap();
         let meant_for = application.local_addr().unwrap();
         tokio::spawn(echo(application));
