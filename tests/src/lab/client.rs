@@ -165,7 +165,7 @@ pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<Child, L
         return Err(ClientError::NotRoot.into());
     }
     let name = &config.name;
-    if connect(name).is_ok() {
+    if answers(name) {
         return Err(ClientError::UpAlready(name.clone()).into());
     }
     super::cleanup::clear(name)?;
@@ -211,6 +211,18 @@ fn give_up(layout: &Layout, name: &LabName, reason: &str, child: &mut Child) -> 
     }
     let name = name.clone();
     ClientError::Daemon { name, reason }.into()
+}
+
+/// Whether a daemon of that name is alive; one that was just killed may still accept.
+fn answers(name: &LabName) -> bool {
+    let Ok(stream) = connect(name) else { return false };
+    let Ok(line) = super::node::line(&Request::Status) else {
+        return false;
+    };
+    let asked = stream
+        .set_read_timeout(Some(SHUTDOWN_PATIENCE))
+        .and_then(|()| (&stream).write_all(&line));
+    asked.is_ok() && (&stream).read(&mut [0]).is_ok_and(|length| length > 0)
 }
 
 /// Asks a daemon to stop supervising and go, so that what is cleared next is not started again.

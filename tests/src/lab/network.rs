@@ -184,6 +184,10 @@ pub(super) fn build(layout: &Layout, families: Families, nodes: &[NodeNumber]) -
     for member in &members {
         netns::set_sysctls(&layout.netns(member), ROUTER_SYSCTLS)?;
     }
+    let bridged = members.iter().map(String::as_str).chain([SWITCH]);
+    bridged
+        .into_iter()
+        .try_for_each(|member| keep_bridges_plain(&layout.netns(member)))?;
     netns::ip_batch(Some(&layout.netns(SWITCH)), &switch_script(layout, &members))?;
     netns::ip_batch(Some(&layout.netns(WORLD)), &world_script(families, nodes))?;
     for node in nodes {
@@ -193,6 +197,20 @@ pub(super) fn build(layout: &Layout, families: Families, nodes: &[NodeNumber]) -
         )?;
     }
     Ok(())
+}
+
+/// Bridges forward frames and nothing else: with br_netfilter loaded they would run the IP rules too, translate
+/// a pod's packet to its own Service before it is routed, and then refuse to send it back where it came from.
+fn keep_bridges_plain(netns: &str) -> Result<(), NetnsError> {
+    const SWITCHES: &[(&str, &str)] = &[
+        ("bridge/bridge-nf-call-iptables", "0"),
+        ("bridge/bridge-nf-call-ip6tables", "0"),
+        ("bridge/bridge-nf-call-arptables", "0"),
+    ];
+    if !std::path::Path::new("/proc/sys/net/bridge").exists() {
+        return Ok(());
+    }
+    netns::set_sysctls(netns, SWITCHES)
 }
 
 /// DAD off before any link appears: a tentative address delays the first connection by a second.

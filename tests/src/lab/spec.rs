@@ -166,6 +166,8 @@ pub(super) struct ContainerPort {
     #[serde(default)]
     pub(super) name: Option<String>,
     pub(super) container_port: u16,
+    #[serde(default = "tcp")]
+    pub(super) protocol: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -386,6 +388,29 @@ impl PodSpec {
                 .find(|port| port.name.as_deref() == Some(name))
                 .map(|port| port.container_port),
         }
+    }
+}
+
+impl Container {
+    /// The readiness probe; where the manifest has none, a look at the first TCP port it declares.
+    ///
+    /// Kubernetes calls such a container ready at once, and the first requests are refused. `up` promises
+    /// more: that what it brought up can be used.
+    pub(super) fn readiness(&self) -> Option<Probe> {
+        let port = self.ports.iter().find(|port| port.protocol == "TCP");
+        let look = port.map(|port| Probe {
+            http_get: None,
+            tcp_socket: Some(TcpSocket {
+                port: Port::Number(port.container_port),
+            }),
+            exec: None,
+            initial_delay_seconds: 0,
+            period_seconds: ten(),
+            timeout_seconds: one_u32(),
+            failure_threshold: three(),
+            success_threshold: one_u32(),
+        });
+        self.readiness_probe.clone().or(look)
     }
 }
 

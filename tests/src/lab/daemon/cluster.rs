@@ -243,9 +243,11 @@ impl Cluster {
                 if let Some(state) = pod.containers.get_mut(&container) {
                     state.starts += 1;
                     state.pid = Some(pid);
+                    state.settled = false;
                     state.probes = probes;
                 }
             }
+            Report::Settled { container, pid } => pod.settled(&container, pid),
             Report::Exited { container, exit } => {
                 tracing::info!(pod = pod.name, container, detail = exit.detail, "container ended");
                 if let Some(state) = pod.containers.get_mut(&container) {
@@ -485,7 +487,7 @@ fn probes_of(pod: &Pod, name: &str) -> BTreeMap<ProbeKind, ProbeState> {
     let kinds = container.into_iter().flat_map(|container| {
         [
             container.startup_probe.as_ref().map(|_| ProbeKind::Startup),
-            container.readiness_probe.as_ref().map(|_| ProbeKind::Readiness),
+            container.readiness().map(|_| ProbeKind::Readiness),
             container.liveness_probe.as_ref().map(|_| ProbeKind::Liveness),
         ]
     });

@@ -54,9 +54,22 @@ pub(super) enum PodCommand {
 
 #[derive(Debug)]
 pub(super) enum Report {
-    SandboxFailed { reason: String },
-    Started { container: String, pid: u32 },
-    Exited { container: String, exit: Exit },
+    SandboxFailed {
+        reason: String,
+    },
+    Started {
+        container: String,
+        pid: u32,
+    },
+    /// It has run for a while.
+    Settled {
+        container: String,
+        pid: u32,
+    },
+    Exited {
+        container: String,
+        exit: Exit,
+    },
     Gone,
 }
 
@@ -71,6 +84,8 @@ pub(super) struct Exit {
 /// First restart at once, then doubling: the lab is for people who wait.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
+/// A container that nothing probes counts as ready after so long, whatever its ports do.
+const SETTLED: Duration = Duration::from_secs(2);
 /// A container that ran so long starts with the first back-off again.
 const STABLE: Duration = Duration::from_secs(20);
 
@@ -82,6 +97,7 @@ struct Container {
 }
 
 enum Step {
+    Settled(usize, u32),
     Exited(usize, std::io::Result<ExitStatus>),
     StartAgain(usize),
 }
@@ -166,6 +182,10 @@ impl Worker {
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Exited(index, status)) => self.exited(index, status).await,
                     Ok(Step::StartAgain(index)) => self.start(index).await,
+                    Ok(Step::Settled(index, pid)) => {
+                        let container = self.containers[index].run.name.clone();
+                        self.pod.report(Report::Settled { container, pid }).await;
+                    }
                     Err(_) => {}
                 },
             }
@@ -197,6 +217,10 @@ impl Worker {
         container.started = Instant::now();
         self.steps
             .spawn(async move { Step::Exited(index, child.wait().await) });
+        self.steps.spawn(async move {
+            tokio::time::sleep(SETTLED).await;
+            Step::Settled(index, pid)
+        });
         Ok(pid)
     }
 

@@ -124,6 +124,10 @@ impl Cluster {
         else {
             return;
         };
+        let spec = pod.spec.containers.iter().find(|spec| spec.name == id.container);
+        if id.kind == ProbeKind::Readiness && spec.is_some_and(|spec| container.is_taken_for_ready(spec)) {
+            return;
+        }
         let state = ProbeState {
             healthy: Some(healthy),
             detail,
@@ -195,17 +199,20 @@ impl Cluster {
             else {
                 continue;
             };
+            let readiness = container
+                .readiness()
+                .filter(|_| !state.is_taken_for_ready(container));
             let probes = if state.started() {
                 vec![
-                    (ProbeKind::Readiness, &container.readiness_probe),
-                    (ProbeKind::Liveness, &container.liveness_probe),
+                    (ProbeKind::Readiness, readiness),
+                    (ProbeKind::Liveness, container.liveness_probe.clone()),
                 ]
             } else {
-                vec![(ProbeKind::Startup, &container.startup_probe)]
+                vec![(ProbeKind::Startup, container.startup_probe.clone())]
             };
             for (kind, probe) in probes
                 .into_iter()
-                .filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)))
+                .filter_map(|(kind, probe)| Some((kind, probe?)))
             {
                 let id = ProbeId {
                     uid: &pod.uid,
@@ -213,7 +220,7 @@ impl Cluster {
                     start: state.starts,
                     kind,
                 };
-                specs.extend(self.probe_spec(pod, &id, probe));
+                specs.extend(self.probe_spec(pod, &id, &probe));
             }
         }
         specs

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::super::names;
 use super::super::network::NodeNumber;
 use super::super::sandbox::Sandbox;
-use super::super::spec::{Labels, PodSpec};
+use super::super::spec::{self, Labels, PodSpec};
 use super::super::store::{Key, object_field};
 use super::kubelet::{Exit, PodCommand};
 
@@ -66,6 +66,8 @@ pub(super) struct Container {
     pub(super) starts: u32,
     pub(super) pid: Option<u32>,
     pub(super) last_exit: Option<Exit>,
+    /// It has run for a while since its last start.
+    pub(super) settled: bool,
     /// By kind: readiness, liveness, startup. Only those that the manifest has.
     pub(super) probes: BTreeMap<ProbeKind, ProbeState>,
 }
@@ -105,9 +107,17 @@ impl Container {
         self.pid.is_some() && startup.is_none_or(|probe| probe.healthy == Some(true))
     }
 
+    /// Without a probe: when it has started for the first time, or has outlived its last crash.
     fn ready(&self) -> bool {
+        let calm = self.starts < 2 || self.settled;
         let readiness = self.probes.get(&ProbeKind::Readiness);
-        self.started() && readiness.is_none_or(|probe| probe.healthy == Some(true))
+        self.started() && readiness.map_or(calm, |probe| probe.healthy == Some(true))
+    }
+
+    /// The lab's own look at the ports ends with its first success.
+    pub(super) fn is_taken_for_ready(&self, container: &spec::Container) -> bool {
+        let readiness = self.probes.get(&ProbeKind::Readiness);
+        container.readiness_probe.is_none() && readiness.is_some_and(|probe| probe.healthy == Some(true))
     }
 
     fn finished(&self) -> Option<&Exit> {
@@ -123,6 +133,12 @@ impl Container {
                 Some(exit) => format!("container {name}: {exit}, {} starts", self.starts),
                 None => format!("container {name} is starting"),
             });
+        }
+        if !self.probes.contains_key(&ProbeKind::Readiness) && !self.ready() {
+            return Some(format!(
+                "container {name} was just started again after {}",
+                exit.unwrap_or("its end")
+            ));
         }
         let failing = self
             .probes
@@ -198,6 +214,28 @@ impl Pod {
             return format!("not enrolled: {}", self.enrolment.reason);
         }
         String::new()
+    }
+
+    /// A container has run for a while: one whose ports nobody promised to open is taken for ready.
+    pub(super) fn settled(&mut self, name: &str, pid: u32) {
+        let promised = |container: &spec::Container| container.readiness_probe.is_some();
+        let promised = self
+            .spec
+            .containers
+            .iter()
+            .find(|container| container.name == name)
+            .is_some_and(promised);
+        let Some(container) = self
+            .containers
+            .get_mut(name)
+            .filter(|container| container.pid == Some(pid))
+        else {
+            return;
+        };
+        container.settled = true;
+        if !promised && let Some(probe) = container.probes.get_mut(&ProbeKind::Readiness) {
+            probe.healthy = Some(true);
+        }
     }
 
     /// The name of the workload, or of the pod itself.
