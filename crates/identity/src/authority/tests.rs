@@ -218,6 +218,32 @@ fn an_intermediate_from_cacerts_signs_with_its_chain() {
 }
 
 #[test]
+fn an_rsa_authority_as_istios_documentation_makes_one_signs() {
+    let rsa = || KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let key = rsa();
+    let mut params = params(now(), now() + Duration::from_secs(24 * 3600));
+    params.distinguished_name.push(DnType::OrganizationName, "Istio");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root = params.self_signed(&key).unwrap().pem();
+    let files = AuthorityFiles {
+        ca_cert: root.clone(),
+        ca_key: Zeroizing::new(key.serialize_pem()),
+        cert_chain: root.clone(),
+        root_cert: root,
+    };
+    let authority = CertificateAuthority::from_pem(&files, td(), now()).unwrap();
+    assert!(authority.intermediates.is_empty(), "the root is not sent twice");
+    signed(&authority, Duration::ZERO, now());
+    // Istio's agent may ask with an RSA key.
+    let csr = request(&CertificateParams::default(), &rsa());
+    authority
+        .sign_workload(&csr, &id("a"), Duration::ZERO, now())
+        .map(drop)
+        .unwrap();
+}
+
+#[test]
 fn files_that_do_not_belong_together_are_refused_at_once() {
     let load = |files: AuthorityFiles| match CertificateAuthority::from_pem(&files, td(), now()) {
         Ok(_) => panic!("accepted"),
