@@ -10,6 +10,7 @@ mod agent;
 mod inbound;
 mod lifecycle;
 mod outbound;
+mod process;
 mod protocol;
 mod sweep;
 mod world;
