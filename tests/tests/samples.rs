@@ -1,0 +1,215 @@
+//! The sample manifests: consistent with themselves, and what the demo makes of them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aquifer_tests::bookinfo::part::{self, Part};
+use aquifer_tests::lab::{Lab, LabOptions};
+use serde_json::Value;
+
+const APPLICATION: [&str; 3] = [
+    "bookinfo/bookinfo.yaml",
+    "bookinfo/bookinfo-db.yaml",
+    "bookinfo/bookinfo-ratings-v2.yaml",
+];
+const RULES: &str = "bookinfo/destination-rule-all-mtls.yaml";
+const SEED: [&str; 3] = ["seed/canary.yaml", "seed/egress.yaml", "seed/ingress.yaml"];
+const GATEWAYS: [&str; 2] = [
+    "bookinfo/bookinfo-gateway.yaml",
+    "bookinfo/bookinfo-gateway-8080.yaml",
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples")
+}
+
+fn documents(file: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder().join(file)).unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    assert!(!documents.is_empty(), "{file} is empty");
+    documents
+}
+
+fn application(kind: &str) -> Vec<Value> {
+    APPLICATION
+        .iter()
+        .flat_map(|file| documents(file))
+        .filter(|document| document["kind"] == kind)
+        .collect()
+}
+
+fn name(document: &Value) -> &str {
+    document["metadata"]["name"].as_str().unwrap()
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "this suite needs root");
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+#[test]
+fn the_application_is_the_public_one() {
+    let deployments: Vec<Value> = application("Deployment");
+    let names: BTreeSet<&str> = deployments.iter().map(name).collect();
+    let expected = [
+        "details-v1",
+        "mongodb-v1",
+        "productpage-v1",
+        "ratings-v1",
+        "ratings-v2",
+        "reviews-v1",
+        "reviews-v2",
+        "reviews-v3",
+    ];
+    assert_eq!(names, BTreeSet::from(expected));
+    for deployment in &deployments {
+        let pod = &deployment["spec"]["template"];
+        let labels = &pod["metadata"]["labels"];
+        let part = format!(
+            "{}-{}",
+            labels["app"].as_str().unwrap(),
+            labels["version"].as_str().unwrap()
+        );
+        assert_eq!(name(deployment), part);
+        let image = pod["spec"]["containers"][0]["image"].as_str().unwrap();
+        assert_eq!(image.parse::<Part>().unwrap().to_string(), part, "{image}");
+    }
+}
+
+#[test]
+fn services_have_the_ports_that_their_pods_open() {
+    let deployments = application("Deployment");
+    for service in application("Service") {
+        let app = &service["spec"]["selector"]["app"];
+        let port = &service["spec"]["ports"][0];
+        let mut pods = deployments
+            .iter()
+            .map(|deployment| &deployment["spec"]["template"])
+            .filter(|pod| pod["metadata"]["labels"]["app"] == *app)
+            .peekable();
+        assert!(pods.peek().is_some(), "{} selects nothing", name(&service));
+        for pod in pods {
+            assert_eq!(
+                pod["spec"]["containers"][0]["ports"][0]["containerPort"],
+                port["port"]
+            );
+        }
+        let expected = if app == "mongodb" {
+            ("mongo", 27017)
+        } else {
+            ("http", 9080)
+        };
+        assert_eq!(
+            (port["name"].as_str().unwrap(), port["port"].as_u64().unwrap()),
+            expected
+        );
+    }
+}
+
+#[test]
+fn every_service_account_that_a_pod_uses_exists() {
+    let accounts = application("ServiceAccount");
+    let known: BTreeSet<&str> = accounts.iter().map(name).collect();
+    for deployment in application("Deployment") {
+        if let Some(account) = deployment["spec"]["template"]["spec"]["serviceAccountName"].as_str() {
+            assert!(known.contains(account), "{} uses {account}", name(&deployment));
+        }
+    }
+}
+
+#[test]
+fn the_canary_names_subsets_that_exist() {
+    let subsets: BTreeMap<String, BTreeSet<String>> = documents(RULES)
+        .iter()
+        .map(|rule| {
+            let subsets = rule["spec"]["subsets"].as_array().unwrap();
+            let names = subsets
+                .iter()
+                .map(|subset| subset["name"].as_str().unwrap().to_owned());
+            (rule["spec"]["host"].as_str().unwrap().to_owned(), names.collect())
+        })
+        .collect();
+    for service in documents("seed/canary.yaml") {
+        for rule in service["spec"]["http"].as_array().unwrap() {
+            for route in rule["route"].as_array().unwrap() {
+                let destination = &route["destination"];
+                let (host, subset) = (
+                    destination["host"].as_str().unwrap(),
+                    destination["subset"].as_str().unwrap(),
+                );
+                assert!(subsets[host].contains(subset), "{host} has no subset {subset}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_seeds_manifests_and_both_gateways_are_there() {
+    for file in SEED {
+        documents(file);
+    }
+    let ports = GATEWAYS.map(|file| documents(file)[0]["spec"]["servers"][0]["port"]["number"].as_u64());
+    assert_eq!(ports, [Some(80), Some(8080)]);
+}
+
+#[test]
+fn bookinfo_comes_up_unchanged_and_serves_its_page() {
+    if !is_root() {
+        return;
+    }
+    let mut options = LabOptions::named("t-samples").without_mesh();
+    options.images = part::image_mappings(Path::new(env!("CARGO_BIN_EXE_bookinfo")));
+    options.manifests = APPLICATION.iter().map(|file| folder().join(file)).collect();
+    let lab = Lab::up(&options).unwrap();
+    let status = lab.status().unwrap();
+    let vip = status.service("default", "productpage").unwrap().vips[0];
+    let url = format!("http://{vip}:9080/productpage");
+    let page = lab
+        .node("node-1", &["curl", "-s", "--max-time", "20", &url])
+        .unwrap();
+    let page = String::from_utf8(page.stdout).unwrap();
+    assert!(page.contains("<title>Simple Bookstore App</title>"), "{page}");
+    assert!(
+        page.contains("reviews/v") && !page.contains("Error fetching"),
+        "{page}"
+    );
+    lab.down().unwrap();
+}
+
+/// The demo checks itself: a bar that is not reached is a failure, and its figures are as promised.
+#[test]
+fn the_demo_reaches_its_bars() {
+    if !is_root() {
+        return;
+    }
+    let file = std::env::temp_dir().join(format!("aquifer-demo-{}", std::process::id()));
+    let output = Command::new(env!("CARGO_BIN_EXE_aquifer-demo"))
+        .args(["--name", "t-demo", "--json"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let (report, progress) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{progress}\n{report}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let figures: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&figures["requests"], &figures["failures"]),
+        (&Value::from(400), &Value::from(0))
+    );
+    assert_eq!(figures["link"]["plaintext"], 0);
+    assert!(
+        figures["link"]["plaintext_unlabelled"].as_u64().unwrap() > 0,
+        "{figures}"
+    );
+    assert!(figures["seconds"].is_number(), "{figures}");
+}
