@@ -12,7 +12,7 @@ use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
 use aquifer_hbone::{Pool, PoolConfig};
 use aquifer_identity::CertificateManager;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -119,6 +119,11 @@ impl PodProxy {
         self.watchers.close();
         self.tasks.wait().await;
         self.watchers.wait().await;
+    }
+
+    /// Leave for one more connection, while the pod is below its limit.
+    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
     }
 
     /// This pod's own record, from the control plane.

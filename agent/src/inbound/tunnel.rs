@@ -84,9 +84,12 @@ impl Handler {
         let open = pod
             .connections
             .add(Open::new(Direction::Inbound, client, listed, identity));
-        let upstream = match destination {
-            Ok(destination) => self.reach(&open, destination).await,
-            Err(rejection) => Err(rejection),
+        // Held as long as the tunnel: its connection to the application counts like one that came without a tunnel.
+        let permit = pod.permit();
+        let upstream = match (destination, &permit) {
+            (Ok(destination), Some(_)) => self.reach(&open, destination).await,
+            (Ok(_), None) => Err(self.exhausted()),
+            (Err(rejection), _) => Err(rejection),
         };
         match upstream {
             Ok(upstream) => self.forward(tunnel, upstream, &open, hints, started).await,
@@ -133,6 +136,15 @@ impl Handler {
                 .map(|p| p.target_port)
                 .filter(|p| *p != 0)
         })
+    }
+
+    fn exhausted(&self) -> Rejection {
+        let limit = self.pod.shared.config.max_connections_per_pod;
+        Rejection::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TcpFlag::Connect,
+            &format!("the pod has {limit} connections, which is its limit"),
+        )
     }
 
     async fn reach(&self, open: &Open, destination: SocketAddr) -> Result<TcpStream, Rejection> {

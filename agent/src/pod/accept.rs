@@ -47,7 +47,7 @@ where
     F: Fn(Arc<PodProxy>, TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let Ok(permit) = pod.permits.clone().try_acquire_owned() else {
+    let Some(permit) = pod.permit() else {
         let limit = pod.shared.config.max_connections_per_pod;
         tracing::debug!(pod = %pod.pod.name, %client, limit, "connection refused: the pod has reached its limit");
         return network::reset(stream);

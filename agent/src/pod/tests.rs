@@ -375,6 +375,29 @@ async fn garbage_on_the_tunnel_port_is_closed_and_harms_nobody() {
 }
 
 #[tokio::test]
+async fn connections_of_a_pod_are_limited() {
+    let world = World::new().await;
+    let mut held = Vec::new();
+    // One permit for each connection, one for the tunnel that carries them, and the limit is 100.
+    for _ in 0..99 {
+        let mut stream = TcpStream::connect(world.outbound).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+        held.push(stream);
+    }
+    let error = world.call().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    assert_eq!(world.shared.config.max_connections_per_pod, 100);
+    held.clear();
+    let freed = async {
+        while world.call().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, freed).await.unwrap();
+}
+
+#[tokio::test]
 async fn draining_lets_an_open_connection_finish() {
     let world = World::new().await;
     let mut stream = TcpStream::connect(world.outbound).await.unwrap();
