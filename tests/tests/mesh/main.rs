@@ -1,0 +1,10 @@
+//! The node agents end to end, in a lab: real redirection, real tunnels, policies, and what happens when agents die.
+//!
+//! Each test has a lab of its own. They need root; without it they are skipped, but not in CI.
+
+mod encryption;
+mod families;
+mod lifecycle;
+mod policies;
+mod sniffer;
+mod world;
