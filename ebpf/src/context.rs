@@ -95,14 +95,16 @@ pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     word!(ctx.sock_addr, __bindgen_anon_1.sk)
 }
 
-/// The socket's own address.
+/// The socket's own address and port.
 #[inline(always)]
-pub(crate) fn local_address(ctx: &SockAddrContext, family: Family) -> Address {
+pub(crate) fn local_endpoint(ctx: &SockAddrContext, family: Family) -> Endpoint {
     let socket = socket(ctx);
-    match family {
+    let address = match family {
         Family::V4 => Address::from_v4_word(word!(socket, src_ip4)),
         Family::V6 => words!(socket, src_ip6),
-    }
+    };
+    // In host order, unlike the port of the address being asked for.
+    Endpoint::new(address, word!(socket, src_port) as u16)
 }
 
 /// The device the socket is bound to by SO_BINDTODEVICE; 0 for none.

@@ -46,9 +46,9 @@ fn opened(ctx: &SockOpsContext) {
         // The agent takes the entry out after accept(); without one it closes the connection.
         complain_unless(ctx, netns, ORIGINAL_DST.insert(key, dialled, BPF_ANY));
     } else if let Some(client) = maps::stored(&ON_BEHALF_OF, socket) {
-        let key = SocketKey::new(netns, context::sock_ops_local(ctx));
+        let connection = context::sock_ops_connection(ctx);
         // Without an entry the application is shown the pod's own address: see `peername`.
-        complain_unless(ctx, netns, CLIENTS.insert(key, client, BPF_ANY));
+        complain_unless(ctx, netns, CLIENTS.insert(connection, client, BPF_ANY));
         watch_close(ctx);
     } else if netns == NODE_NETNS.load() {
         // Without an entry an enrolled pod does not take the connection for a probe.
@@ -77,11 +77,11 @@ fn complain_unless(ctx: &SockOpsContext, netns: u64, result: Result<(), i32>) {
 /// connection. Reached before the kernel releases the port.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
-    let netns = context::netns_cookie(ctx);
-    if netns == NODE_NETNS.load() {
-        let _ = NODE_CONNS.remove(context::sock_ops_connection(ctx));
+    let connection = context::sock_ops_connection(ctx);
+    if context::netns_cookie(ctx) == NODE_NETNS.load() {
+        let _ = NODE_CONNS.remove(connection);
     } else {
-        let _ = CLIENTS.remove(SocketKey::new(netns, context::sock_ops_local(ctx)));
+        let _ = CLIENTS.remove(connection);
     }
 }
 

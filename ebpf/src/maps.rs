@@ -31,7 +31,7 @@ pub(crate) static ON_BEHALF_OF: SkStorage<Endpoint> = SkStorage::new();
 /// Not preallocated: sized for the busiest node, nearly empty on most.
 #[btf_map]
 pub(crate) static CLIENTS: HashMap<
-    SocketKey,
+    ConnectionKey,
     Endpoint,
     { capacity::CLIENTS },
     { BPF_F_NO_PREALLOC as usize },

@@ -3,7 +3,7 @@
 //! The client asked for a Service and was sent to loopback; the application was dialled by the
 //! agent on behalf of a client. Both are shown the address they expect.
 
-use aquifer_ebpf_abi::{Endpoint, SocketKey};
+use aquifer_ebpf_abi::{ConnectionKey, Endpoint};
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use crate::{
@@ -32,15 +32,18 @@ fn peername(ctx: &SockAddrContext, family: Family) {
         context::set_user_endpoint(ctx, family, &dialled);
         return;
     }
-    let netns = context::netns_cookie(ctx);
-    let peer = context::user_endpoint(ctx, family);
-    // An accepted socket: its peer is the local end of the agent's upstream socket in this pod.
+    // An accepted socket: its peer is the local end of the agent's upstream socket in this pod. Both ends are compared:
+    // the same port of loopback may be in use towards the agent's own listener, or between the pod's containers.
+    let connection = ConnectionKey {
+        source: context::user_endpoint(ctx, family),
+        destination: context::local_endpoint(ctx, family),
+    };
     // SAFETY: the entry is removed only when the agent's socket closes; a stale copy is harmless.
-    if let Some(client) = unsafe { CLIENTS.get(SocketKey::new(netns, peer)) } {
+    if let Some(client) = unsafe { CLIENTS.get(connection) } {
         let client = *client;
         context::set_user_endpoint(ctx, family, &client);
-    } else if peer.address.is_loopback() {
-        hide_loopback(ctx, family, netns, &peer);
+    } else if connection.source.address.is_loopback() {
+        hide_loopback(ctx, family, &connection);
     }
 }
 
@@ -49,10 +52,10 @@ fn peername(ctx: &SockAddrContext, family: Family) {
 /// The agent delivers from loopback. Should the client be unknown, because the kernel had no memory
 /// for the entry, an application that trusts its own host must not be told that this is it.
 #[inline(always)]
-fn hide_loopback(ctx: &SockAddrContext, family: Family, netns: u64, peer: &Endpoint) {
-    let local = context::local_address(ctx, family);
+fn hide_loopback(ctx: &SockAddrContext, family: Family, connection: &ConnectionKey) {
+    let local = connection.destination.address;
     // SAFETY: the value is not read.
-    if !local.is_loopback() && unsafe { PODS.get(netns) }.is_some() {
-        context::set_user_endpoint(ctx, family, &Endpoint::new(local, peer.port));
+    if !local.is_loopback() && unsafe { PODS.get(context::netns_cookie(ctx)) }.is_some() {
+        context::set_user_endpoint(ctx, family, &Endpoint::new(local, connection.source.port));
     }
 }

@@ -21,7 +21,7 @@ pub mod map {
     pub const ORIGINAL_DESTINATIONS: &str = "ORIGINAL_DST";
     /// Per socket: the client on whose behalf the agent's upstream socket dials.
     pub const ON_BEHALF_OF: &str = "ON_BEHALF_OF";
-    /// [`crate::SocketKey`] of the agent's upstream socket -> the client.
+    /// [`crate::ConnectionKey`] of the agent's upstream socket -> the client.
     pub const CLIENTS: &str = "CLIENTS";
     /// A pod's address -> the agent's inbound listener in that pod.
     pub const LISTENERS: &str = "LISTENERS";
@@ -115,7 +115,7 @@ pub const MAPS: [MapLayout; 9] = [
     layout(
         map::CLIENTS,
         MapKind::Hash,
-        size_of::<SocketKey>(),
+        size_of::<ConnectionKey>(),
         size_of::<Endpoint>(),
         capacity::CLIENTS,
     ),

@@ -14,7 +14,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use aquifer_ebpf_abi::{ConnectionKey, Endpoint, SocketKey, VERSION, map};
+use aquifer_ebpf_abi::{ConnectionKey, Endpoint, VERSION, map};
 use aya::maps::{HashMap, Map, MapData};
 use nix::mount::{MsFlags, umount};
 
@@ -275,7 +275,7 @@ impl World {
 
     /// How many connections with a substituted client the kernel has on record.
     pub(crate) fn clients(&self) -> usize {
-        self.entries::<SocketKey, Endpoint>(map::CLIENTS)
+        self.entries::<ConnectionKey, Endpoint>(map::CLIENTS)
     }
 
     fn entries<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> usize {
