@@ -39,6 +39,7 @@ pub fn route<'t>(table: &'t RouteTable, request: &RequestView<'_>, random: u64) 
             destination: forward.destinations.choose(random),
         },
         Some(Action::Redirect(redirect)) => Outcome::Redirect(redirect),
+        Some(Action::DirectResponse(direct)) if is_no_match(route, direct) => Outcome::NotFound,
         Some(Action::DirectResponse(direct)) => Outcome::Direct(direct),
     };
     Decision {
@@ -47,6 +48,15 @@ pub fn route<'t>(table: &'t RouteTable, request: &RequestView<'_>, random: u64) 
         route,
         outcome,
     }
+}
+
+/// The name of the routes that say: there were rules for this client, and none of them matched.
+///
+/// To Istio's users that is a request without a route, and not an answer that somebody configured.
+pub const NO_MATCH: &str = "no-match";
+
+fn is_no_match(route: Option<&Route>, direct: &DirectResponse) -> bool {
+    direct.status == 404 && direct.body.is_empty() && route.is_some_and(|r| &*r.name == NO_MATCH)
 }
 
 impl<'t> Decision<'t> {

@@ -153,6 +153,8 @@ fn no_match_comes_before_the_default_route() {
     ]);
     assert_eq!(get("/only").label("version", "v3").name(&t), "v3");
     assert_eq!(get("/else").label("version", "v3").name(&t), "no-match");
+    let refused = get("/else").label("version", "v3");
+    assert_eq!(route(&t, &refused.view(), 0).outcome, Outcome::NotFound);
     assert_eq!(get("/else").label("version", "v1").name(&t), "default");
 }
 
