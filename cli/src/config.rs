@@ -159,13 +159,20 @@ fn policies(list: &Value) -> Answer {
 
 fn certificates(list: &Value) -> Answer {
     let row = |c: &Value| {
-        let leaf = &c["certChain"][0];
+        // Agents nest the leaf in its chain, as ztunnel does; waypoints and gateways do not.
+        let field = |nested: &str, flat: &str| {
+            text(if c["certChain"].is_array() {
+                &c["certChain"][0][nested]
+            } else {
+                &c[flat]
+            })
+        };
         vec![
             text(&c["identity"]),
             text(&c["state"]),
-            text(&leaf["serialNumber"]),
-            text(&leaf["expirationTime"]),
-            text(&leaf["validFrom"]),
+            field("serialNumber", "serial_number"),
+            field("expirationTime", "expiration_time"),
+            field("validFrom", "valid_from"),
         ]
     };
     (
@@ -205,15 +212,52 @@ fn routes(dump: &Value) -> Answer {
     )
 }
 
+/// The conditions of a route in a few words: the path first, then what else must hold.
 fn route_match(found: &Value) -> String {
     let Some(conditions) = found.as_object() else {
         return "/*".to_owned();
     };
-    let words: Vec<String> = conditions
+    let path = ["path", "prefix", "path_separated_prefix", "safe_regex"]
         .iter()
-        .map(|(key, value)| format!("{key}={}", plain(value)))
+        .find_map(|kind| Some(format!("{kind} {}", plain(found.get(kind)?))));
+    let labels = items(&found["dynamic_metadata"]).map(source_label);
+    let lists = ["headers", "query_parameters"]
+        .into_iter()
+        .flat_map(|kind| items(&found[kind]))
+        .map(plain);
+    let known = [
+        "path",
+        "prefix",
+        "path_separated_prefix",
+        "safe_regex",
+        "dynamic_metadata",
+        "headers",
+        "query_parameters",
+    ];
+    let rest = conditions
+        .iter()
+        .filter(|(k, _)| !known.contains(&k.as_str()))
+        .map(|(k, v)| format!("{k}={}", plain(v)));
+    path.into_iter()
+        .chain(labels)
+        .chain(lists)
+        .chain(rest)
+        .collect::<Vec<_>>()
+        .join(" and ")
+}
+
+/// A condition on the client's workload, as `sourceLabels` writes it.
+fn source_label(matcher: &Value) -> String {
+    let keys: Vec<&str> = items(&matcher["path"])
+        .filter_map(|p| p["key"].as_str())
         .collect();
-    words.join(" ")
+    let not = if matcher["invert"] == true { "not " } else { "" };
+    let wanted = &matcher["value"]["string_match"];
+    let value = wanted
+        .as_object()
+        .and_then(|m| m.values().next())
+        .map_or_else(|| plain(wanted), plain);
+    format!("{not}source {}={value}", keys.join("."))
 }
 
 fn route_action(route: &Value) -> String {
