@@ -203,7 +203,7 @@ impl Lab {
 
     /// Applies manifests given as text; objects without a namespace go to `namespace`.
     pub fn apply(&self, namespace: &str, yaml: &str) -> Result<Vec<String>, LabError> {
-        self.change(Request::Apply {
+        self.change(&Request::Apply {
             namespace: namespace.to_owned(),
             documents: vec![Document::inline(yaml)],
         })
@@ -211,7 +211,7 @@ impl Lab {
 
     /// Applies a file, or every YAML and JSON file of a folder in the order of their names.
     pub fn apply_path(&self, namespace: &str, path: &Path) -> Result<Vec<String>, LabError> {
-        self.change(Request::Apply {
+        self.change(&Request::Apply {
             namespace: namespace.to_owned(),
             documents: client::read_documents(path)?,
         })
@@ -219,14 +219,14 @@ impl Lab {
 
     /// Deletes the objects that the text names and waits until their pods are gone.
     pub fn delete(&self, namespace: &str, yaml: &str) -> Result<Vec<String>, LabError> {
-        self.change(Request::Delete {
+        self.change(&Request::Delete {
             namespace: namespace.to_owned(),
             documents: vec![Document::inline(yaml)],
         })
     }
 
     pub fn delete_path(&self, namespace: &str, path: &Path) -> Result<Vec<String>, LabError> {
-        self.change(Request::Delete {
+        self.change(&Request::Delete {
             namespace: namespace.to_owned(),
             documents: client::read_documents(path)?,
         })
@@ -263,13 +263,13 @@ impl Lab {
     /// Sends a signal to the main processes of a pod. `hold` keeps it from being started again.
     pub fn kill(&self, target: &str, signal: i32, hold: bool) -> Result<(), LabError> {
         let target = target.to_owned();
-        self.change(Request::Kill { target, signal, hold }).map(drop)
+        self.change(&Request::Kill { target, signal, hold }).map(drop)
     }
 
     /// Starts what `kill` with `hold` keeps down.
     pub fn release(&self, target: &str) -> Result<(), LabError> {
         let target = target.to_owned();
-        self.change(Request::Release { target }).map(drop)
+        self.change(&Request::Release { target }).map(drop)
     }
 
     /// Waits until every pod is ready (and enrolled where its namespace opts in).
@@ -330,8 +330,8 @@ impl Lab {
         Ok(client::wait(&self.name, timeout, wanted)?)
     }
 
-    fn change(&self, request: Request) -> Result<Vec<String>, LabError> {
-        match client::call(&self.name, &request)? {
+    fn change(&self, request: &Request) -> Result<Vec<String>, LabError> {
+        match client::call(&self.name, request)? {
             Response::Done { lines } => Ok(lines),
             other => Err(LabError::Refused(other.unexpected())),
         }

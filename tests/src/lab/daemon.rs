@@ -25,6 +25,7 @@ mod pod;
 mod report;
 mod server;
 mod services;
+mod verdicts;
 mod workloads;
 
 use super::cgroup;
@@ -128,7 +129,7 @@ impl Daemon {
             UnixListener::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(server::run(listener, sender.clone(), status.subscribe()));
-        tasks.spawn(files::watch(watched(&layout, &nodes), sender.clone())?);
+        tasks.spawn(files::watch(&watched(&layout, &nodes), sender.clone())?);
         tasks.spawn(tick(sender.clone()));
         for node in &nodes {
             tasks.spawn(keep_helper(config.clone(), node.name(), sender.clone()));

@@ -102,7 +102,7 @@ impl Entry {
         let mut command = Command::new(program);
         command.args(args).env_clear();
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
-        command.current_dir(self.working_dir.as_deref().unwrap_or(Path::new("/")));
+        command.current_dir(self.working_dir.as_deref().unwrap_or_else(|| Path::new("/")));
         EnterError::Run {
             program: program.clone(),
             source: command.exec(),
@@ -211,7 +211,7 @@ fn bind(source: &Path, target: &Path) -> Result<(), EnterError> {
     let made = if source.is_dir() {
         fs::create_dir_all(target)
     } else {
-        let parent = target.parent().unwrap_or(Path::new("/"));
+        let parent = target.parent().unwrap_or_else(|| Path::new("/"));
         fs::create_dir_all(parent).and_then(|()| fs::write(target, ""))
     };
     made.map_err(|source| failed("make", target, source))?;

@@ -43,7 +43,7 @@ impl ImageMap {
             .iter()
             .map(|mapping| Rule::parse(mapping))
             .collect::<Result<Vec<_>, _>>()?;
-        let folder = lab_program.parent().unwrap_or(Path::new("/"));
+        let folder = lab_program.parent().unwrap_or_else(|| Path::new("/"));
         rules.extend(BUILT_IN.iter().map(|(image, program)| Rule {
             glob: (*image).to_owned(),
             command: vec![folder.join(program).to_string_lossy().into_owned()],

@@ -119,7 +119,7 @@ impl NodeNumber {
 /// Number 12 written `12` in an IPv6 address: people read these as they read the IPv4 ones.
 fn decimal_digits(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
 
 fn node_network(family: Family, host: u8) -> IpAddr {

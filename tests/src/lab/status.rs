@@ -19,6 +19,18 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     pub services: Vec<ServiceStatus>,
     pub gateways: Vec<GatewayStatus>,
+    /// Objects that the control plane does not follow.
+    #[serde(default)]
+    pub refused: Vec<RefusedObject>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedObject {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,7 +148,12 @@ impl fmt::Display for Status {
         ];
         table(f, &services, self.services.iter().map(service_row))?;
         let gateways = ["NAMESPACE", "GATEWAY", "KIND", "ADDRESSES"];
-        table(f, &gateways, self.gateways.iter().map(gateway_row))
+        table(f, &gateways, self.gateways.iter().map(gateway_row))?;
+        table(
+            f,
+            &["NAMESPACE", "REFUSED", "NAME", "REASON"],
+            self.refused.iter().map(refused_row),
+        )
     }
 }
 
@@ -190,6 +207,15 @@ fn gateway_row(gateway: &GatewayStatus) -> Vec<String> {
         gateway.name.clone(),
         gateway.kind.clone(),
         join(&gateway.addresses),
+    ]
+}
+
+fn refused_row(refused: &RefusedObject) -> Vec<String> {
+    vec![
+        refused.namespace.clone(),
+        refused.kind.clone(),
+        refused.name.clone(),
+        refused.reason.clone(),
     ]
 }
 

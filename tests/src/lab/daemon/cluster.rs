@@ -23,6 +23,7 @@ use super::environment::log_file;
 use super::kubelet::{self, PodCommand, Report};
 use super::nodes::{NodeLink, helper_log};
 use super::pod::{Pod, ProbeKind, ProbeState, Stage};
+use super::verdicts::Verdicts;
 use super::workloads::NEVER_STARTED;
 use super::{Event, Reply, services};
 
@@ -50,6 +51,9 @@ pub(super) struct Cluster {
     pub(super) sink_texts: BTreeMap<PathBuf, (String, Vec<Key>)>,
     pub(super) sink_keys: BTreeSet<Key>,
     pub(super) complaints: BTreeSet<String>,
+    pub(super) verdicts: Verdicts,
+    /// Something below the sink may have changed since it was read.
+    files_changed: bool,
     status: watch::Sender<Arc<Status>>,
     events: mpsc::Sender<Event>,
     /// One task per pod.
@@ -79,6 +83,8 @@ impl Cluster {
             sink_texts: BTreeMap::new(),
             sink_keys: BTreeSet::new(),
             complaints: BTreeSet::new(),
+            verdicts: Verdicts::default(),
+            files_changed: true,
             tasks: JoinSet::new(),
             config,
             cgroup,
@@ -152,13 +158,17 @@ impl Cluster {
             Event::NodeLost { node, reason } => self.node_lost(&node, &reason),
             Event::Pod { uid, report } => self.pod_report(&uid, report),
             Event::Tick => self.tick(),
-            Event::FilesChanged | Event::Stop => {}
+            Event::FilesChanged => self.files_changed = true,
+            Event::Stop => {}
         }
     }
 
     /// Each step reads what the ones before wrote; all of them are cheap when nothing changed.
     pub(super) fn reconcile(&mut self) {
-        self.reconcile_sink();
+        if std::mem::take(&mut self.files_changed) {
+            self.reconcile_sink();
+            self.verdicts = Verdicts::read(&self.layout().sink_status());
+        }
         self.reconcile_root_certificate();
         self.reconcile_workloads();
         self.reconcile_wanted();
@@ -266,6 +276,8 @@ impl Cluster {
     }
 
     fn tick(&mut self) {
+        // Should an event of the file system ever be lost.
+        self.files_changed = true;
         while self.tasks.try_join_next().is_some() {}
         for pod in self.pods.values() {
             if !matches!(pod.stage, Stage::Started(_)) {

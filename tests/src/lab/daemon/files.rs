@@ -11,12 +11,12 @@ use super::Event;
 
 /// Watches folders whose files are replaced by rename.
 pub(super) fn watch(
-    folders: Vec<PathBuf>,
+    folders: &[PathBuf],
     events: mpsc::Sender<Event>,
-) -> std::io::Result<impl Future<Output = ()> + Send> {
+) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE;
-    for folder in &folders {
+    for folder in folders {
         inotify.add_watch(folder, flags)?;
     }
     // SAFETY: the descriptor is the instance's own and lives, unchanged, as long as the registration.

@@ -33,6 +33,7 @@ impl Cluster {
             nodes,
             pods,
             gateways: self.gateways(&services),
+            refused: self.verdicts.refused(),
             services: services.iter().map(service_status).collect(),
         }
     }
@@ -64,6 +65,9 @@ impl Cluster {
         }
         if self.config.mesh && !self.has_root {
             reasons.push("the control plane has written no root certificate yet".to_owned());
+        }
+        if self.config.mesh {
+            reasons.extend(self.verdicts.pending(&self.store));
         }
         for pod in self.pods.values().filter(|pod| pod.phase() != "Succeeded") {
             let reason = pod.reason();

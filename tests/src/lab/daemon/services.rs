@@ -231,7 +231,7 @@ impl Cluster {
             for (index, (numbers, endpoints)) in groups.into_iter().enumerate() {
                 let suffix = if *family == Family::V4 { "ipv4" } else { "ipv6" };
                 let name = format!("{}-{suffix}-{index}", key.name);
-                let slice = slice_object(key, service, spec, *family, &numbers, endpoints);
+                let slice = slice_object(key, service, spec, *family, &numbers, &endpoints);
                 slices.push((
                     Key::new("EndpointSlice", SLICE_GROUP, &key.namespace, &name),
                     slice,
@@ -431,7 +431,7 @@ fn slice_object(
     spec: &ServiceSpec,
     family: Family,
     numbers: &[Option<u16>],
-    endpoints: Vec<Value>,
+    endpoints: &[Value],
 ) -> Value {
     let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
         let mut value = json!({ "name": port.name.clone().unwrap_or_default(), "protocol": port.protocol, "port": (*number)? });
