@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use aquifer_identity::CertificateAuthority;
-use aquifer_telemetry::readiness::Readiness;
+use aquifer_telemetry::readiness::{Condition, Readiness};
 use aquifer_telemetry::registry::Registry;
 use aquifer_telemetry::{admin, logging, process};
 use tokio::net::TcpListener;
@@ -65,7 +65,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let pipeline = Pipeline::new(parts, left);
     let readiness = Readiness::default();
-    let synced = readiness.wait_for("objects", "the objects have not been read yet");
+    let serving = readiness.wait_for(
+        "serving",
+        "the objects have not been read yet, or the gRPC port is not open",
+    );
     let mut ready = pipeline.ready();
     let debug = DebugState {
         view: pipeline.view(),
@@ -98,8 +101,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         if ready.wait_for(|ready| *ready).await.is_err() {
             return Ok(());
         }
-        synced.met();
-        server.run().await
+        server.run(serving).await
     });
     finish(tasks, cancel).await
 }
@@ -183,7 +185,7 @@ struct Server {
 }
 
 impl Server {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self, serving: Condition) -> anyhow::Result<()> {
         let keys = JwksVerifier::open(&self.config.token_keys, self.config.token_issuer.clone())
             .context("cannot check tokens (--token-keys)")?;
         let trusted = TrustedNodeAccounts::new(self.config.trusted_node_accounts.clone());
@@ -199,6 +201,7 @@ impl Server {
             self.cancel.clone(),
         );
         let listener = bind(self.config.grpc_listen, "--grpc-listen").await?;
+        serving.met();
         tracing::info!(address = %self.config.grpc_listen, "serving proxies");
         serve(listener, Arc::new(certificate), ads, ca, self.cancel).await?;
         Ok(())

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aquifer_core::identity::TrustDomain;
+use aquifer_core::names::NamespacedHostname;
 use aquifer_core::policy::Authorization;
 use aquifer_core::service::Service;
 use aquifer_core::workload::Workload;
@@ -32,7 +33,7 @@ use crate::store::Store;
 use discovery::Discovery;
 use inputs::Inputs;
 use report::ObjectReport;
-use waypoints::{WaypointKey, Waypoints};
+use waypoints::{Place, WaypointKey, Waypoints};
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug)]
@@ -51,11 +52,25 @@ pub struct Settings {
 #[derive(Clone, Debug, Default)]
 pub struct Carry {
     /// Services that have been behind a waypoint: they stay there, also when it is down (fail closed).
-    pub bound: BTreeMap<aquifer_core::names::NamespacedHostname, WaypointKey>,
+    pub bound: BTreeMap<NamespacedHostname, WaypointKey>,
+    /// Since which generation a waypoint is given a service's resources.
+    pub offered: BTreeMap<Place, u64>,
+    /// Services that left a waypoint, and since when.
+    pub leaving: BTreeMap<Place, Instant>,
     /// Rendered waypoints that nothing needs any more, and since when.
     pub lingering: BTreeMap<WaypointKey, Instant>,
     /// Waypoints that were rendered last time.
     pub rendered: Vec<WaypointKey>,
+}
+
+/// When a compilation happens, seen from outside.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    pub now: Instant,
+    /// The number that the result will be published under.
+    pub generation: u64,
+    /// The generation in effect at each connected waypoint, by the namespace and name of its pod.
+    pub in_effect: BTreeMap<(Arc<str>, Arc<str>), u64>,
 }
 
 /// The result of one compilation; immutable.
@@ -79,11 +94,11 @@ pub struct Compiled {
     pub again_at: Option<Instant>,
 }
 
-pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, now: Instant) -> Compiled {
+pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, moment: &Moment) -> Compiled {
     let inputs = Inputs::of(store);
     let mesh_config = MeshConfig::of(&inputs, &settings.root_namespace);
     let discovery = Discovery::of(&inputs, settings);
-    let waypoints = Waypoints::of(&inputs, &discovery, carry, settings, now);
+    let waypoints = Waypoints::of(&inputs, &discovery, carry, settings, moment);
     let policies = policies::compile(&inputs, &discovery, settings);
     let workloads = discovery
         .workloads

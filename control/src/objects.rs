@@ -10,7 +10,7 @@ pub mod kube;
 mod read;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compile::report::bound_waypoint;
 use crate::compile::waypoints::WaypointKey;
-use crate::compile::{Carry, Compiled, Settings, compile, discovery};
+use crate::compile::{Carry, Compiled, Moment, Settings, compile, discovery};
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
+use crate::serve::ProxyType;
 use crate::serve::registry::ProxyRegistry;
 use crate::sink::{Batch, Left, ObjectSink};
 use crate::snapshots::Snapshots;
@@ -109,7 +110,12 @@ impl Pipeline {
                         again_at = self.compile(changed_at).await;
                     }
                 }
-                _ = changes.changed(), if statuses_at.is_none() => statuses_at = Some(Instant::now() + STATUS_PAUSE),
+                _ = changes.changed() => {
+                    statuses_at = statuses_at.or_else(|| Some(Instant::now() + STATUS_PAUSE));
+                    if self.is_outdated() {
+                        again_at = self.compile(Instant::now()).await;
+                    }
+                }
                 () = at(statuses_at) => {
                     statuses_at = None;
                     self.write_statuses().await;
@@ -158,11 +164,12 @@ impl Pipeline {
 
     async fn compile(&mut self, changed_at: Instant) -> Option<Instant> {
         let started = Instant::now();
+        let moment = self.moment(started);
         let compiled = Arc::new(compile(
             &self.view.read().store,
             &self.settings,
             &self.carry,
-            started,
+            &moment,
         ));
         let newly_bound = compiled
             .carry
@@ -173,7 +180,7 @@ impl Pipeline {
         self.metrics.compiled(&compiled, started.elapsed());
         if newly_bound {
             // Written first: a restart must not forget a binding that proxies already rely on.
-            self.note(&compiled, self.snapshots.generation() + 1);
+            self.note(&compiled, moment.generation);
             self.write_statuses().await;
         }
         let generation = self.snapshots.publish(&compiled, changed_at);
@@ -183,6 +190,31 @@ impl Pipeline {
         self.write(batch).await;
         self.write_statuses().await;
         compiled.again_at
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        let proxies = self
+            .registry
+            .list()
+            .into_iter()
+            .filter(|p| p.proxy_type == ProxyType::Waypoint);
+        // A reconnecting proxy has two streams for a moment: the older one says less.
+        let mut in_effect = BTreeMap::new();
+        for proxy in proxies {
+            let generation = in_effect.entry((proxy.namespace, proxy.pod)).or_insert(0);
+            *generation = proxy.generation_in_effect.unwrap_or_default().max(*generation);
+        }
+        Moment {
+            now,
+            generation: self.snapshots.generation() + 1,
+            in_effect,
+        }
+    }
+
+    /// Whether a waypoint that was waited for has brought its resources into effect.
+    fn is_outdated(&self) -> bool {
+        let compiled = self.snapshots.compiled();
+        compiled.is_some_and(|c| c.waypoints.is_outdated(&self.moment(Instant::now())))
     }
 
     fn note(&self, compiled: &Compiled, generation: u64) {
@@ -258,9 +290,9 @@ fn carry_of(left: &Left) -> Carry {
     let deployments = left.objects.keys().filter(|key| &*key.kind == "Deployment");
     Carry {
         bound: bound.collect(),
-        lingering: BTreeMap::new(),
         rendered: deployments
             .map(|key| WaypointKey::new(&key.namespace, &key.name))
             .collect(),
+        ..Carry::default()
     }
 }

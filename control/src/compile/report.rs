@@ -231,9 +231,13 @@ fn service(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectReport
             let message = format!("all traffic goes through waypoint {waypoint}");
             Condition::new(WAYPOINT_BOUND, true, "WaypointAccepted", message)
         }
+        Binding::Moving { from, to } => {
+            let message = format!("until waypoint {to} serves it, all traffic goes through waypoint {from}");
+            Condition::new(WAYPOINT_BOUND, true, "WaypointAccepted", message)
+        }
         Binding::Waiting(waypoint) => {
             let message = format!(
-                "traffic stays at layer 4, without its rules, until one pod is ready of waypoint {waypoint}"
+                "traffic stays at layer 4, without its rules, until it is served by waypoint {waypoint}"
             );
             Condition::new(WAYPOINT_BOUND, false, "WaypointIsNotReady", message)
         }
@@ -276,7 +280,7 @@ fn kube_gateway(
         "Accepted",
         "the waypoint is deployed",
     ));
-    let ready = compiled.waypoints.all.get(&key).is_some_and(|w| w.ready);
+    let ready = compiled.waypoints.all.get(&key).is_some_and(|w| w.is_ready());
     let (reason, message) = match ready {
         true => (
             "Programmed",

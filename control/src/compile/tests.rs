@@ -2,3 +2,9 @@
 
 mod bookinfo;
 mod fixture;
+mod gateways;
+mod policies;
+mod properties;
+mod routing;
+mod statuses;
+mod waypoints;

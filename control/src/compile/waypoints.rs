@@ -18,7 +18,7 @@ use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health, Workloa
 
 use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::inputs::Inputs;
-use crate::compile::{Carry, Settings};
+use crate::compile::{Carry, Moment, Settings};
 use crate::objects::ObjectKey;
 
 pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
@@ -71,9 +71,21 @@ pub struct Waypoint {
     pub key: WaypointKey,
     /// From a Gateway object; otherwise made because rules need it.
     pub explicit: bool,
-    /// A pod of it is ready and its Service is there.
-    pub ready: bool,
+    /// Namespace and name of its ready pods; none while its Service is not there.
+    pub pods: Vec<(Arc<str>, Arc<str>)>,
     pub serves: Serves,
+}
+
+impl Waypoint {
+    pub fn is_ready(&self) -> bool {
+        !self.pods.is_empty()
+    }
+
+    /// Whether it is ready and each of its pods has the resources of that generation.
+    fn has_in_effect(&self, generation: u64, moment: &Moment) -> bool {
+        let has = |pod: &(Arc<str>, Arc<str>)| moment.in_effect.get(pod).is_some_and(|g| *g >= generation);
+        self.is_ready() && self.pods.iter().all(has)
+    }
 }
 
 /// `istio.io/waypoint-for`.
@@ -100,26 +112,43 @@ impl Serves {
 pub enum Binding {
     /// Advertised: traffic goes through the waypoint and nowhere else.
     Bound(WaypointKey),
-    /// Traffic stays at layer 4 until the waypoint is ready for the first time.
+    /// Still advertised behind the old waypoint, until the new one serves the service.
+    Moving { from: WaypointKey, to: WaypointKey },
+    /// Traffic stays at layer 4 until the waypoint serves the service for the first time.
     Waiting(WaypointKey),
     /// The waypoint that the labels name does not exist or does not accept the service.
     Refused { waypoint: WaypointKey, reason: String },
 }
 
 impl Binding {
-    /// The waypoint that carries the service's rules, ready or not.
+    /// The waypoint that is to carry the service's rules, ready or not.
     pub fn waypoint(&self) -> Option<&WaypointKey> {
         match self {
-            Self::Bound(key) | Self::Waiting(key) => Some(key),
+            Self::Bound(key) | Self::Waiting(key) | Self::Moving { to: key, .. } => Some(key),
             Self::Refused { .. } => None,
         }
     }
+
+    /// The waypoint that clients are told of.
+    pub fn advertised(&self) -> Option<&WaypointKey> {
+        match self {
+            Self::Bound(key) | Self::Moving { from: key, .. } => Some(key),
+            Self::Waiting(_) | Self::Refused { .. } => None,
+        }
+    }
 }
+
+/// A service at a waypoint.
+pub type Place = (NamespacedHostname, WaypointKey);
 
 #[derive(Debug, Default)]
 pub struct Waypoints {
     pub all: BTreeMap<WaypointKey, Waypoint>,
     pub bindings: BTreeMap<NamespacedHostname, Binding>,
+    /// Since which generation a waypoint is given a service's resources.
+    offered: BTreeMap<Place, u64>,
+    /// Services that a waypoint goes on serving for a while: some clients do not know yet that they left.
+    leaving: BTreeMap<Place, Instant>,
     /// Waypoint of a workload's own address, by namespace and pod name.
     pod_waypoints: BTreeMap<(Arc<str>, Arc<str>), WaypointKey>,
     lingering: BTreeMap<WaypointKey, Instant>,
@@ -132,84 +161,184 @@ impl Waypoints {
         discovery: &Discovery,
         carry: &Carry,
         settings: &Settings,
-        now: Instant,
+        moment: &Moment,
     ) -> Self {
         let mut waypoints = Self {
             all: explicit::waypoints(inputs),
             ..Self::default()
         };
+        let wanted = waypoints.wanted(inputs, discovery);
+        let end = |since: Instant| since + settings.waypoint_linger;
+        waypoints.linger(carry, moment.now, end);
+        waypoints.judge_readiness(discovery);
+        waypoints.bind(wanted, carry, inputs, moment);
+        waypoints.leave(carry, discovery, moment.now, end);
+        waypoints.pod_waypoints = explicit::pods(inputs, &waypoints);
+        waypoints
+    }
+
+    /// The waypoint of each service that is to have one.
+    fn wanted(
+        &mut self,
+        inputs: &Inputs,
+        discovery: &Discovery,
+    ) -> BTreeMap<NamespacedHostname, WaypointKey> {
         let mut wanted = BTreeMap::new();
         let implicit = implicit::needed(inputs, discovery);
         for (key, entry) in &discovery.services {
+            // A waypoint's own Service: behind a waypoint nothing would reach it.
+            if implicit::is_proxy_service(&entry.meta.labels) || self.all.keys().any(|w| w.service() == *key)
+            {
+                continue;
+            }
             match explicit::choice(inputs, &entry.meta) {
                 explicit::Choice::None => {}
                 explicit::Choice::Named(waypoint) => drop(wanted.insert(key.clone(), waypoint)),
                 explicit::Choice::Unsaid if implicit.contains(key) => {
                     let waypoint = WaypointKey::new(&key.namespace, IMPLICIT_NAME);
-                    waypoints.add_implicit(&waypoint);
+                    self.add_implicit(&waypoint);
                     wanted.insert(key.clone(), waypoint);
                 }
                 explicit::Choice::Unsaid => {}
             }
         }
-        waypoints.linger(carry, settings, now);
-        waypoints.judge_readiness(discovery);
-        waypoints.bind(wanted, carry, inputs);
-        waypoints.pod_waypoints = explicit::pods(inputs, &waypoints);
-        waypoints
+        wanted
     }
 
     fn add_implicit(&mut self, key: &WaypointKey) {
         self.all.entry(key.clone()).or_insert_with(|| Waypoint {
             key: key.clone(),
             explicit: false,
-            ready: false,
+            pods: Vec::new(),
             serves: Serves::Services,
         });
     }
 
     /// Keeps what was rendered before for a while after its last need.
-    fn linger(&mut self, carry: &Carry, settings: &Settings, now: Instant) {
-        for key in &carry.rendered {
-            if self.all.contains_key(key) {
-                continue;
-            }
-            let since = carry.lingering.get(key).copied().unwrap_or(now);
-            let end = since + settings.waypoint_linger;
-            if end > now {
-                self.lingering.insert(key.clone(), since);
-                self.again_at = Some(self.again_at.map_or(end, |at| at.min(end)));
+    fn linger(&mut self, carry: &Carry, now: Instant, end: impl Fn(Instant) -> Instant) {
+        for key in carry
+            .rendered
+            .iter()
+            .filter(|key| !self.all.contains_key(*key))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            let since = carry.lingering.get(&key).copied().unwrap_or(now);
+            if end(since) > now {
+                self.lingering.insert(key, since);
+                self.look_again_at(end(since));
             }
         }
+    }
+
+    fn look_again_at(&mut self, at: Instant) {
+        self.again_at = Some(self.again_at.map_or(at, |old| old.min(at)));
     }
 
     fn judge_readiness(&mut self, discovery: &Discovery) {
         for waypoint in self.all.values_mut() {
             let service = waypoint.key.service();
+            if !discovery.services.contains_key(&service) {
+                continue;
+            }
             let pods = discovery.endpoints.get(&service).map_or(&[][..], Vec::as_slice);
-            let serving = |w: &Arc<Workload>| w.native_tunnel && w.health == Health::Healthy;
-            waypoint.ready = discovery.services.contains_key(&service) && pods.iter().any(serving);
+            let serving = pods
+                .iter()
+                .filter(|w| w.native_tunnel && w.health == Health::Healthy);
+            waypoint.pods = serving.map(|w| (w.namespace.clone(), w.name.clone())).collect();
         }
     }
 
-    fn bind(&mut self, wanted: BTreeMap<NamespacedHostname, WaypointKey>, carry: &Carry, inputs: &Inputs) {
+    fn bind(
+        &mut self,
+        wanted: BTreeMap<NamespacedHostname, WaypointKey>,
+        carry: &Carry,
+        inputs: &Inputs,
+        moment: &Moment,
+    ) {
         for (service, waypoint) in wanted {
             let binding = match explicit::admits(inputs, &self.all, &waypoint, &service.namespace) {
                 Err(reason) => Binding::Refused { waypoint, reason },
-                Ok(ready) if ready || carry.bound.get(&service) == Some(&waypoint) => {
-                    Binding::Bound(waypoint)
+                Ok(()) => {
+                    let place = (service.clone(), waypoint.clone());
+                    let since = carry.offered.get(&place).copied().unwrap_or(moment.generation);
+                    self.offered.insert(place, since);
+                    self.decide(waypoint, carry.bound.get(&service), since, moment)
                 }
-                Ok(_) => Binding::Waiting(waypoint),
             };
             self.bindings.insert(service, binding);
         }
     }
 
+    /// A service that is behind a waypoint never falls back to layer 4 while it wants one.
+    fn decide(
+        &self,
+        wanted: WaypointKey,
+        bound: Option<&WaypointKey>,
+        since: u64,
+        moment: &Moment,
+    ) -> Binding {
+        let serves = self
+            .all
+            .get(&wanted)
+            .is_some_and(|w| w.has_in_effect(since, moment));
+        match bound {
+            Some(bound) if *bound == wanted => Binding::Bound(wanted),
+            _ if serves => Binding::Bound(wanted),
+            Some(old) if self.all.get(old).is_some_and(Waypoint::is_ready) => Binding::Moving {
+                from: old.clone(),
+                to: wanted,
+            },
+            Some(_) => Binding::Bound(wanted),
+            None => Binding::Waiting(wanted),
+        }
+    }
+
+    /// What a waypoint had to serve and no longer has to, it serves for a while longer.
+    fn leave(
+        &mut self,
+        carry: &Carry,
+        discovery: &Discovery,
+        now: Instant,
+        end: impl Fn(Instant) -> Instant,
+    ) {
+        let before = carry
+            .bound
+            .iter()
+            .map(|(s, w)| (s.clone(), w.clone()))
+            .chain(carry.leaving.keys().cloned());
+        for place in before.collect::<BTreeSet<_>>() {
+            let stays = self
+                .bindings
+                .get(&place.0)
+                .is_some_and(|b| b.waypoint() == Some(&place.1) || b.advertised() == Some(&place.1));
+            let since = carry.leaving.get(&place).copied().unwrap_or(now);
+            if !stays && discovery.services.contains_key(&place.0) && end(since) > now {
+                self.leaving.insert(place, since);
+                self.look_again_at(end(since));
+            }
+        }
+    }
+
+    /// Whether a binding would be decided otherwise with what is in effect at the waypoints now.
+    pub fn is_outdated(&self, moment: &Moment) -> bool {
+        self.bindings.iter().any(|(service, binding)| {
+            let (Binding::Waiting(to) | Binding::Moving { to, .. }) = binding else {
+                return false;
+            };
+            let since = self
+                .offered
+                .get(&(service.clone(), to.clone()))
+                .copied()
+                .unwrap_or(u64::MAX);
+            self.all.get(to).is_some_and(|w| w.has_in_effect(since, moment))
+        })
+    }
+
     pub fn attach_service(&self, service: &Service) -> Service {
         let mut service = service.clone();
-        if let Some(Binding::Bound(waypoint)) = self.bindings.get(&service.key()) {
-            service.waypoint = Some(waypoint.address());
-        }
+        let advertised = self.bindings.get(&service.key()).and_then(Binding::advertised);
+        service.waypoint = advertised.map(WaypointKey::address);
         service
     }
 
@@ -225,24 +354,33 @@ impl Waypoints {
         }
     }
 
-    /// Services whose rules this waypoint runs, also while it is not ready.
-    pub fn services_of<'a>(&'a self, key: &'a WaypointKey) -> impl Iterator<Item = &'a NamespacedHostname> {
-        self.bindings
+    /// Services that this waypoint is to serve: those it is or will be advertised for, and those that are leaving it.
+    pub fn services_of(&self, key: &WaypointKey) -> BTreeSet<NamespacedHostname> {
+        let current = self
+            .bindings
             .iter()
-            .filter(move |(_, b)| b.waypoint() == Some(key))
+            .filter(|(_, b)| b.waypoint() == Some(key) || b.advertised() == Some(key));
+        let leaving = self
+            .leaving
+            .keys()
+            .filter(|(_, waypoint)| waypoint == key)
+            .map(|(service, _)| service);
+        current
             .map(|(service, _)| service)
+            .chain(leaving)
+            .cloned()
+            .collect()
     }
 
     pub fn carry(&self) -> Carry {
         let bound = self
             .bindings
             .iter()
-            .filter_map(|(service, binding)| match binding {
-                Binding::Bound(waypoint) => Some((service.clone(), waypoint.clone())),
-                _ => None,
-            });
+            .filter_map(|(s, b)| Some((s.clone(), b.advertised()?.clone())));
         Carry {
             bound: bound.collect(),
+            offered: self.offered.clone(),
+            leaving: self.leaving.clone(),
             lingering: self.lingering.clone(),
             rendered: self.to_render().into_iter().collect(),
         }

@@ -46,7 +46,7 @@ fn dump(url: &str, resources: &Resources) -> Vec<Dumped> {
     let dumped = resources.iter().map(|(name, resource)| Dumped {
         name: name.clone(),
         version: resource.version.clone(),
-        content: describe(url, &resource.any),
+        content: describe(url, name, &resource.any),
     });
     dumped.collect()
 }

@@ -41,6 +41,9 @@ const MAX_REGEX: usize = 1024;
 const MAX_REGEX_PROGRAM: usize = 1 << 20;
 
 pub fn check_regex(regex: &str, field: &str) -> Result<(), Rejection> {
+    if regex.is_empty() {
+        return Err(Rejection::invalid(field, "is empty; write .* for anything"));
+    }
     if regex.len() > MAX_REGEX {
         return Err(Rejection::invalid(
             field,

@@ -4,20 +4,39 @@
 //! have no effect yet: the model says so in the object's status.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 type Text = Arc<str>;
 type Labels = BTreeMap<Text, Text>;
 
 macro_rules! raw {
-    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $kind:ty),* $(,)? }) => {
-        $(#[$meta])*
+    ($name:ident { $($field:ident : $kind:ty),* $(,)? }) => {
         #[derive(Clone, Debug, Default, Deserialize)]
-        #[serde(default, rename_all = "camelCase")]
-        pub struct $name { $($(#[$field_meta])* pub $field: $kind,)* }
+        #[serde(default, rename_all = "camelCase", remote = "Self")]
+        pub struct $name { $(pub $field: $kind,)* }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct FromMap;
+                impl<'de> Visitor<'de> for FromMap {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a mapping")
+                    }
+                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
+                        $name::deserialize(MapAccessDeserializer::new(map))
+                    }
+                }
+                // Serde itself would take a list of the fields' values as well.
+                deserializer.deserialize_map(FromMap)
+            }
+        }
     };
 }
 

@@ -55,11 +55,16 @@ fn unknown_fields_and_wrong_types_are_named() {
         "invalid type",
     );
     check(
+        "{route: [{destination: [a, v1]}]}",
+        "spec.http[0].route[0].destination",
+        "expected a mapping",
+    );
+    check(
         "{match: {uri: a}, route: []}",
         "spec.http[0].match",
         "expected a sequence",
     );
-    rejected("VirtualService", "[a]", "spec", "expected");
+    rejected("VirtualService", "[a]", "spec", "expected a mapping");
     rejected(
         "Gateway",
         "{selector: {a: b}, servers: [{port: {number: 99999, protocol: HTTP}, hosts: ['*']}]}",
@@ -216,7 +221,7 @@ fn the_other_kinds() {
     );
     rejected(
         "DestinationRule",
-        "{host: a, trafficPolicy: {tls: {mode: ON}}}",
+        "{host: a, trafficPolicy: {tls: {mode: SOME}}}",
         "spec.trafficPolicy.tls.mode",
         "ISTIO_MUTUAL",
     );
@@ -287,7 +292,7 @@ fn the_other_kinds() {
 
 #[test]
 fn every_field_of_the_api_is_known() {
-    let full = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x, namespace: ns}\nspec:\n  hosts: [a]\n  http:\n  - name: n\n    match: [{name: m, uri: {prefix: /}, scheme: {exact: http}, method: {regex: G.*}, authority: {exact: a}, headers: {x: {}}, port: 80, sourceLabels: {a: b}, gateways: [mesh], queryParams: {q: {exact: '1'}}, ignoreUriCase: true, withoutHeaders: {yy: {}}, sourceNamespace: z, statPrefix: s}]\n    route: [{destination: {host: a, subset: s, port: {number: 80}}, weight: 1, headers: {request: {set: {a: b}, add: {c: d}, remove: [e]}, response: {remove: [f]}}}]\n    rewrite: {uri: /x, authority: yy}\n    timeout: 1s\n    retries: {attempts: 3, perTryTimeout: 1s, retryOn: '5xx,503', retryRemoteLocalities: true, retryIgnorePreviousHosts: true, backoff: 25ms}\n    fault: {delay: {fixedDelay: 1s, percentage: {value: 0.1}}, abort: {grpcStatus: UNAVAILABLE}}\n    mirror: {host: b}\n    mirrorPercentage: {value: 50}\n    corsPolicy: {allowOrigins: [{exact: '*'}], allowMethods: [GET], allowHeaders: [a], exposeHeaders: [b], maxAge: 24h, allowCredentials: true, unmatchedPreflights: IGNORE}\n    headers: {request: {set: {Host: c}}}\n";
+    let full = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x, namespace: ns}\nspec:\n  hosts: [a]\n  http:\n  - name: nn\n    match: [{name: m, uri: {prefix: /}, scheme: {exact: http}, method: {regex: G.*}, authority: {exact: a}, headers: {x: {}}, port: 80, sourceLabels: {a: b}, gateways: [mesh], queryParams: {q: {exact: '1'}}, ignoreUriCase: true, withoutHeaders: {yy: {}}, sourceNamespace: z, statPrefix: s}]\n    route: [{destination: {host: a, subset: s, port: {number: 80}}, weight: 1, headers: {request: {set: {a: b}, add: {c: d}, remove: [e]}, response: {remove: [f]}}}]\n    rewrite: {uri: /x, authority: yy}\n    timeout: 1s\n    retries: {attempts: 3, perTryTimeout: 1s, retryOn: '5xx,503', retryRemoteLocalities: true, retryIgnorePreviousHosts: true, backoff: 25ms}\n    fault: {delay: {fixedDelay: 1s, percentage: {value: 0.1}}, abort: {grpcStatus: UNAVAILABLE}}\n    mirror: {host: b}\n    mirrorPercentage: {value: 50}\n    corsPolicy: {allowOrigins: [{exact: '*'}], allowMethods: [GET], allowHeaders: [a], exposeHeaders: [b], maxAge: 24h, allowCredentials: true, unmatchedPreflights: IGNORE}\n    headers: {request: {set: {Host: c}}}\n";
     let object = parse(full);
     assert!(object.outcome.is_ok(), "{:?}", object.outcome);
     let fields: Vec<&str> = object.notices.iter().map(|n| n.field.as_str()).collect();

@@ -16,7 +16,7 @@ use crate::envoy::{resource, resource_by_content, route_content};
 use crate::proxies::{Collected, Types};
 
 pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
-    let own: BTreeSet<NamespacedHostname> = compiled.waypoints.services_of(key).cloned().collect();
+    let own = compiled.waypoints.services_of(key);
     let resolver = Resolver::new(compiled, &key.namespace);
     let mut collected = Collected::default();
     for name in &own {

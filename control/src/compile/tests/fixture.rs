@@ -1,5 +1,6 @@
 //! A mesh written as YAML, compiled, and looked at from a proxy's side.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use aquifer_xds::type_url;
 
 use crate::compile::report::ObjectReport;
 use crate::compile::waypoints::WaypointKey;
-use crate::compile::{Carry, Compiled, Settings, compile};
+use crate::compile::{Carry, Compiled, Moment, Settings, compile};
 use crate::objects::ObjectKey;
 use crate::proxies::{ProxyKey, Types, ambient, types};
 use crate::source::document;
@@ -35,7 +36,7 @@ pub(crate) struct Mesh {
     pub(crate) store: Store,
     pub(crate) settings: Arc<Settings>,
     pub(crate) carry: Carry,
-    pub(crate) now: Instant,
+    pub(crate) moment: Moment,
     age: u32,
 }
 
@@ -45,7 +46,11 @@ impl Mesh {
             store: Store::default(),
             settings: settings(),
             carry: Carry::default(),
-            now: Instant::now(),
+            moment: Moment {
+                now: Instant::now(),
+                generation: 1,
+                in_effect: BTreeMap::new(),
+            },
             age: 0,
         }
     }
@@ -114,6 +119,7 @@ impl Mesh {
             "gateway.networking.k8s.io/gateway-name: {name}, gateway.networking.k8s.io/gateway-class-name: istio-waypoint"
         );
         self.pod(namespace, &format!("{name}-1"), &labels, "10.244.9.9");
+        self.acknowledge(namespace, &format!("{name}-1"), u64::MAX);
         let selector = format!("gateway.networking.k8s.io/gateway-name: {name}");
         self.service(
             namespace,
@@ -124,9 +130,17 @@ impl Mesh {
         )
     }
 
+    /// The waypoint's pod has brought everything up to this generation into effect.
+    pub(crate) fn acknowledge(&mut self, namespace: &str, pod: &str, generation: u64) {
+        self.moment
+            .in_effect
+            .insert((namespace.into(), pod.into()), generation);
+    }
+
     pub(crate) fn compile(&mut self) -> Compiled {
-        let compiled = compile(&self.store, &self.settings, &self.carry, self.now);
+        let compiled = compile(&self.store, &self.settings, &self.carry, &self.moment);
         self.carry = compiled.carry.clone();
+        self.moment.generation += 1;
         compiled
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
             Waypoint {
                 key,
                 explicit: true,
-                ready: false,
+                pods: Vec::new(),
                 serves: serves(&gateway.meta.labels),
             },
         )
@@ -66,13 +66,13 @@ pub(super) fn choice(inputs: &Inputs, meta: &Meta) -> Choice {
     Choice::Named(WaypointKey::new(home, name))
 }
 
-/// Whether the waypoint takes services of `namespace`: its readiness, or why not.
+/// Whether the waypoint takes services of `namespace`; why not.
 pub(super) fn admits(
     inputs: &Inputs,
     all: &BTreeMap<WaypointKey, Waypoint>,
     key: &WaypointKey,
     namespace: &str,
-) -> Result<bool, String> {
+) -> Result<(), String> {
     let Some(waypoint) = all.get(key) else {
         return Err(format!(
             "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
@@ -88,7 +88,7 @@ pub(super) fn admits(
             "does not allow other namespaces (allowedRoutes.namespaces.from: All on its listener does)";
         return Err(format!("waypoint {key} {reason}"));
     }
-    Ok(waypoint.ready)
+    Ok(())
 }
 
 fn open_to_others(inputs: &Inputs, key: &WaypointKey) -> bool {
@@ -118,7 +118,7 @@ pub(super) fn pods(inputs: &Inputs, waypoints: &Waypoints) -> BTreeMap<(Arc<str>
         let fits = waypoints
             .all
             .get(&key)
-            .is_some_and(|w| w.serves.workloads() && w.ready);
+            .is_some_and(|w| w.serves.workloads() && w.is_ready());
         if fits && (key.namespace == pod.meta.namespace || open_to_others(inputs, &key)) {
             bound.insert((pod.meta.namespace.clone(), pod.meta.name.clone()), key);
         }

@@ -22,13 +22,7 @@ pub(super) fn needed(inputs: &Inputs, discovery: &Discovery) -> BTreeSet<Namespa
     for rules in inputs.destination_rules.iter().filter(|r| r.spec.needs_waypoint) {
         named(discovery, &rules.spec.host, &mut services);
     }
-    services.retain(|service| {
-        let is_proxy = discovery
-            .services
-            .get(service)
-            .is_some_and(|s| is_proxy_service(&s.meta.labels));
-        !is_proxy && opted_in(inputs, &service.namespace)
-    });
+    services.retain(|service| opted_in(inputs, &service.namespace));
     services
 }
 
@@ -42,8 +36,8 @@ fn named(discovery: &Discovery, host: &HostPattern, services: &mut BTreeSet<Name
     }
 }
 
-/// The Service in front of a waypoint: behind another waypoint nothing would reach it.
-fn is_proxy_service(labels: &Labels) -> bool {
+/// The Service in front of a proxy of the mesh.
+pub(super) fn is_proxy_service(labels: &Labels) -> bool {
     labels.contains_key(GATEWAY_NAME_LABEL) || labels.contains_key(MANAGED_LABEL)
 }
 

@@ -1,0 +1,144 @@
+//! Statuses as they are written.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use super::fixture::Mesh;
+use crate::objects::ObjectKey;
+use crate::serve::ProxyType;
+use crate::serve::registry::ProxyStatus;
+use crate::status::Statuses;
+
+const RULES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, generation: 3}\nspec: {hosts: [a], http: [{route: [{destination: {host: a}}]}]}";
+const BROKEN: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: broken}\nspec: {hosts: [a], htp: []}";
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("networking.istio.io", "VirtualService", "shop", name)
+}
+
+fn proxy(kind: ProxyType, generation: Option<u64>) -> ProxyStatus {
+    ProxyStatus {
+        node_id: "x".into(),
+        proxy_type: kind,
+        namespace: "shop".into(),
+        pod: "p".into(),
+        node: "n".into(),
+        connected_since: SystemTime::UNIX_EPOCH,
+        generation_in_effect: generation,
+        types: BTreeMap::new(),
+    }
+}
+
+fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+    let list = status["status"]["conditions"].as_array().unwrap();
+    list.iter()
+        .find(|c| c["type"] == kind)
+        .unwrap_or_else(|| panic!("no {kind} in {status}"))
+}
+
+#[test]
+fn one_broken_object_is_rejected_alone() {
+    let mut mesh = Mesh::new();
+    mesh.add("shop", RULES).add("shop", BROKEN);
+    let compiled = mesh.compile();
+    let mut statuses = Statuses::default();
+    statuses.observe(&mesh.store, &compiled, 1);
+    let changed = statuses.changed(&[], SystemTime::UNIX_EPOCH);
+    let broken = changed[&key("broken")].as_ref().unwrap();
+    let accepted = condition(broken, "Accepted");
+    assert_eq!(
+        (accepted["status"].as_str(), accepted["reason"].as_str()),
+        (Some("False"), Some("Invalid"))
+    );
+    assert!(
+        accepted["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("spec.htp: unknown field"),
+        "{accepted}"
+    );
+    let good = changed[&key("a")].as_ref().unwrap();
+    assert_eq!(condition(good, "Accepted")["status"], "True");
+    assert_eq!(condition(good, "Accepted")["observedGeneration"], 3);
+    assert_eq!(condition(good, "Programmed")["reason"], "NoProxies");
+}
+
+#[test]
+fn counts_the_proxies_that_need_the_object() {
+    let mut mesh = Mesh::new();
+    mesh.add("shop", RULES);
+    let mut statuses = Statuses::default();
+    let compiled = mesh.compile();
+    statuses.observe(&mesh.store, &compiled, 7);
+    let proxies = [
+        proxy(ProxyType::Agent, None),
+        proxy(ProxyType::Waypoint, Some(7)),
+        proxy(ProxyType::Gateway, Some(6)),
+    ];
+    let changed = statuses.changed(&proxies, SystemTime::UNIX_EPOCH);
+    let status = changed[&key("a")].as_ref().unwrap();
+    assert_eq!(
+        condition(status, "Programmed")["message"],
+        "in effect at 1 of 2 proxies"
+    );
+    // Other changes of the model do not make it pending again.
+    let compiled = mesh.compile();
+    statuses.observe(&mesh.store, &compiled, 8);
+    let proxies = [
+        proxy(ProxyType::Waypoint, Some(7)),
+        proxy(ProxyType::Gateway, Some(7)),
+    ];
+    let changed = statuses.changed(&proxies, SystemTime::UNIX_EPOCH);
+    assert_eq!(
+        condition(changed[&key("a")].as_ref().unwrap(), "Programmed")["status"],
+        "True"
+    );
+}
+
+#[test]
+fn only_changes_are_written_and_transitions_keep_their_time() {
+    let mut mesh = Mesh::new();
+    mesh.add("shop", RULES);
+    let mut statuses = Statuses::default();
+    let compiled = mesh.compile();
+    statuses.observe(&mesh.store, &compiled, 1);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    let first = statuses.changed(&[], now)[&key("a")].clone().unwrap();
+    assert!(statuses.changed(&[], now + Duration::from_secs(9)).is_empty());
+    let proxies = [proxy(ProxyType::Waypoint, Some(1))];
+    let second = statuses.changed(&proxies, now + Duration::from_secs(9))[&key("a")]
+        .clone()
+        .unwrap();
+    let time = |status: &Value, kind: &str| condition(status, kind)["lastTransitionTime"].clone();
+    assert_eq!(time(&first, "Accepted"), time(&second, "Accepted"));
+    assert_ne!(time(&first, "Programmed"), time(&second, "Programmed"));
+    mesh.remove("networking.istio.io", "VirtualService", "shop", "a");
+    let compiled = mesh.compile();
+    statuses.observe(&mesh.store, &compiled, 2);
+    assert_eq!(statuses.changed(&proxies, now), [(key("a"), None)].into());
+}
+
+#[test]
+fn an_object_in_two_places_says_which_one_counts() {
+    use crate::source::document;
+    use crate::store::SourceEvent;
+    let mut mesh = Mesh::new();
+    let object = document::parse(RULES.as_bytes()).objects[0].clone();
+    for origin in ["b.yaml", "a.yaml"] {
+        mesh.store.apply(SourceEvent::Applied {
+            origin: origin.into(),
+            object: object.clone(),
+        });
+    }
+    let compiled = mesh.compile();
+    let report = compiled.reports.values().next().unwrap();
+    assert!(
+        report
+            .notices
+            .iter()
+            .any(|n| n.message == "b.yaml has the same object; the one of a.yaml is in effect"),
+        "{report:?}"
+    );
+}
