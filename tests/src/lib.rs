@@ -5,4 +5,5 @@
 pub mod bench;
 pub mod bookinfo;
 pub mod demo;
+pub mod interrupt;
 pub mod lab;

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use aquifer_tests::bench::{self, Layer, Options};
+use aquifer_tests::interrupt;
+use aquifer_tests::lab::layout::LabName;
 use clap::{Args, Parser, Subcommand};
 
 /// Measures no mesh against Aquifer, interleaved in one run.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            interrupt::wait_if_interrupted();
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
@@ -71,6 +74,8 @@ fn serve(port: u16) -> Result<()> {
 
 #[allow(clippy::print_stdout, reason = "the report is this program's output")]
 fn measure(layer: Layer, run: Run) -> Result<()> {
+    let name: LabName = run.name.parse()?;
+    interrupt::take_down_on_signal(name).context("cannot watch for signals")?;
     let report = bench::run(&Options {
         name: run.name,
         layer,

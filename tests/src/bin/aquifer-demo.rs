@@ -2,15 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aquifer_tests::demo::{self, Options, Report};
-use aquifer_tests::lab;
+use aquifer_tests::interrupt;
 use aquifer_tests::lab::layout::LabName;
 use clap::Parser;
-use nix::sys::signal::{SigSet, Signal};
 
 /// Brings up two nodes, runs bookinfo's canary through the mesh, and reports what was proved.
 #[derive(Parser)]
@@ -30,14 +28,11 @@ struct Arguments {
     requests: usize,
 }
 
-/// Set once a signal is being answered: then only the watcher ends the process.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            wait_if_interrupted();
+            interrupt::wait_if_interrupted();
             eprintln!("demo: {error:#}");
             ExitCode::FAILURE
         }
@@ -46,9 +41,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let name: LabName = arguments.name.parse()?;
-    watch_signals(name)?;
+    interrupt::take_down_on_signal(name).context("cannot watch for signals")?;
     let report = demo::run(&options(arguments)?)?;
-    wait_if_interrupted();
+    interrupt::wait_if_interrupted();
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
@@ -77,35 +72,6 @@ fn options(arguments: &Arguments) -> Result<Options> {
         samples: Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples"),
         bookinfo: program.with_file_name("bookinfo"),
     })
-}
-
-/// On Ctrl-C or SIGTERM takes the lab down, whatever the main thread is doing, and ends the process.
-///
-/// The signals are blocked here, before any other thread starts, so that only the watcher sees them.
-fn watch_signals(name: LabName) -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().context("cannot block signals")?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let Ok(signal) = signals.wait() else { return };
-            INTERRUPTED.store(true, Ordering::SeqCst);
-            eprintln!("\ndemo: {signal}, taking the lab down");
-            if let Err(error) = lab::take_down(&name) {
-                eprintln!("demo: {error}");
-            }
-            std::process::exit(130);
-        })?;
-    Ok(())
-}
-
-/// The watcher ends the process; what the main thread would say now is a consequence of that.
-fn wait_if_interrupted() {
-    while INTERRUPTED.load(Ordering::SeqCst) {
-        std::thread::park_timeout(Duration::from_secs(1));
-    }
 }
 
 fn write_json(path: &Path, report: &Report) -> Result<()> {

@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 use crate::bookinfo::{CONNECTION_AGE, part};
 use crate::lab::layout::{LabName, Layout};
 use crate::lab::status::{PodStatus, Status};
-use crate::lab::{Lab, LabOptions};
+use crate::lab::{self, Lab, LabOptions};
 
 use super::Options;
 use super::capture::{Capture, Edge, Seen};
@@ -70,6 +70,12 @@ pub(crate) fn tell(options: &Options) -> Result<Report, Failure> {
 
 impl<'a> Story<'a> {
     fn begin(options: &'a Options, progress: Progress, start: Instant) -> Result<Self, Failure> {
+        let name: LabName = options.name.parse().or_failed(steps::LAB)?;
+        // Most likely kept by an earlier run; it is this program's own name.
+        if Lab::attach(&options.name).is_ok_and(|lab| lab.status().is_ok()) {
+            progress.say(format_args!("taking down the lab {name} that is still there"));
+            lab::take_down(&name).or_failed(steps::LAB)?;
+        }
         progress.say("lab: two nodes, control plane, node agents, ingress gateway");
         let mut lab_options = LabOptions::named(&options.name);
         lab_options.images = part::image_mappings(&options.bookinfo);
@@ -80,7 +86,7 @@ impl<'a> Story<'a> {
         let manifests = Manifests::in_folder(&options.samples);
         progress.say("bookinfo, its gateway and the canary, in a namespace that is not in the mesh");
         let status = deploy(&lab, &manifests)?;
-        let (client, nodes, edge) = places(options, &status)?;
+        let (client, nodes, edge) = places(&name, &status)?;
         Ok(Self {
             options,
             progress,
@@ -292,9 +298,8 @@ fn deploy(lab: &Lab, manifests: &Manifests) -> Result<Status, Failure> {
 }
 
 /// The client outside, the nodes' namespaces, and what marks the client's own link.
-fn places(options: &Options, status: &Status) -> Result<(Client, Vec<Namespace>, Edge), Failure> {
-    let name: LabName = options.name.parse().or_failed(steps::LAB)?;
-    let layout = Layout::new(&name);
+fn places(name: &LabName, status: &Status) -> Result<(Client, Vec<Namespace>, Edge), Failure> {
+    let layout = Layout::new(name);
     let entry: Vec<IpAddr> = status
         .service(SYSTEM, GATEWAY)
         .map(|service| service.addresses.clone())

@@ -1,0 +1,49 @@
+//! Ctrl-C in the programs that bring up a lab of their own: the lab goes with them.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::lab;
+use crate::lab::layout::LabName;
+
+/// What shells report for a program that Ctrl-C ended.
+const INTERRUPTED_STATUS: i32 = 130;
+
+/// Set once a signal is being answered: then only the watcher ends the process.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on SIGINT and SIGTERM take the lab down, whatever the main thread is doing, and end the
+/// process.
+///
+/// Call it before any other thread starts: the signals are blocked here and in all threads to come, so
+/// that only the watcher sees them.
+pub fn take_down_on_signal(name: LabName) -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let watch = move || {
+        let Ok(signal) = signals.wait() else { return };
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        eprintln!("\n{signal}: taking the lab down");
+        if let Err(error) = lab::take_down(&name) {
+            eprintln!("{error}");
+        }
+        std::process::exit(INTERRUPTED_STATUS);
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(watch)
+        .map(drop)
+}
+
+/// Waits for the watcher to end the process, if it is about to: what the main thread would say now is
+/// a consequence of the signal.
+pub fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
+}
