@@ -79,11 +79,11 @@ impl Forwarding<'_> {
         if websocket {
             ask_for_websocket(&mut head.headers);
         }
-        let host = self.host(&head);
-        let path = self.path(&mut head);
         for mutations in self.decision.request_mutations() {
             mutations.apply(&mut head.headers);
         }
+        let host = self.host(&head);
+        let path = self.path(&mut head);
         Template {
             target: join(&path, head.query.as_deref()),
             count_attempts: self.decision.virtual_host.is_some_and(|v| v.attempt_count),
@@ -103,9 +103,8 @@ impl Forwarding<'_> {
             .host_rewrite
             .as_ref()
             .or(self.forward.host_rewrite.as_ref());
-        let view = head.view(Default::default());
         rewrite
-            .and_then(|rewrite| rewrite.apply(&view))
+            .and_then(|rewrite| rewrite.apply(&head.headers))
             .unwrap_or_else(|| head.host.clone())
     }
 

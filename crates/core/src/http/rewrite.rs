@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use ::http::{HeaderMap, HeaderName};
+
 use super::matching::PathMatch;
 use super::request::RequestView;
 use super::text::Pattern;
@@ -36,15 +38,16 @@ impl PathRewrite {
 pub enum HostRewrite {
     Literal(Box<str>),
     /// The value of this request header, where it is present.
-    Header(::http::HeaderName),
+    Header(HeaderName),
 }
 
 impl HostRewrite {
-    pub fn apply(&self, request: &RequestView<'_>) -> Option<String> {
+    /// The new host. `headers` are the request's after the route's changes, as Envoy has it.
+    pub fn apply(&self, headers: &HeaderMap) -> Option<String> {
         match self {
             Self::Literal(host) => Some(host.to_string()),
             Self::Header(name) => {
-                let value = request.headers.get(name)?.to_str().ok()?;
+                let value = headers.get(name)?.to_str().ok()?;
                 (!value.is_empty()).then(|| value.to_owned())
             }
         }
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
     use crate::http::request::Source;
     use crate::http::text::Case;
-    use ::http::{HeaderMap, Method};
+    use ::http::Method;
 
     fn view<'a>(
         headers: &'a HeaderMap,

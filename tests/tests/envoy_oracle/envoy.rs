@@ -1,0 +1,293 @@
+//! The real Envoy: its configuration in a folder, its process, and requests to it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use aquifer_xds::envoy::pb::envoy::config::route::v3::RouteConfiguration;
+use aquifer_xds::envoy::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use aquifer_xds::envoy::pb::google::protobuf::Any;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use prost::{Message, Name};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::generate::CLUSTERS;
+use crate::ours::changed;
+use crate::upstream::{self, Upstream};
+use crate::{Outcome, Sent};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Source labels come as headers; the route is chosen again once they are metadata. The route's name goes back.
+const LUA: &str = r#"
+function envoy_on_request(handle)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  for name, value in pairs(handle:headers()) do
+    if string.sub(name, 1, 8) == "x-label-" then
+      metadata:set("aquifer.source", string.sub(name, 9), value)
+    elseif name == "x-namespace" then
+      metadata:set("aquifer.source_namespace", "name", value)
+    end
+  end
+  handle:clearRouteCache()
+end
+function envoy_on_response(handle)
+  handle:headers():replace("x-route", handle:streamInfo():routeName())
+end
+"#;
+
+/// Where the binary is, if it is anywhere.
+pub(crate) fn binary() -> Option<PathBuf> {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/envoy/envoy/_bin/envoy");
+    let named = std::env::var_os("AQUIFER_ENVOY").map(PathBuf::from);
+    [named, Some(installed)]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+}
+
+/// A running Envoy; it ends with this value.
+pub(crate) struct Envoy {
+    process: Child,
+    ports: Vec<SocketAddr>,
+    _folder: TempDir,
+    _upstreams: Vec<Upstream>,
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Starts Envoy with a listener for each table, and waits until it serves.
+pub(crate) async fn start(binary: &Path, tables: &[RouteConfiguration]) -> Envoy {
+    let folder = tempfile::tempdir().unwrap();
+    let mut upstreams = Vec::new();
+    for name in CLUSTERS {
+        upstreams.push(upstream::start(name).await);
+    }
+    let ports = free_ports(tables.len() + 1).await;
+    let (admin, ports) = ports.split_first().unwrap();
+    for table in tables {
+        std::fs::write(rds_file(folder.path(), &table.name), discovery(table)).unwrap();
+    }
+    let bootstrap = bootstrap(*admin, tables, ports, folder.path(), &upstreams);
+    let config = folder.path().join("envoy.json");
+    std::fs::write(&config, bootstrap.to_string()).unwrap();
+    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let process = Command::new(binary)
+        .arg("-c")
+        .arg(&config)
+        .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"])
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut envoy = Envoy {
+        process,
+        ports: ports.to_vec(),
+        _folder: folder,
+        _upstreams: upstreams,
+    };
+    envoy.wait_until_ready(*admin).await;
+    envoy
+}
+
+async fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    }
+    held.iter()
+        .map(|listener| listener.local_addr().unwrap())
+        .collect()
+}
+
+fn rds_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.pb"))
+}
+
+fn discovery(table: &RouteConfiguration) -> Vec<u8> {
+    let resource = Any {
+        type_url: RouteConfiguration::type_url(),
+        value: table.encode_to_vec(),
+    };
+    let response = DiscoveryResponse {
+        version_info: "1".into(),
+        type_url: RouteConfiguration::type_url(),
+        resources: vec![resource],
+        ..DiscoveryResponse::default()
+    };
+    response.encode_to_vec()
+}
+
+fn bootstrap(
+    admin: SocketAddr,
+    tables: &[RouteConfiguration],
+    ports: &[SocketAddr],
+    folder: &Path,
+    upstreams: &[Upstream],
+) -> Value {
+    let listeners = tables
+        .iter()
+        .zip(ports)
+        .map(|(table, port)| listener(&table.name, *port, folder));
+    let clusters = CLUSTERS
+        .iter()
+        .zip(upstreams)
+        .map(|(name, upstream)| cluster(name, upstream.address));
+    json!({
+        "node": { "id": "oracle", "cluster": "oracle" },
+        "admin": { "address": socket(admin) },
+        "static_resources": {
+            "listeners": listeners.collect::<Vec<_>>(),
+            "clusters": clusters.collect::<Vec<_>>(),
+        },
+    })
+}
+
+fn socket(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+fn listener(table: &str, address: SocketAddr, folder: &Path) -> Value {
+    let typed = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
+    json!({
+        "name": table,
+        "address": socket(address),
+        "filter_chains": [{ "filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": typed("network.http_connection_manager.v3.HttpConnectionManager"),
+                "stat_prefix": table,
+                "rds": {
+                    "route_config_name": table,
+                    "config_source": { "path_config_source": { "path": rds_file(folder, table) } },
+                },
+                "http_filters": [
+                    { "name": "lua", "typed_config": {
+                        "@type": typed("http.lua.v3.Lua"),
+                        "default_source_code": { "inline_string": LUA },
+                    }},
+                    { "name": "envoy.filters.http.router", "typed_config": { "@type": typed("http.router.v3.Router") } },
+                ],
+            },
+        }]}],
+    })
+}
+
+fn cluster(name: &str, address: SocketAddr) -> Value {
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": socket(address) } }] }],
+        },
+    })
+}
+
+impl Envoy {
+    async fn wait_until_ready(&mut self, admin: SocketAddr) {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        let ready = || {
+            Request::get("/ready")
+                .header("host", "admin")
+                .body(Empty::new())
+                .unwrap()
+        };
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            tick.tick().await;
+            if exchange(admin, ready())
+                .await
+                .is_some_and(|r| r.status() == StatusCode::OK)
+            {
+                return;
+            }
+            let ended = self.process.try_wait().unwrap();
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(
+                ended.is_none() && !late,
+                "envoy did not start: {ended:?}\n{}",
+                self.log()
+            );
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self._folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// What Envoy does with a request to the table of that number.
+    pub(crate) async fn send(&self, table: usize, sent: &Sent) -> Outcome {
+        let mut request = Request::builder()
+            .method(sent.method)
+            .uri(&sent.target)
+            .header("host", &sent.host);
+        for (name, value) in &sent.headers {
+            request = request.header(*name, *value);
+        }
+        for (key, value) in &sent.labels {
+            request = request.header(format!("x-label-{key}"), *value);
+        }
+        if let Some(namespace) = sent.namespace {
+            request = request.header("x-namespace", namespace);
+        }
+        let request = request.body(Empty::new()).unwrap();
+        let response = exchange(self.ports[table], request).await;
+        outcome(&response.unwrap_or_else(|| panic!("no answer to {sent:?}\n{}", self.log())))
+    }
+}
+
+async fn exchange(address: SocketAddr, request: Request<Empty<Bytes>>) -> Option<Response<Bytes>> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let driving = tokio::spawn(connection);
+    let response = tokio::time::timeout(DEADLINE, sender.send_request(request))
+        .await
+        .ok()?
+        .ok()?;
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    driving.abort();
+    Some(Response::from_parts(parts, body))
+}
+
+fn outcome(response: &Response<Bytes>) -> Outcome {
+    let headers = response.headers();
+    let one = |name: &str| values(headers, name).into_iter().next().unwrap_or_default();
+    let status = response.status().as_u16();
+    let body = String::from_utf8_lossy(response.body()).into_owned();
+    let cluster = one("x-app");
+    let forwarded = !cluster.is_empty();
+    Outcome {
+        status,
+        route: one("x-route"),
+        target: one("x-seen-target"),
+        host: one("x-seen-host"),
+        headers: if forwarded {
+            changed(|name| values(headers, &format!("x-seen-{name}")))
+        } else {
+            Vec::new()
+        },
+        location: one("location"),
+        body,
+        cluster,
+    }
+}
+
+fn values(headers: &HeaderMap, name: &str) -> Vec<String> {
+    let all = headers.get_all(name).iter();
+    all.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .collect()
+}
