@@ -76,11 +76,11 @@ impl<H: PodHost> Enroller<H> {
             for action in actions {
                 self.start(action);
             }
-            if is_list {
+            if is_list && let Some(listed) = listed.take() {
+                listed();
+            }
+            if listed.is_none() {
                 self.undo_leftovers().await;
-                if let Some(listed) = listed.take() {
-                    listed();
-                }
             }
             self.report().await;
         }
@@ -145,8 +145,10 @@ impl<H: PodHost> Enroller<H> {
         };
     }
 
+    /// Once every pod of the first list has been captured or has failed: an earlier agent's capture, perhaps of another
+    /// version, must not go before this one's is in place.
     async fn undo_leftovers(&mut self) {
-        if !self.leftovers {
+        if !self.leftovers || self.reconciler.is_capturing() {
             return;
         }
         let kept = self.reconciler.kept().cloned().collect();

@@ -164,6 +164,11 @@ impl Reconciler {
         self.pods.values().filter(is).map(|pod| &pod.wanted)
     }
 
+    /// Whether the capture of any pod is under way.
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.pods.values().any(|pod| pod.phase == Phase::Capturing)
+    }
+
     /// Pods whose capture must stay: all that is wanted, and what is not withdrawn yet.
     pub(crate) fn kept(&self) -> impl Iterator<Item = &Arc<NodePod>> {
         self.pods.values().filter_map(|pod| pod.captured.as_ref())
