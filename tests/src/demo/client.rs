@@ -29,7 +29,7 @@ const MAX_PENDING: usize = 512;
 /// One request and what came of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    pub(crate) started: Instant,
+    pub(crate) finished: Instant,
     pub(crate) result: Result<Vec<ServedBy>, String>,
 }
 
@@ -79,7 +79,7 @@ impl Client {
                             pending.spawn(page(address));
                         } else {
                             let result = Err(format!("{MAX_PENDING} requests are still unanswered"));
-                            outcomes.push(Outcome { started: Instant::now(), result });
+                            outcomes.push(Outcome { finished: Instant::now(), result });
                         }
                     }
                 }
@@ -118,7 +118,6 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn page(address: SocketAddr) -> Outcome {
-    let started = Instant::now();
     let result = get(address, "/productpage")
         .await
         .and_then(|(status, body, chain)| {
@@ -134,7 +133,10 @@ async fn page(address: SocketAddr) -> Outcome {
                 None => Ok(chain),
             }
         });
-    Outcome { started, result }
+    Outcome {
+        finished: Instant::now(),
+        result,
+    }
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String, Vec<ServedBy>), String> {

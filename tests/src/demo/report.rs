@@ -55,7 +55,7 @@ pub(crate) struct Change {
     pub(crate) failures: u64,
     pub(crate) examples: Vec<String>,
     pub(crate) per_second: u32,
-    /// From the change in the folder to the first request after which only the new split was seen.
+    /// From the change in the folder to the last answer of the old split.
     pub(crate) took: Option<Duration>,
 }
 

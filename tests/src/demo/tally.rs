@@ -121,7 +121,7 @@ mod tests {
     fn page(chain: &str) -> Outcome {
         let chain = chain.split(' ').map(|entry| entry.parse().unwrap()).collect();
         Outcome {
-            started: Instant::now(),
+            finished: Instant::now(),
             result: Ok(chain),
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn failures_are_counted_and_some_are_shown() {
         let failed = Outcome {
-            started: Instant::now(),
+            finished: Instant::now(),
             result: Err("503".to_owned()),
         };
         let tally = Tally::of(&vec![failed; 5]);

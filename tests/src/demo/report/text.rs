@@ -116,7 +116,11 @@ impl Report {
             change.per_second, change.requests, change.failures
         )?;
         match change.took {
-            Some(took) => writeln!(out, "the new split held after {} ms.", took.as_millis()),
+            Some(took) => writeln!(
+                out,
+                "the last answer of the old split came {} ms after the change.",
+                took.as_millis()
+            ),
             None => writeln!(out, "the new split never held."),
         }
     }
@@ -138,7 +142,7 @@ mod tests {
         for expected in [
             "400 requests for /productpage through the ingress gateway, 0 failed.",
             "reviews-v3 called ratings-v2 in 200 of 200",
-            "the new split held after 150 ms",
+            "the last answer of the old split came 150 ms after",
             "details-v1-x",
         ] {
             assert!(text.contains(expected), "{expected} is missing in:\n{text}");

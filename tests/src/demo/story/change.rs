@@ -45,18 +45,20 @@ impl Story<'_> {
 }
 
 fn judge(mut outcomes: Vec<Outcome>, changed: Instant) -> Change {
-    outcomes.sort_by_key(|outcome| outcome.started);
+    outcomes.sort_by_key(|outcome| outcome.finished);
     let tally = Tally::of(&outcomes);
     let is_new = |outcome: &Outcome| matches!(&outcome.result, Ok(chain) if find(chain, "reviews").is_some_and(|by| by.version == ONLY));
-    // The first request of the unbroken run of the new version at the end, if it began after the change.
-    let last_old = outcomes.iter().rposition(|outcome| !is_new(outcome));
-    let first_new = outcomes.get(last_old.map_or(0, |index| index + 1));
+    // Answers of the old split may be under way when the change is made: the last one counts.
+    let last_old = outcomes.iter().rev().find(|outcome| !is_new(outcome));
+    let took = last_old.map_or(Duration::ZERO, |old| {
+        old.finished.saturating_duration_since(changed)
+    });
     Change {
         requests: tally.requests,
         failures: tally.failures,
         examples: tally.examples,
         per_second: PER_SECOND,
-        took: first_new.map(|outcome| outcome.started.saturating_duration_since(changed)),
+        took: outcomes.last().filter(|outcome| is_new(outcome)).map(|_| took),
     }
 }
 
@@ -89,15 +91,15 @@ mod tests {
     use super::*;
 
     fn outcome(start: Instant, millis: u64, version: &str) -> Outcome {
-        let started = start + Duration::from_millis(millis);
+        let finished = start + Duration::from_millis(millis);
         Outcome {
-            started,
+            finished,
             result: Ok(vec![format!("reviews/{version}@pod").parse().unwrap()]),
         }
     }
 
     #[test]
-    fn the_new_split_begins_after_the_last_answer_of_the_old() {
+    fn the_new_split_holds_after_the_last_answer_of_the_old() {
         let start = Instant::now();
         let at = start + Duration::from_millis(100);
         let outcomes = [
@@ -114,7 +116,7 @@ mod tests {
                 .to_vec(),
             at,
         );
-        assert_eq!(change.took, Some(Duration::from_millis(50)));
+        assert_eq!(change.took, Some(Duration::from_millis(30)));
         assert_eq!((change.requests, change.failures), (6, 0));
     }
 
