@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("aquifer-cli", &["aquifer-core"]),
     ("aquifer-codegen", &[]),
+    ("aquifer-oci", &[]),
     ("xtask", &[]),
 ];
 /// Suites reach into the programs they test; nothing may depend on them in turn.
