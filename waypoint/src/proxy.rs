@@ -9,9 +9,11 @@ pub(crate) mod local;
 pub(crate) mod record;
 mod request;
 pub(crate) mod response;
+pub(crate) mod series;
 mod upgrade;
 pub(crate) mod upload;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aquifer_core::http::listener::{HttpListener, Listener};
@@ -23,7 +25,9 @@ use crate::telemetry::Telemetry;
 use crate::upstream::connection::Drivers;
 use crate::upstream::dial::Dialer;
 
-pub(crate) use request::{Downstream, service_labels};
+use series::SeriesCache;
+
+pub(crate) use request::Downstream;
 
 /// Everything that requests and connections need, whichever way they come in.
 pub(crate) struct Proxy {
@@ -41,5 +45,6 @@ pub(crate) struct ConnectionInfo {
     pub(crate) http: HttpListener,
     pub(crate) client: ClientInfo,
     /// The address that the client dialled.
-    pub(crate) local: std::net::SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) series: SeriesCache,
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::serving;
 use crate::source::ClientInfo;
@@ -192,6 +193,7 @@ impl Accepting {
             http,
             client: ClientInfo::outside(SocketAddr::new(client.ip().to_canonical(), client.port())),
             local,
+            series: SeriesCache::default(),
         };
         Some(Downstream {
             proxy: self.proxy.clone(),

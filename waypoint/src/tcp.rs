@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aquifer_core::http::cluster::{Endpoint, Transport, parse_cluster_name};
+use aquifer_core::http::cluster::{Endpoint, parse_cluster_name};
 use aquifer_core::http::listener::TcpListener;
-use aquifer_core::workload::WorkloadUid;
 use aquifer_hbone::{ByteCounters, IncomingTunnel, TunnelStream, copy_bidirectional};
 use aquifer_telemetry::access_log::{ConnectionEntry, LoggedPeer};
 use aquifer_telemetry::peer::{PeerLabels, ServiceLabels, TrafficLabels};
@@ -14,9 +13,9 @@ use aquifer_telemetry::tcp::{TcpFlag, TcpSeries};
 use http::{HeaderMap, StatusCode};
 
 use crate::proxy::Proxy;
-use crate::proxy::service_labels;
 use crate::source::ClientInfo;
 use crate::state::ClusterState;
+use crate::telemetry::{endpoint_labels, service_labels};
 use crate::upstream::UpstreamIo;
 use crate::upstream::dial::DialError;
 
@@ -144,15 +143,7 @@ impl<'a> Report<'a> {
     }
 
     fn chose(&mut self, endpoint: &Endpoint) {
-        let principal = match &endpoint.transport {
-            Transport::Hbone(identity) => Some(identity),
-            Transport::Plaintext => None,
-        };
-        let mesh = self.proxy.shared.mesh();
-        let labels = match mesh.workload(&WorkloadUid::new(&endpoint.workload)) {
-            Some(workload) => PeerLabels::of(workload, principal),
-            None => principal.map_or_else(PeerLabels::unknown, PeerLabels::principal),
-        };
+        let labels = endpoint_labels(&self.proxy.shared.mesh(), endpoint);
         self.destination = Some((endpoint.address, labels));
     }
 

@@ -8,6 +8,7 @@ use aquifer_hbone::{IncomingTunnel, TunnelHandler};
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::source::ClientInfo;
 use crate::{serving, tcp};
@@ -47,6 +48,7 @@ impl WaypointTunnels {
                     listener,
                     client,
                     local,
+                    series: SeriesCache::default(),
                 };
                 let downstream = Downstream {
                     proxy: self.proxy.clone(),

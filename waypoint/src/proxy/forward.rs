@@ -9,8 +9,6 @@ use aquifer_core::http::cors::CorsDecision;
 use aquifer_core::http::decision::Decision;
 use aquifer_core::http::retry::{Attempt, RetryPolicy};
 use aquifer_core::http::rewrite::HostRewrite;
-use aquifer_core::workload::WorkloadUid;
-use aquifer_telemetry::peer::PeerLabels;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -178,9 +176,8 @@ impl Forwarding<'_> {
             chosen.ok_or_else(|| Failure::NoHealthyUpstream(self.destination.cluster.to_string()))?;
         progress.tried.push(endpoint.address);
         record.upstream = Some(UpstreamFacts {
-            address: endpoint.address,
+            endpoint: endpoint.clone(),
             local: None,
-            labels: self.labels(&endpoint.workload, endpoint),
         });
         let sending = template.send(
             &self.downstream.proxy,
@@ -205,19 +202,6 @@ impl Forwarding<'_> {
             name: self.destination.cluster.to_string(),
             status: self.forward.cluster_not_found,
         })
-    }
-
-    fn labels(&self, uid: &str, endpoint: &aquifer_core::http::cluster::Endpoint) -> PeerLabels {
-        let principal = match &endpoint.transport {
-            aquifer_core::http::cluster::Transport::Hbone(id) => Some(id),
-            aquifer_core::http::cluster::Transport::Plaintext => None,
-        };
-        let mesh = self.downstream.proxy.shared.mesh();
-        match (mesh.workload(&WorkloadUid::new(uid)), principal) {
-            (Some(workload), principal) => PeerLabels::of(workload, principal),
-            (None, Some(id)) => PeerLabels::principal(id),
-            (None, None) => PeerLabels::unknown(),
-        }
     }
 
     fn respond(

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use aquifer_core::http::cluster::{Endpoint, parse_cluster_name};
+use aquifer_core::snapshot::MeshSnapshot;
 use aquifer_telemetry::access_log::RequestEntry;
 use aquifer_telemetry::http::{RequestLabels, RequestProtocol};
 use aquifer_telemetry::peer::{PeerLabels, ServiceLabels, TrafficLabels};
@@ -11,8 +13,10 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::head::Head;
 use super::headers::{X_FORWARDED_FOR, X_REQUEST_ID};
+use super::series::SeriesKey;
 use super::upload::UploadCounter;
 use super::{ConnectionInfo, Proxy};
+use crate::telemetry::{endpoint_labels, service_labels};
 
 /// The connection's end, the request's beginning, and what has become of it so far. Reported when dropped.
 pub(crate) struct Record {
@@ -28,7 +32,6 @@ pub(crate) struct Record {
     pub(crate) upstream_failure: String,
     pub(crate) upstream: Option<UpstreamFacts>,
     pub(crate) cluster: Arc<str>,
-    pub(crate) service: ServiceLabels,
     pub(crate) route: Arc<str>,
     pub(crate) upstream_time: Option<Duration>,
     pub(crate) grpc_status: Option<u8>,
@@ -76,9 +79,8 @@ impl RequestFacts {
 
 /// The endpoint of the last attempt.
 pub(crate) struct UpstreamFacts {
-    pub(crate) address: SocketAddr,
+    pub(crate) endpoint: Endpoint,
     pub(crate) local: Option<SocketAddr>,
-    pub(crate) labels: PeerLabels,
 }
 
 impl Record {
@@ -96,7 +98,6 @@ impl Record {
             upstream_failure: String::new(),
             upstream: None,
             cluster: "".into(),
-            service: ServiceLabels::unknown(),
             route: "".into(),
             upstream_time: None,
             grpc_status: None,
@@ -137,27 +138,48 @@ impl Record {
             .request
             .as_ref()
             .map_or(RequestProtocol::Http, |r| r.protocol);
-        let labels = RequestLabels {
-            traffic: TrafficLabels {
-                reporter: self.proxy.telemetry.reporter,
-                source: self.connection.client.labels.clone(),
-                destination: self
-                    .upstream
-                    .as_ref()
-                    .map_or_else(PeerLabels::unknown, |u| u.labels.clone()),
-                service: self.service.clone(),
-                security: self.connection.client.security(),
-            },
+        let mesh = self.proxy.shared.mesh();
+        let key = SeriesKey {
+            generation: mesh.generation(),
+            cluster: self.cluster.clone(),
+            endpoint: self.upstream.as_ref().map(|u| u.endpoint.address),
             protocol,
-            response_code: self.code,
-            response_flags: self.flags,
+            code: self.code,
+            flags: self.flags,
             grpc_status: self.grpc_status.filter(|_| protocol == RequestProtocol::Grpc),
         };
-        let series = self.proxy.telemetry.http.series(&labels);
+        let series = self.connection.series.get(&key, || {
+            let labels = self.labels(&mesh, &key);
+            self.proxy.telemetry.http.series(&labels)
+        });
         series.requests.increment(1);
         series.duration.record(duration.as_secs_f64() * 1000.0);
         series.request_size.record(received as f64);
         series.response_size.record(self.bytes_sent as f64);
+    }
+
+    fn labels(&self, mesh: &MeshSnapshot, key: &SeriesKey) -> RequestLabels {
+        let destination = self.upstream.as_ref().map(|u| endpoint_labels(mesh, &u.endpoint));
+        RequestLabels {
+            traffic: TrafficLabels {
+                reporter: self.proxy.telemetry.reporter,
+                source: self.connection.client.labels.clone(),
+                destination: destination.unwrap_or_else(PeerLabels::unknown),
+                service: self.service(mesh),
+                security: self.connection.client.security(),
+            },
+            protocol: key.protocol,
+            response_code: key.code,
+            response_flags: key.flags,
+            grpc_status: key.grpc_status,
+        }
+    }
+
+    /// The service that the request was for: its cluster's, or where it has none, its listener's.
+    fn service(&self, mesh: &MeshSnapshot) -> ServiceLabels {
+        let parts = parse_cluster_name(&self.cluster);
+        let parts = parts.or_else(|| parse_cluster_name(&self.connection.listener.name));
+        parts.map_or_else(ServiceLabels::unknown, |parts| service_labels(mesh, parts.host))
     }
 
     fn entry(&self, duration: Duration, received: u64) -> RequestEntry {
@@ -174,7 +196,7 @@ impl Record {
             bytes_sent: self.bytes_sent,
             duration,
             upstream_time: self.upstream_time,
-            upstream_host: self.upstream.as_ref().map(|u| u.address),
+            upstream_host: self.upstream.as_ref().map(|u| u.endpoint.address),
             upstream_cluster: self.cluster.to_string(),
             upstream_local: self.upstream.as_ref().and_then(|u| u.local),
             downstream_local: Some(self.connection.local),

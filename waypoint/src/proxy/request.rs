@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use aquifer_core::http::cluster::parse_cluster_name;
 use aquifer_core::http::cors::CorsDecision;
 use aquifer_core::http::decision::{Decision, Outcome, route};
 use aquifer_core::http::table::RouteTable;
-use aquifer_core::snapshot::MeshSnapshot;
-use aquifer_telemetry::peer::ServiceLabels;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -53,10 +50,7 @@ impl Downstream {
         let state = self.proxy.shared.proxy();
         match state.routes.get(&self.connection.http.routes) {
             Some(table) => self.route(table, head, body, websocket, record).await,
-            None => {
-                record.service = self.listener_service();
-                local::failure(&Failure::NotFound, record, false)
-            }
+            None => local::failure(&Failure::NotFound, record, false),
         }
     }
 
@@ -70,7 +64,6 @@ impl Downstream {
     ) -> Response<ResponseBody> {
         let decision = route(table, &head.view(self.connection.client.source()), rand::random());
         record.route = decision.route.map_or_else(|| "".into(), |r| r.name.clone());
-        record.service = self.service(&decision);
         let cors = cors(&decision, &head);
         if let CorsDecision::AnswerPreflight(headers) = cors {
             return local::preflight(headers, record);
@@ -102,44 +95,6 @@ impl Downstream {
                     upload,
                 };
                 forwarding.run(head, websocket, &cors, record).await
-            }
-        }
-    }
-
-    /// The service that a request is for, as metrics name it.
-    fn service(&self, decision: &Decision<'_>) -> ServiceLabels {
-        let mesh = self.proxy.shared.mesh();
-        let host = decision
-            .cluster()
-            .and_then(parse_cluster_name)
-            .map(|parts| parts.host);
-        host.map_or_else(|| self.listener_service(), |host| service_labels(&mesh, host))
-    }
-
-    fn listener_service(&self) -> ServiceLabels {
-        match parse_cluster_name(&self.connection.listener.name) {
-            Some(parts) => service_labels(&self.proxy.shared.mesh(), parts.host),
-            None => ServiceLabels::unknown(),
-        }
-    }
-}
-
-/// Labels of a service by its host name; one that the mesh does not know keeps its host.
-pub(crate) fn service_labels(mesh: &MeshSnapshot, host: &str) -> ServiceLabels {
-    match mesh.service_named(host, "") {
-        Some(service) => ServiceLabels::of(service),
-        None => {
-            let mut parts = host.split('.');
-            let name = parts.next().unwrap_or(host);
-            let namespace = if host.contains(".svc.") {
-                parts.next()
-            } else {
-                None
-            };
-            ServiceLabels {
-                host: host.into(),
-                name: name.into(),
-                namespace: namespace.unwrap_or(aquifer_telemetry::UNKNOWN).into(),
             }
         }
     }
