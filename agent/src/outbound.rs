@@ -28,7 +28,8 @@ pub(crate) async fn serve(pod: Arc<PodProxy>, stream: TcpStream, client: SocketA
     let open = pod
         .connections
         .add(Open::new(Direction::Outbound, client, destination, None));
-    match connect::connect(&pod, client, destination).await {
+    // On the heap, to be given back when the connection stands: handshakes need much room, and only for a moment.
+    match Box::pin(connect::connect(&pod, client, destination)).await {
         Ok(Made {
             upstream,
             facts,

@@ -1,8 +1,15 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
 use super::reconciler::{Action, Event, Reconciler, Release};
-use crate::pods::{MalformedPod, NodePod, PodList, PodReport, PodState};
+use super::{Enroller, PodHost, Reports};
+use crate::pods::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError};
 
 fn pod(uid: &str, wanted: bool) -> NodePod {
     NodePod {
@@ -254,4 +261,134 @@ fn a_malformed_entry_changes_nothing_that_runs() {
     assert_eq!(b.event(Event::Listed(broken)), []);
     assert_eq!(b.state("a").0, PodState::Enrolled);
     assert_eq!(b.state("b").0, PodState::Failed);
+}
+
+/// A source that tells what a test puts into it, and shows what was reported.
+struct Source {
+    lists: mpsc::Receiver<PodList>,
+    reported: watch::Sender<Vec<PodReport>>,
+}
+
+#[async_trait]
+impl NodePods for Source {
+    async fn last_report(&mut self) -> Vec<PodReport> {
+        Vec::new()
+    }
+
+    async fn next(&mut self) -> Result<PodList, PodsError> {
+        match self.lists.recv().await {
+            Some(list) => Ok(list),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn report(&mut self, pods: &[PodReport]) -> Result<(), PodsError> {
+        self.reported.send_replace(pods.to_vec());
+        Ok(())
+    }
+}
+
+/// Captures every pod but `bad`, and notes what it did.
+struct Host {
+    done: Mutex<Vec<String>>,
+    changes: watch::Sender<u64>,
+    advertised: AtomicBool,
+}
+
+impl Host {
+    fn note(&self, what: &str, uid: &str) {
+        self.done.lock().push(format!("{what} {uid}"));
+    }
+}
+
+#[async_trait]
+impl PodHost for Host {
+    async fn capture(&self, pod: Arc<NodePod>) -> Result<(), String> {
+        self.note("capture", &pod.uid);
+        if &*pod.uid == "bad" {
+            Err("no such namespace".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn prepare(&self, uid: Arc<str>) -> Result<(), String> {
+        self.note("prepare", &uid);
+        Ok(())
+    }
+
+    async fn release(&self, pod: Arc<NodePod>, _how: Release) -> Result<(), String> {
+        self.note("release", &pod.uid);
+        Ok(())
+    }
+
+    async fn retain(&self, pods: Vec<Arc<NodePod>>) -> Result<(), String> {
+        self.note("retain", &pods.len().to_string());
+        Ok(())
+    }
+
+    fn is_withdrawn(&self, _pod: &NodePod) -> bool {
+        !self.advertised.load(Ordering::SeqCst)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+async fn reported(reports: &mut watch::Receiver<Vec<PodReport>>, uid: &str, state: PodState) {
+    let is_so = |all: &Vec<PodReport>| all.iter().any(|r| &*r.uid == uid && r.state == state);
+    let wait = tokio::time::timeout(Duration::from_secs(30), reports.wait_for(is_so)).await;
+    assert!(wait.is_ok(), "{uid} is not {state:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_runs_actions_and_reports() {
+    let (lists, receiver) = mpsc::channel(4);
+    let (sender, mut reports) = watch::channel(Vec::new());
+    let host = Arc::new(Host {
+        done: Mutex::default(),
+        changes: watch::Sender::new(0),
+        advertised: AtomicBool::new(true),
+    });
+    let source = Source {
+        lists: receiver,
+        reported: sender,
+    };
+    let enroller = Enroller::new(Box::new(source), host.clone(), Reports::default()).await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(enroller.run(|| {}, stop.clone()));
+
+    let send = |pods: Vec<NodePod>| PodList {
+        pods,
+        malformed: Vec::new(),
+    };
+    lists
+        .send(send(vec![pod("a", true), pod("bad", true)]))
+        .await
+        .unwrap();
+    reported(&mut reports, "a", PodState::Enrolled).await;
+    reported(&mut reports, "bad", PodState::Failed).await;
+
+    lists.send(send(vec![pod("a", false)])).await.unwrap();
+    reported(&mut reports, "a", PodState::Pending).await;
+    assert!(
+        !host.done.lock().contains(&"release a".to_owned()),
+        "withdrawn before it is released"
+    );
+    host.advertised.store(false, Ordering::SeqCst);
+    host.changes.send_replace(1);
+    reported(&mut reports, "a", PodState::NotWanted).await;
+
+    stop.cancel();
+    running.await.unwrap();
+    let done = host.done.lock().clone();
+    let at = |what: &str| done.iter().position(|d| d == what);
+    assert!(at("prepare a") < at("release a"), "{done:?}");
+    assert_eq!(
+        done.iter().filter(|d| d.starts_with("retain")).count(),
+        1,
+        "{done:?}"
+    );
+    assert!(at("retain 1") > at("capture bad"), "leftovers go last: {done:?}");
 }

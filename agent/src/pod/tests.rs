@@ -375,6 +375,17 @@ async fn garbage_on_the_tunnel_port_is_closed_and_harms_nobody() {
 }
 
 #[tokio::test]
+async fn a_connection_costs_little_memory() {
+    let world = World::new().await;
+    let stream = || TcpStream::connect(world.outbound);
+    let client = world.outbound;
+    let outbound = crate::outbound::serve(world.server.clone(), stream().await.unwrap(), client);
+    let inbound = crate::inbound::serve(world.server.clone(), stream().await.unwrap(), client);
+    let sizes = (size_of_val(&outbound), size_of_val(&inbound));
+    assert!(sizes.0 <= 4 * 1024 && sizes.1 <= 8 * 1024, "{sizes:?}");
+}
+
+#[tokio::test]
 async fn connections_of_a_pod_are_limited() {
     let world = World::new().await;
     let mut held = Vec::new();
