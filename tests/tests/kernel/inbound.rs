@@ -1,9 +1,12 @@
 //! Connections that pods receive.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::protocol::{Dial, Event, Refusal, Request};
-use crate::world::{A, B, C, D, NODE_V4, OUTSIDE_V4, World};
+use crate::world::{A, B, C, D, NODE_V4, OUTSIDE_V4, Place, World};
+
+/// Any port that nobody in a pod listens on.
+const SHARED_PORT: u16 = 40_000;
 
 #[test]
 fn an_inbound_connection_is_steered_with_its_local_address_kept() {
@@ -32,7 +35,6 @@ fn the_application_sees_the_clients_address() {
     agent.enrol(world.spec(A));
     for destination in [A.at_v4(dual), A.at_v6(dual), A.at_v4(v4)] {
         let seen = c.connect(destination);
-        let canonical = |address: std::net::SocketAddr| (address.ip().to_canonical(), address.port());
         assert_eq!(canonical(seen.server.accepted), canonical(seen.local), "accept()");
         assert_eq!(
             canonical(seen.server.peer),
@@ -190,4 +192,65 @@ fn clients_of_ended_connections_are_forgotten() {
     assert_eq!(world.clients(), 3);
     agent.kill();
     world.wait_until("the records are gone", || world.clients() == 0);
+}
+
+/// The agent delivers from loopback, where the pod's own captured connections come from as well. Were the client of a
+/// delivery looked up by its source port alone, the agent would be told that client by its accept() of the captured one.
+#[test]
+fn a_captured_connection_may_share_the_port_of_a_delivery() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let (served, far) = (a.listen("[::]:0"), c.listen("[::]:0"));
+    agent.enrol(world.spec(A));
+    world.single_local_port(A, SHARED_PORT);
+    let at: [fn(Place, u16) -> SocketAddr; 2] = [Place::at_v4, Place::at_v6];
+    for at in at {
+        let delivery = c.connect(at(A, served));
+        assert_eq!(canonical(delivery.server.accepted), canonical(delivery.local));
+        agent.events();
+
+        let captured = a.connect(at(C, far));
+        assert_eq!(captured.peer, at(C, far));
+        assert_eq!(captured.local.port(), SHARED_PORT, "or nothing was shared");
+        assert_eq!(
+            agent.events(),
+            [Event::Outbound {
+                from: captured.local,
+                destination: Some(at(C, far))
+            }]
+        );
+        for (actor, connection) in [(&mut c, delivery.connection), (&mut a, captured.connection)] {
+            let line = "still there".to_owned();
+            actor.done(&Request::Echo { connection, line });
+        }
+    }
+}
+
+#[test]
+fn deliveries_from_one_port_have_their_own_clients() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c, mut d) = (world.agent(), world.pod(A), world.pod(C), world.pod(D));
+    let (first, second) = (a.listen("0.0.0.0:0"), a.listen("0.0.0.0:0"));
+    agent.enrol(world.spec(A));
+    world.single_local_port(A, SHARED_PORT);
+    let seen = c.connect(A.at_v4(first));
+    assert_eq!(seen.server.accepted, seen.local);
+    let seen = d.connect(A.at_v4(second));
+    assert_eq!(
+        (seen.server.accepted, seen.server.peer),
+        (seen.local, seen.local),
+        "the other delivery's client is not shown"
+    );
+    assert_eq!(world.clients(), 2);
+
+    // The end of one leaves the other's record alone.
+    c.kill();
+    world.wait_until("the first client is forgotten", || world.clients() == 1);
+    let line = "still there".to_owned();
+    let connection = seen.connection;
+    d.done(&Request::Echo { connection, line });
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

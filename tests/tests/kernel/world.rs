@@ -268,6 +268,13 @@ impl World {
         agent
     }
 
+    /// Leaves the kernel one port to choose for connections that a pod opens: all of them have it.
+    pub(crate) fn single_local_port(&self, place: Place, port: u16) {
+        let range = format!("net.ipv4.ip_local_port_range={port} {port}");
+        let namespace = self.namespace(place.name);
+        run(Command::new("ip").args(["netns", "exec", &namespace, "sysctl", "-qw", &range]));
+    }
+
     /// How many connections of the node the kernel has on record.
     pub(crate) fn node_connections(&self) -> usize {
         self.entries::<ConnectionKey, u32>(map::NODE_CONNECTIONS)
