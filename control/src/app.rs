@@ -79,7 +79,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     let monitoring = bind(config.monitoring_listen, "--monitoring-listen").await?;
-    let admin_routes = routes(debug).metrics(&metrics).readiness(&readiness);
+    let admin_routes = routes(&debug).metrics(&metrics).readiness(&readiness);
     spawn(&mut tasks, admin::serve(monitoring, admin_routes, cancel.clone()));
     tasks.spawn(upkeep(metrics.clone(), cancel.clone()));
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);

@@ -15,7 +15,7 @@ pub mod rules;
 pub mod waypoints;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -24,7 +24,7 @@ pub struct DebugState {
 }
 
 /// `/version` and everything below `/debug`.
-pub fn routes(state: DebugState) -> Routes {
+pub fn routes(state: &DebugState) -> Routes {
     let with = |handler: fn(&DebugState, &Query) -> Reply| {
         let state = state.clone();
         move |query: Query| {

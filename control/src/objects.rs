@@ -215,9 +215,9 @@ fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result
             Ok(Object::EndpointSlice(Arc::new(kube::EndpointSlice::read(raw)?)))
         }
         (GATEWAY_API, "Gateway") => Ok(Object::KubeGateway(Arc::new(kube::KubeGateway::read(raw)?))),
-        (NETWORKING, "VirtualService") => VirtualService::parse(read::strict(raw)?, meta, notices)
+        (NETWORKING, "VirtualService") => VirtualService::parse(&read::strict(raw)?, meta, notices)
             .map(|v| Object::VirtualService(Arc::new(v))),
-        (NETWORKING, "DestinationRule") => DestinationRule::parse(read::strict(raw)?, meta, notices)
+        (NETWORKING, "DestinationRule") => DestinationRule::parse(&read::strict(raw)?, meta, notices)
             .map(|v| Object::DestinationRule(Arc::new(v))),
         (NETWORKING, "Gateway") => {
             Gateway::parse(read::strict(raw)?, meta, notices).map(|v| Object::Gateway(Arc::new(v)))

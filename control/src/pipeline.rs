@@ -296,3 +296,6 @@ fn carry_of(left: &Left) -> Carry {
         ..Carry::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use aquifer_telemetry::timestamp::rfc3339;
 use serde_json::{Value, json};
 
 use crate::compile::Compiled;
-use crate::compile::report::{Audience, Condition, ObjectReport};
+use crate::compile::report::{Audience, Condition, ObjectReport, PodName};
 use crate::objects::{ObjectKey, ParsedObject};
 use crate::serve::ProxyType;
 use crate::serve::registry::ProxyStatus;
@@ -56,12 +56,13 @@ impl Statuses {
             let old = self
                 .since
                 .remove(key)
-                .filter(|old| Arc::ptr_eq(&old.object, object) && old.report == *report);
-            let kept = old.unwrap_or_else(|| Since {
+                .filter(|old| Arc::ptr_eq(&old.object, object) && old.report.says_the_same(report));
+            let generation = old.map_or(generation, |old| old.generation);
+            let kept = Since {
                 object: object.clone(),
                 report: report.clone(),
                 generation,
-            });
+            };
             since.insert(key.clone(), kept);
         }
         self.since = since;
@@ -69,15 +70,31 @@ impl Statuses {
 
     pub fn reach(&self, key: &ObjectKey, proxies: &[ProxyStatus]) -> Option<Reach> {
         let since = self.since.get(key)?;
-        let concerned = proxies
-            .iter()
-            .filter(|p| concerns(since.report.audience, p.proxy_type));
-        let (mut in_effect, mut of) = (0, 0);
-        for proxy in concerned {
-            of += 1;
-            in_effect += usize::from(proxy.generation_in_effect.is_some_and(|g| g >= since.generation));
+        let has = |p: &ProxyStatus| p.generation_in_effect.is_some_and(|g| g >= since.generation);
+        let connected = |concerned: fn(ProxyType) -> bool| {
+            let (mut in_effect, mut of) = (0, 0);
+            for proxy in proxies.iter().filter(|p| concerned(p.proxy_type)) {
+                of += 1;
+                in_effect += usize::from(has(proxy));
+            }
+            Reach { in_effect, of }
+        };
+        match &since.report.audience {
+            Audience::Nobody => None,
+            Audience::Agents => Some(connected(|kind| kind == ProxyType::Agent)),
+            Audience::WaypointsAndGateways => Some(connected(|kind| kind != ProxyType::Agent)),
+            Audience::Pods(pods) => {
+                let reached = |(namespace, name): &&PodName| {
+                    proxies
+                        .iter()
+                        .any(|p| p.namespace == *namespace && p.pod == *name && has(p))
+                };
+                Some(Reach {
+                    in_effect: pods.iter().filter(reached).count(),
+                    of: pods.len(),
+                })
+            }
         }
-        (since.report.audience != Audience::Nobody).then_some(Reach { in_effect, of })
     }
 
     /// The statuses that differ from what was written last; they count as written from now on.
@@ -110,14 +127,6 @@ impl Statuses {
             changes.insert(key, None);
         }
         changes
-    }
-}
-
-fn concerns(audience: Audience, proxy: ProxyType) -> bool {
-    match audience {
-        Audience::Agents => proxy == ProxyType::Agent,
-        Audience::WaypointsAndGateways => proxy != ProxyType::Agent,
-        Audience::Nobody => false,
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Whether an accepted object has reached the proxies is not known here; [`crate::status`] adds that.
 
+mod audience;
 mod findings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,13 +40,24 @@ impl Condition {
 }
 
 /// Which proxies an object has to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Audience {
     Agents,
     WaypointsAndGateways,
+    /// The pods of these waypoints and gateways, by namespace and name, connected or not.
+    Pods(BTreeSet<PodName>),
     /// Nothing is sent for it.
     Nobody,
+}
+
+pub type PodName = (Arc<str>, Arc<str>);
+
+impl Audience {
+    /// Whether proxies that route requests are concerned.
+    fn routes(&self) -> bool {
+        matches!(self, Self::WaypointsAndGateways | Self::Pods(_))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -57,6 +70,16 @@ pub struct ObjectReport {
     /// Further fields of the status.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<&'static str, Value>,
+}
+
+impl ObjectReport {
+    /// Whether the other says the same; who has to hear it may differ.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.accepted == other.accepted
+            && self.conditions == other.conditions
+            && self.notices == other.notices
+            && self.fields == other.fields
+    }
 }
 
 /// The condition that an implicit or explicit waypoint has taken the service.
@@ -117,7 +140,7 @@ fn describe(
     let meta = &object.meta;
     match accepted {
         Object::VirtualService(rules) => {
-            report.audience = Audience::WaypointsAndGateways;
+            report.audience = Audience::Pods(audience::of_rules(compiled, rules));
             report
                 .notices
                 .extend(findings::virtual_service(compiled, meta, rules));
@@ -127,7 +150,7 @@ fn describe(
             report.notices.extend(findings::destination_rule(compiled, rule));
         }
         Object::Gateway(gateway) => {
-            report.audience = Audience::WaypointsAndGateways;
+            report.audience = Audience::Pods(audience::of_gateway(compiled, gateway));
             report.notices.extend(findings::gateway(compiled, gateway));
         }
         Object::PeerAuthentication(_) => report.audience = Audience::Agents,
@@ -183,7 +206,7 @@ fn finish(report: &mut ObjectReport) {
         of(NoticeKind::NotSupported),
         of(NoticeKind::Warning),
     );
-    if report.accepted && report.audience == Audience::WaypointsAndGateways {
+    if report.accepted && report.audience.routes() {
         report.conditions.push(match unresolved.is_empty() {
             true => Condition::new(
                 "ResolvedRefs",

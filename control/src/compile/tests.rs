@@ -1,7 +1,7 @@
 //! Objects in, facts about resources out. Every resource that is made is also read back as the waypoint reads it.
 
 mod bookinfo;
-mod fixture;
+pub(crate) mod fixture;
 mod gateways;
 mod policies;
 mod properties;

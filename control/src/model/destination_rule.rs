@@ -56,7 +56,7 @@ impl TrafficPolicy {
 
 impl DestinationRule {
     pub fn parse(
-        spec: raw::DestinationRule,
+        spec: &raw::DestinationRule,
         meta: &Meta,
         notices: &mut Vec<Notice>,
     ) -> Result<Self, Rejection> {

@@ -65,7 +65,7 @@ const MAX_RULES: usize = 2000;
 
 impl VirtualService {
     pub fn parse(
-        spec: raw::VirtualService,
+        spec: &raw::VirtualService,
         meta: &Meta,
         notices: &mut Vec<Notice>,
     ) -> Result<Self, Rejection> {

@@ -98,9 +98,8 @@ fn take(value: Value, place: &str, depth: usize, parsed: &mut Parsed) {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
     if kind.ends_with("List") && value.get("items").is_some_and(Value::is_array) && depth < MAX_LIST_DEPTH {
         let Value::Object(mut list) = value else { return };
-        let items = match list.remove("items") {
-            Some(Value::Array(items)) => items,
-            _ => return,
+        let Some(Value::Array(items)) = list.remove("items") else {
+            return;
         };
         for (i, item) in items.into_iter().take(MAX_DOCUMENTS).enumerate() {
             take(item, &format!("{place}, item {}", i + 1), depth + 1, parsed);

@@ -3,6 +3,7 @@
 //! Every `.yaml`, `.yml` and `.json` below the folder is read; names that start with a dot are not, so that a writer
 //! can replace files by renaming. Notifications say where to look; a slow full comparison finds what they missed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -298,13 +299,14 @@ fn read(path: &Path, origin: &Arc<str>) -> Option<FileRecord> {
     };
     record.problems = parsed.problems;
     for object in parsed.objects {
-        let key = object.key.clone();
-        if record.objects.contains_key(&key) {
-            record
-                .problems
-                .push(format!("{key} is in {origin} twice; the first one is in effect"));
-        } else {
-            record.objects.insert(key, object);
+        match record.objects.entry(object.key.clone()) {
+            Entry::Vacant(free) => drop(free.insert(object)),
+            Entry::Occupied(first) => {
+                let key = first.key();
+                record
+                    .problems
+                    .push(format!("{key} is in {origin} twice; the first one is in effect"));
+            }
         }
     }
     Some(record)

@@ -6,6 +6,7 @@ use crate::compile::Compiled;
 use crate::compile::inputs::{Entry, selects};
 use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
+use crate::compile::waypoints::Binding;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::host::HostPattern;
@@ -106,18 +107,16 @@ fn mesh_host(
         );
         notices.push(Notice::warning(field, message));
     }
-    if compiled
-        .waypoints
-        .bindings
-        .get(&entry.service.key())
-        .and_then(|b| b.waypoint())
-        .is_none()
-    {
-        let message = format!(
+    let message = match compiled.waypoints.bindings.get(&entry.service.key()) {
+        None | Some(Binding::Refused { .. }) => format!(
             "{exact} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
-        );
-        notices.push(Notice::warning(field, message));
-    }
+        ),
+        Some(Binding::Waiting(waypoint)) => format!(
+            "traffic to {exact} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
+        ),
+        Some(Binding::Bound(_) | Binding::Moving { .. }) => return,
+    };
+    notices.push(Notice::warning(field, message));
 }
 
 /// Every rule is for some clients only: the others get every version, which is seldom what was meant.

@@ -291,7 +291,7 @@ fn rules_for_one_namespace_come_first_and_end_with_it() {
         "shop",
         &rules("public", &format!("{{hosts: [a], http: [{{{TO_A}}}]}}")),
     );
-    mesh.add("client", &rules("own", &format!("{{hosts: [a.shop.svc.cluster.local], exportTo: ['.'], http: [{{match: [{{uri: {{prefix: /x}}}}], route: [{{destination: {{host: b.shop.svc.cluster.local}}}}]}}]}}")));
+    mesh.add("client", &rules("own", "{hosts: [a.shop.svc.cluster.local], exportTo: ['.'], http: [{match: [{uri: {prefix: /x}}], route: [{destination: {host: b.shop.svc.cluster.local}}]}]}"));
     assert_eq!(
         lines(&table_of(&mut mesh)),
         [

@@ -18,12 +18,12 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("networking.istio.io", "VirtualService", "shop", name)
 }
 
-fn proxy(kind: ProxyType, generation: Option<u64>) -> ProxyStatus {
+fn proxy(kind: ProxyType, pod: &str, generation: Option<u64>) -> ProxyStatus {
     ProxyStatus {
         node_id: "x".into(),
         proxy_type: kind,
         namespace: "shop".into(),
-        pod: "p".into(),
+        pod: pod.into(),
         node: "n".into(),
         connected_since: SystemTime::UNIX_EPOCH,
         generation_in_effect: generation,
@@ -65,50 +65,75 @@ fn one_broken_object_is_rejected_alone() {
     assert_eq!(condition(good, "Programmed")["reason"], "NoProxies");
 }
 
-#[test]
-fn counts_the_proxies_that_need_the_object() {
+/// Rules for a service behind a waypoint with two pods.
+fn two_waypoint_pods() -> Mesh {
     let mut mesh = Mesh::new();
-    mesh.add("shop", RULES);
+    mesh.namespace("shop", "istio.io/dataplane-mode: ambient")
+        .add("shop", RULES);
+    mesh.service("shop", "a", "app: a", "10.96.0.1", "{name: http, port: 80}");
+    mesh.run_waypoint("shop", "waypoint");
+    let labels = "gateway.networking.k8s.io/gateway-name: waypoint, gateway.networking.k8s.io/gateway-class-name: istio-waypoint";
+    mesh.pod("shop", "waypoint-2", labels, "10.244.9.8");
+    mesh
+}
+
+fn programmed(statuses: &mut Statuses, proxies: &[ProxyStatus]) -> String {
+    let changed = statuses.changed(proxies, SystemTime::UNIX_EPOCH);
+    let status = changed[&key("a")].as_ref().unwrap();
+    let programmed = condition(status, "Programmed");
+    format!(
+        "{} {}",
+        programmed["status"].as_str().unwrap(),
+        programmed["message"].as_str().unwrap()
+    )
+}
+
+#[test]
+fn counts_the_pods_that_need_the_object() {
+    let mut mesh = two_waypoint_pods();
     let mut statuses = Statuses::default();
     let compiled = mesh.compile();
     statuses.observe(&mesh.store, &compiled, 7);
-    let proxies = [
-        proxy(ProxyType::Agent, None),
-        proxy(ProxyType::Waypoint, Some(7)),
-        proxy(ProxyType::Gateway, Some(6)),
+    let others = [
+        proxy(ProxyType::Agent, "agent", None),
+        proxy(ProxyType::Gateway, "gw", Some(1)),
     ];
-    let changed = statuses.changed(&proxies, SystemTime::UNIX_EPOCH);
-    let status = changed[&key("a")].as_ref().unwrap();
     assert_eq!(
-        condition(status, "Programmed")["message"],
-        "in effect at 1 of 2 proxies"
+        programmed(&mut statuses, &others),
+        "False in effect at 0 of 2 proxies"
     );
-    // Other changes of the model do not make it pending again.
+    let one = [
+        proxy(ProxyType::Waypoint, "waypoint-1", Some(7)),
+        proxy(ProxyType::Waypoint, "waypoint-2", Some(6)),
+    ];
+    assert_eq!(
+        programmed(&mut statuses, &one),
+        "False in effect at 1 of 2 proxies"
+    );
+    // A later generation in which the object is the same does not make it pending again.
     let compiled = mesh.compile();
     statuses.observe(&mesh.store, &compiled, 8);
-    let proxies = [
-        proxy(ProxyType::Waypoint, Some(7)),
-        proxy(ProxyType::Gateway, Some(7)),
+    let both = [
+        proxy(ProxyType::Waypoint, "waypoint-1", Some(7)),
+        proxy(ProxyType::Waypoint, "waypoint-2", Some(7)),
     ];
-    let changed = statuses.changed(&proxies, SystemTime::UNIX_EPOCH);
     assert_eq!(
-        condition(changed[&key("a")].as_ref().unwrap(), "Programmed")["status"],
-        "True"
+        programmed(&mut statuses, &both),
+        "True in effect at 2 of 2 proxies"
     );
 }
 
 #[test]
 fn only_changes_are_written_and_transitions_keep_their_time() {
-    let mut mesh = Mesh::new();
-    mesh.add("shop", RULES);
+    let mut mesh = two_waypoint_pods();
     let mut statuses = Statuses::default();
     let compiled = mesh.compile();
     statuses.observe(&mesh.store, &compiled, 1);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
     let first = statuses.changed(&[], now)[&key("a")].clone().unwrap();
     assert!(statuses.changed(&[], now + Duration::from_secs(9)).is_empty());
-    let proxies = [proxy(ProxyType::Waypoint, Some(1))];
-    let second = statuses.changed(&proxies, now + Duration::from_secs(9))[&key("a")]
+    let both = ["waypoint-1", "waypoint-2"].map(|pod| proxy(ProxyType::Waypoint, pod, Some(1)));
+    let second = statuses.changed(&both, now + Duration::from_secs(9))[&key("a")]
         .clone()
         .unwrap();
     let time = |status: &Value, kind: &str| condition(status, kind)["lastTransitionTime"].clone();
@@ -117,7 +142,7 @@ fn only_changes_are_written_and_transitions_keep_their_time() {
     mesh.remove("networking.istio.io", "VirtualService", "shop", "a");
     let compiled = mesh.compile();
     statuses.observe(&mesh.store, &compiled, 2);
-    assert_eq!(statuses.changed(&proxies, now), [(key("a"), None)].into());
+    assert_eq!(statuses.changed(&both, now)[&key("a")], None);
 }
 
 #[test]
