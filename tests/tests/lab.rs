@@ -1,5 +1,9 @@
 //! The lab itself, without the mesh: what every other suite stands on.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -530,13 +534,13 @@ fn the_command_line_keeps_its_contract() {
         (3, true, 3)
     );
     text(&run(&["apply", "-n", "other", "-f", path]));
+    text(&run(&["wait"]));
     assert_eq!(
         run(&["exec", "other/web", "--", "sh", "-c", "exit 5"])
             .status
             .code(),
         Some(5)
     );
-    text(&run(&["wait"]));
     assert!(
         text(&run(&[
             "exec",

@@ -35,7 +35,7 @@ pub(super) struct Mounts {
     pub(super) staging: Option<PathBuf>,
     /// Parts of the machine's /run that stay visible.
     pub(super) kept: Vec<PathBuf>,
-    /// Source and target; targets below /run or /var/run are made, others must exist.
+    /// Targets below /run or /var/run are made, others must exist.
     pub(super) binds: Vec<Bind>,
 }
 
@@ -43,15 +43,6 @@ pub(super) struct Mounts {
 pub(super) struct Bind {
     pub(super) source: PathBuf,
     pub(super) target: PathBuf,
-    pub(super) missing: Missing,
-}
-
-/// What to do about a target that the machine does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Missing {
-    Refuse,
-    /// An image would have made the folder; the program runs without it, and is told so.
-    Note,
 }
 
 /// A container's first step: the program to run in the place.
@@ -96,7 +87,7 @@ impl Entry {
         let Some((program, args)) = argv.split_first() else {
             return EnterError::NoCommand;
         };
-        if let Err(error) = self.enter(argv) {
+        if let Err(error) = self.enter() {
             return error;
         }
         let mut command = Command::new(program);
@@ -109,7 +100,7 @@ impl Entry {
         }
     }
 
-    fn enter(&self, argv: &[String]) -> Result<(), EnterError> {
+    fn enter(&self) -> Result<(), EnterError> {
         cgroup::join(&self.cgroup)?;
         netns::enter_path(&self.netns)?;
         let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
@@ -118,12 +109,12 @@ impl Entry {
         // The UTS namespace's own value; the only part of it that programs look at.
         let hostname = Path::new("/proc/sys/kernel/hostname");
         fs::write(hostname, &self.hostname).map_err(|source| failed("write", hostname, source))?;
-        self.mounts.apply(argv)
+        self.mounts.apply()
     }
 }
 
 impl Mounts {
-    fn apply(&self, argv: &[String]) -> Result<(), EnterError> {
+    fn apply(&self) -> Result<(), EnterError> {
         let root = Path::new("/");
         // Slave, not private: when the lab unmounts a namespace or its bpffs, that must arrive here,
         // or this process would keep them alive.
@@ -145,7 +136,7 @@ impl Mounts {
             }
         }
         for one in &self.binds {
-            self.bind_one(one, &run, argv)?;
+            self.bind_one(one, &run)?;
         }
         for run in run.iter().filter(|_| self.staging.is_some()) {
             mount_call(
@@ -159,21 +150,11 @@ impl Mounts {
         Ok(())
     }
 
-    fn bind_one(&self, one: &Bind, run: &[PathBuf], argv: &[String]) -> Result<(), EnterError> {
+    fn bind_one(&self, one: &Bind, run: &[PathBuf]) -> Result<(), EnterError> {
         // /etc/resolv.conf may be a link into /run: what the link leads to is replaced.
         let target = fs::canonicalize(&one.target).unwrap_or_else(|_| one.target.clone());
         if let Some(staged) = self.staged(&target, run) {
             return bind(&one.source, &staged);
-        }
-        if one.missing == Missing::Note {
-            if !target.exists() {
-                note(&target, "this machine has no such path");
-                return Ok(());
-            }
-            if argv.iter().any(|word| Path::new(word).starts_with(&target)) {
-                note(&target, "the container's command lies below it");
-                return Ok(());
-            }
         }
         mount_call(
             "mount",
@@ -199,11 +180,6 @@ fn real_run() -> Vec<PathBuf> {
         Ok(other) if other != run => vec![run, other],
         _ => vec![run],
     }
-}
-
-/// Says in the container's log what its manifest asks for and this lab cannot give.
-fn note(target: &Path, reason: &str) {
-    tracing::warn!(path = %target.display(), reason, "volume not mounted");
 }
 
 /// Binds a file or folder onto a target that is made first.

@@ -101,7 +101,8 @@ impl Cluster {
             super::super::store::part(&value, "/spec").ok_or_else(|| format!("{key}: no spec"))?;
         let mut meta: Meta = super::super::store::part(&value, "/metadata").unwrap_or_default();
         meta.namespace = Some(key.namespace.clone());
-        self.add_pod(meta, spec, value, None, None);
+        self.add_pod(meta, spec, value, None, None)
+            .map_err(|reason| format!("{key}: {reason}"))?;
         Ok(Change::Created)
     }
 

@@ -12,25 +12,22 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::super::enter::{Bind, Entry, Missing, Mounts};
-use super::super::layout::netns_path;
 use super::super::network::{NodeNumber, WORLD};
-use super::super::protocol::{LogFile, Request, Response, UpConfig};
+use super::super::protocol::UpConfig;
 use super::super::status::Status;
-use super::super::store::{Change, Key, Store, update_file};
+use super::super::store::{Change, Key, Store};
 use super::super::tokens::TokenIssuer;
+use super::complaints::{Complaints, Subject};
 use super::environment::log_file;
 use super::kubelet::{self, PodCommand, Report};
-use super::nodes::{NodeLink, helper_log};
+use super::nodes::NodeLink;
 use super::pod::{Pod, ProbeKind, ProbeState, Stage};
 use super::verdicts::Verdicts;
 use super::workloads::NEVER_STARTED;
-use super::{Event, Reply, services};
+use super::{Event, services};
 
 /// A log file that grows beyond this starts again; containers append, so they need not know.
 const MAX_LOG: u64 = 32 * 1024 * 1024;
-/// Refused objects and the like, shown in the status; the oldest go first.
-const MAX_COMPLAINTS: usize = 32;
 const COMMANDS: usize = 16;
 
 pub(super) struct Cluster {
@@ -50,11 +47,11 @@ pub(super) struct Cluster {
     pub(super) has_root: bool,
     pub(super) sink_texts: BTreeMap<PathBuf, (String, Vec<Key>)>,
     pub(super) sink_keys: BTreeSet<Key>,
-    pub(super) complaints: BTreeSet<String>,
+    pub(super) complaints: Complaints,
     pub(super) verdicts: Verdicts,
     /// Something below the sink may have changed since it was read.
     files_changed: bool,
-    status: watch::Sender<Arc<Status>>,
+    pub(super) status: watch::Sender<Arc<Status>>,
     events: mpsc::Sender<Event>,
     /// One task per pod.
     tasks: JoinSet<()>,
@@ -82,7 +79,7 @@ impl Cluster {
             has_root: false,
             sink_texts: BTreeMap::new(),
             sink_keys: BTreeSet::new(),
-            complaints: BTreeSet::new(),
+            complaints: Complaints::default(),
             verdicts: Verdicts::default(),
             files_changed: true,
             tasks: JoinSet::new(),
@@ -246,9 +243,11 @@ impl Cluster {
             }
             Report::SandboxFailed { reason } => {
                 let message = format!("pod {}/{}: {reason}", key.0, key.1);
-                self.complain(&message);
+                let subject = Subject::Pod(uid.to_owned());
+                self.complaints.raise(subject, message);
             }
             Report::Started { container, pid } => {
+                self.complaints.settle(&Subject::Pod(uid.to_owned()));
                 let probes = probes_of(pod, &container);
                 if let Some(state) = pod.containers.get_mut(&container) {
                     state.starts += 1;
@@ -270,6 +269,7 @@ impl Cluster {
 
     fn forget_pod(&mut self, key: &(String, String)) {
         if let Some(pod) = self.pods.remove(key) {
+            self.complaints.settle(&Subject::Pod(pod.uid.clone()));
             self.issued.borrow_mut().retain(|(uid, _), _| *uid != pod.uid);
             self.remove_object(&pod.key());
         }
@@ -318,175 +318,29 @@ impl Cluster {
         self.links.values().any(NodeLink::linked) || self.pods.values().any(|pod| !pod.pids().is_empty())
     }
 
-    /// Says in the status and the log what went wrong outside any request.
-    pub(super) fn complain(&mut self, message: &str) {
-        if self.complaints.contains(message) {
-            return;
-        }
-        tracing::error!("{message}");
-        if self.complaints.len() >= MAX_COMPLAINTS {
-            self.complaints.pop_first();
-        }
-        self.complaints.insert(message.to_owned());
-    }
-
     pub(super) fn put_object(&mut self, key: &Key, value: Value) -> Change {
-        self.store
-            .put(key, value, SystemTime::now())
-            .unwrap_or_else(|error| {
-                self.complain(&format!("cannot write {key}: {error}"));
-                Change::Unchanged
-            })
+        let written = self.store.put(key, value, SystemTime::now());
+        self.note(key, written).unwrap_or(Change::Unchanged)
     }
 
     pub(super) fn remove_object(&mut self, key: &Key) {
-        if let Err(error) = self.store.remove(key) {
-            self.complain(&format!("cannot remove {key}: {error}"));
-        }
+        let removed = self.store.remove(key);
+        self.note(key, removed);
     }
 
-    fn answer(&mut self, request: Request) -> Reply {
-        let result = match request {
-            Request::Apply { namespace, documents } => self
-                .apply(&namespace, &documents)
-                .map(|lines| Response::Done { lines }),
-            Request::Delete { namespace, documents } => return self.delete(&namespace, &documents),
-            Request::Exec { target } => self.exec_entry(&target),
-            Request::Node { node } => self.node_entry(&node),
-            Request::Logs { target } => self.log_files(&target),
-            Request::Kill { target, signal, hold } => self.kill(&target, signal, hold),
-            Request::Release { target } => self.command(&target, || PodCommand::Release),
-            Request::Status => Ok(Response::Status {
-                status: Box::new(Status::clone(&self.status.borrow())),
-            }),
-            Request::Watch { .. } | Request::NodeLink { .. } | Request::Shutdown => {
-                Err("not for the cluster".to_owned())
+    fn note<T>(&mut self, key: &Key, result: std::io::Result<T>) -> Option<T> {
+        let subject = Subject::Object(key.clone());
+        match result {
+            Ok(value) => {
+                self.complaints.settle(&subject);
+                Some(value)
             }
-        };
-        Reply::Now(result.unwrap_or_else(|message| Response::Error { message }))
-    }
-
-    /// Pods by NAMESPACE/POD or NAMESPACE/WORKLOAD; without a namespace in `default`. Ready ones first.
-    fn targets(&self, target: &str) -> Result<Vec<&Pod>, String> {
-        let (namespace, name) = target.split_once('/').unwrap_or(("default", target));
-        let named = |pod: &&Pod| pod.namespace == namespace && (pod.name == name || pod.workload() == name);
-        let mut pods: Vec<&Pod> = self
-            .pods
-            .values()
-            .filter(named)
-            .filter(|pod| !pod.is_stopping())
-            .collect();
-        pods.sort_by_key(|pod| !pod.ready());
-        if pods.is_empty() {
-            return Err(format!(
-                "no pod or workload {name} in namespace {namespace}: see `status`"
-            ));
-        }
-        Ok(pods)
-    }
-
-    fn exec_entry(&self, target: &str) -> Result<Response, String> {
-        let pods = self.targets(target)?;
-        let pod = pods.iter().find(|pod| matches!(pod.stage, Stage::Started(_)));
-        let Some(pod) = pod else {
-            return Err(format!("{target} does not run: {}", pods[0].reason()));
-        };
-        let container = pod.spec.containers.first().ok_or("the pod has no container")?;
-        let entry = Box::new(self.entry(pod, container)?);
-        Ok(Response::Entry { entry })
-    }
-
-    /// A node's own namespace and cgroup; the machine's files, but for the resolver.
-    fn node_entry(&self, node: &str) -> Result<Response, String> {
-        let known = node == WORLD || self.nodes.iter().any(|number| number.name() == node);
-        if !known {
-            let names: Vec<String> = self.nodes.iter().map(|node| node.name()).collect();
-            return Err(format!(
-                "no node {node}: there are {} and {WORLD}",
-                names.join(", ")
-            ));
-        }
-        let layout = self.layout();
-        let env = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-        let entry = Entry {
-            netns: netns_path(&layout.netns(node)),
-            cgroup: self.cgroup.join(node).join("system"),
-            hostname: node.to_owned(),
-            env: env.collect(),
-            working_dir: None,
-            mounts: Mounts {
-                staging: None,
-                kept: Vec::new(),
-                binds: vec![Bind {
-                    source: self.node_resolver(node),
-                    target: PathBuf::from("/etc/resolv.conf"),
-                    missing: Missing::Refuse,
-                }],
-            },
-        };
-        Ok(Response::Entry {
-            entry: Box::new(entry),
-        })
-    }
-
-    fn node_resolver(&self, node: &str) -> PathBuf {
-        self.layout().run_dir().join(format!("resolv.{node}.conf"))
-    }
-
-    /// A node asks its own DNS server, the world that of the first node.
-    fn write_node_files(&self, name: &str) -> std::io::Result<()> {
-        let node = self
-            .nodes
-            .iter()
-            .find(|node| node.name() == name)
-            .unwrap_or(&self.nodes[0]);
-        let families = self.config.families.list().iter();
-        let servers: String = families
-            .map(|family| format!("nameserver {}\n", node.address(*family)))
-            .collect();
-        update_file(&self.node_resolver(name), servers.as_bytes())
-    }
-
-    fn log_files(&self, target: &str) -> Result<Response, String> {
-        let layout = self.layout();
-        let file = |title: String, path: PathBuf| LogFile { title, path };
-        if target == "daemon" {
-            let files = vec![file("daemon".to_owned(), layout.daemon_log())];
-            return Ok(Response::Logs { files });
-        }
-        if self.nodes.iter().any(|node| node.name() == target) {
-            let files = vec![file(target.to_owned(), helper_log(&layout, target))];
-            return Ok(Response::Logs { files });
-        }
-        let pods = self.targets(target)?.into_iter();
-        let files = pods.flat_map(|pod| {
-            pod.spec.containers.iter().map(|container| {
-                let title = format!("{}/{} {}", pod.namespace, pod.name, container.name);
-                file(title, log_file(pod, &container.name))
-            })
-        });
-        Ok(Response::Logs {
-            files: files.collect(),
-        })
-    }
-
-    fn kill(&self, target: &str, number: i32, hold: bool) -> Result<Response, String> {
-        let signal = Signal::try_from(number).map_err(|_| format!("no signal {number}"))?;
-        self.command(target, || PodCommand::Signal { signal, hold })
-    }
-
-    fn command(&self, target: &str, command: impl Fn() -> PodCommand) -> Result<Response, String> {
-        let mut lines = Vec::new();
-        for pod in self.targets(target)? {
-            if let Stage::Started(commands) = &pod.stage {
-                commands
-                    .try_send(command())
-                    .map_err(|_| format!("pod {} takes no commands now", pod.name))?;
-                lines.push(format!("{}/{}", pod.namespace, pod.name));
+            Err(error) => {
+                let message = format!("cannot write the file of {key}: {error}");
+                self.complaints.raise(subject, message);
+                None
             }
         }
-        Ok(Response::Done { lines })
     }
 }
 

@@ -2,21 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::super::enter::{Bind, Entry, Missing, Mounts, Start};
+use super::super::enter::{Bind, Entry, Mounts, Start};
 use super::super::images::{find_program, is_executable};
 use super::super::layout::Layout;
-use super::super::network::dns_address;
-use super::super::spec::{self, ConfigMapSource, EnvVar, Volume};
+use super::super::spec::{self, EnvVar, VolumeMount};
 use super::super::store::{Key, update_file};
-use super::super::tokens::{API_AUDIENCE, MESH_AUDIENCE, REFRESH_AFTER, TokenError, TokenSubject};
 use super::cluster::Cluster;
 use super::host_access::{HostAccess, NodePlace};
 use super::kubelet::{ContainerRun, PodRun, Restart};
@@ -41,6 +36,8 @@ impl Cluster {
             let path = pod.sandbox.folder.join(format!("{}.json", container.name));
             let text = serde_json::to_vec(&start).map_err(|error| error.to_string())?;
             update_file(&path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            note_unmountable(pod, container, &start.argv)
+                .map_err(|error| format!("cannot write the container's log: {error}"))?;
             containers.push(ContainerRun {
                 name: container.name.clone(),
                 start: path,
@@ -65,7 +62,7 @@ impl Cluster {
             hostname: pod.spec.hostname.clone().unwrap_or_else(|| pod.name.clone()),
             env: self.env(pod, container)?.into_iter().collect(),
             working_dir: container.working_dir.as_ref().map(PathBuf::from),
-            mounts: self.mounts(pod, container),
+            mounts: self.mounts(pod, container, &self.argv(pod, container)?),
         })
     }
 
@@ -183,19 +180,22 @@ impl Cluster {
         }
     }
 
-    fn mounts(&self, pod: &Pod, container: &spec::Container) -> Mounts {
+    fn mounts(&self, pod: &Pod, container: &spec::Container, argv: &[String]) -> Mounts {
         let folder = &pod.sandbox.folder;
         let layout = self.layout();
         let given = |name: &str, target: &str| Bind {
             source: folder.join(name),
             target: PathBuf::from(target),
-            missing: Missing::Refuse,
         };
         let mut binds = vec![
             given("resolv.conf", "/etc/resolv.conf"),
             given("secrets", "/run/secrets"),
         ];
-        for mount in &container.volume_mounts {
+        let mounted = container
+            .volume_mounts
+            .iter()
+            .filter(|mount| unmountable(mount, argv).is_none());
+        for mount in mounted {
             let Some(volume) = pod.spec.volumes.iter().find(|volume| volume.name == mount.name) else {
                 continue;
             };
@@ -204,12 +204,8 @@ impl Cluster {
                 None => folder.join("volumes").join(&volume.name),
             };
             binds.push(Bind {
-                source: mount
-                    .sub_path
-                    .as_ref()
-                    .map_or_else(|| source.clone(), |below| source.join(below)),
+                source: source.join(mount.sub_path.as_deref().unwrap_or_default()),
                 target: PathBuf::from(&mount.mount_path),
-                missing: Missing::Note,
             });
         }
         Mounts {
@@ -235,169 +231,42 @@ impl Cluster {
         ))
     }
 
-    /// Resolver, tokens and root certificate; called again to refresh them.
-    pub(super) fn write_pod_files(&self, pod: &Pod) -> io::Result<()> {
-        let secrets = pod.sandbox.folder.join("secrets");
-        let account = secrets.join("kubernetes.io/serviceaccount");
-        for folder in [secrets.join("tokens"), secrets.join("istio"), account.clone()] {
-            fs::create_dir_all(folder)?;
-        }
-        update_file(
-            &pod.sandbox.folder.join("resolv.conf"),
-            self.resolver(pod).as_bytes(),
-        )?;
-        let mesh_token = self.token(pod, MESH_AUDIENCE).map_err(io::Error::other)?;
-        update_file(&secrets.join("tokens/istio-token"), mesh_token.as_bytes())?;
-        let api_token = self.token(pod, API_AUDIENCE).map_err(io::Error::other)?;
-        update_file(&account.join("token"), api_token.as_bytes())?;
-        update_file(&account.join("namespace"), pod.namespace.as_bytes())?;
-        match fs::read(self.layout().root_certificate()) {
-            Ok(root) => update_file(&secrets.join("istio/root-cert.pem"), &root),
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn resolver(&self, pod: &Pod) -> String {
-        let servers = self.config.families.list().iter();
-        let servers: String = servers
-            .map(|family| format!("nameserver {}\n", dns_address(*family)))
-            .collect();
-        format!(
-            "search {}.svc.cluster.local svc.cluster.local cluster.local\n{servers}options ndots:5\n",
-            pod.namespace
-        )
-    }
-
-    /// The pod's token, the same until four fifths of its life are over.
-    fn token(&self, pod: &Pod, audience: &str) -> Result<String, TokenError> {
-        let now = SystemTime::now();
-        let key = (pod.uid.clone(), audience.to_owned());
-        if let Some((issued, token)) = self.issued.borrow().get(&key)
-            && now.duration_since(*issued).is_ok_and(|age| age < REFRESH_AFTER)
-        {
-            return Ok(token.clone());
-        }
-        let token = self.sign_token(pod, audience, now)?;
-        self.issued.borrow_mut().insert(key, (now, token.clone()));
-        Ok(token)
-    }
-
-    fn sign_token(&self, pod: &Pod, audience: &str, now: SystemTime) -> Result<String, TokenError> {
-        let uid = |key: &Key| {
-            self.store
-                .get(key)
-                .and_then(|value| value["metadata"]["uid"].as_str())
-                .unwrap_or_default()
-        };
-        let account = pod.spec.service_account();
-        let node = pod.node.name();
-        let subject = TokenSubject {
-            namespace: &pod.namespace,
-            pod: (&pod.name, &pod.uid),
-            service_account: (
-                account,
-                uid(&Key::core("ServiceAccount", &pod.namespace, account)),
-            ),
-            node: (&node, uid(&Key::core("Node", "", &node))),
-        };
-        self.tokens.sign(&subject, audience, now)
-    }
-
-    /// Fills the folders behind the pod's volumes; called again when objects change.
-    pub(super) fn write_volumes(&self, pod: &Pod) -> Result<(), Obstacle> {
-        for volume in &pod.spec.volumes {
-            let folder = pod.sandbox.folder.join("volumes").join(&volume.name);
-            let files = self.volume_files(pod, volume)?;
-            let write = || -> io::Result<()> {
-                fs::create_dir_all(&folder)?;
-                files.iter().try_for_each(|(name, content)| {
-                    let path = folder.join(name);
-                    fs::create_dir_all(path.parent().unwrap_or(&folder))?;
-                    update_file(&path, content)
-                })
-            };
-            write().map_err(|error| {
-                format!(
-                    "volume {}: cannot write {}: {error}",
-                    volume.name,
-                    folder.display()
-                )
-            })?;
-        }
-        Ok(())
-    }
-
-    fn volume_files(&self, pod: &Pod, volume: &Volume) -> Result<BTreeMap<String, Vec<u8>>, Obstacle> {
-        let mut files = BTreeMap::new();
-        let map =
-            |source: &ConfigMapSource| self.data("ConfigMap", &pod.namespace, &source.name, source.optional);
-        if let Some(source) = &volume.config_map {
-            files.extend(map(source)?);
-        }
-        if let Some(source) = &volume.secret {
-            files.extend(self.data("Secret", &pod.namespace, &source.secret_name, source.optional)?);
-        }
-        for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
-            if let Some(source) = &source.config_map {
-                files.extend(map(source)?);
-            }
-            if let Some(token) = &source.service_account_token {
-                let audience = token.audience.as_deref().unwrap_or(API_AUDIENCE);
-                let text = self.token(pod, audience).map_err(|error| error.to_string())?;
-                files.insert(token.path.clone(), text.into_bytes());
-            }
-        }
-        let escapes = |name: &String| name.starts_with('/') || name.split('/').any(|part| part == "..");
-        match files.keys().find(|name| escapes(name)) {
-            Some(name) => Err(format!(
-                "volume {}: file name {name:?} leads out of it",
-                volume.name
-            )),
-            None => Ok(files),
-        }
-    }
-
-    /// The entries of a ConfigMap or a Secret.
-    fn data(
-        &self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-        optional: bool,
-    ) -> Result<BTreeMap<String, Vec<u8>>, Obstacle> {
-        let object = self.store.get(&Key::core(kind, namespace, name));
-        match object {
-            Some(object) => Ok(entries(object)),
-            None if optional => Ok(BTreeMap::new()),
-            None => Err(format!("no {kind} {name} in namespace {namespace}: apply one")),
-        }
-    }
-
     pub(super) fn layout(&self) -> Layout {
         Layout::new(&self.config.name)
     }
 }
 
-pub(super) fn log_file(pod: &Pod, container: &str) -> PathBuf {
-    pod.sandbox.folder.join(format!("{container}.log"))
+/// Why a volume cannot appear where an image would have it: this machine's files are the image.
+fn unmountable(mount: &VolumeMount, argv: &[String]) -> Option<&'static str> {
+    let target = Path::new(&mount.mount_path);
+    // A pod's /run is its own: there everything can be made.
+    if target.starts_with("/run") || target.starts_with("/var/run") {
+        return None;
+    }
+    if !target.exists() {
+        return Some("this machine has no such path");
+    }
+    let hides = argv.iter().any(|word| Path::new(word).starts_with(target));
+    hides.then_some("the container's command lies below it")
 }
 
-fn entries(object: &Value) -> BTreeMap<String, Vec<u8>> {
-    let is_secret = object["kind"] == "Secret";
-    let decode = |value: &str| STANDARD.decode(value.trim()).unwrap_or_default();
-    let mut entries = BTreeMap::new();
-    for (field, encoded) in [("data", is_secret), ("binaryData", true), ("stringData", false)] {
-        for (key, value) in object[field].as_object().into_iter().flatten() {
-            let value = value.as_str().unwrap_or_default();
-            let value = if encoded {
-                decode(value)
-            } else {
-                value.as_bytes().to_vec()
-            };
-            entries.insert(key.clone(), value);
+/// Says in the container's log what its manifest asks for and the lab cannot give.
+fn note_unmountable(pod: &Pod, container: &spec::Container, argv: &[String]) -> io::Result<()> {
+    let mut log = super::open_log(&log_file(pod, &container.name))?;
+    for mount in &container.volume_mounts {
+        if let Some(reason) = unmountable(mount, argv) {
+            writeln!(
+                log,
+                "lab: volume {} is not mounted at {}: {reason}",
+                mount.name, mount.mount_path
+            )?;
         }
     }
-    entries
+    Ok(())
+}
+
+pub(super) fn log_file(pod: &Pod, container: &str) -> PathBuf {
+    pod.sandbox.folder.join(format!("{container}.log"))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -494,20 +363,5 @@ mod tests {
         ] {
             assert_eq!(expand(text, &env), wanted, "{text}");
         }
-    }
-
-    #[test]
-    fn secrets_are_decoded_and_config_maps_are_not() {
-        let secret =
-            serde_json::json!({ "kind": "Secret", "data": { "a": "aGk=" }, "stringData": { "b": "c" } });
-        let map = serde_json::json!({ "kind": "ConfigMap", "data": { "a": "aGk=" } });
-        assert_eq!(
-            entries(&secret),
-            BTreeMap::from([("a".to_owned(), b"hi".to_vec()), ("b".to_owned(), b"c".to_vec())])
-        );
-        assert_eq!(
-            entries(&map),
-            BTreeMap::from([("a".to_owned(), b"aGk=".to_vec())])
-        );
     }
 }

@@ -11,6 +11,7 @@ use super::super::manifest;
 use super::super::protocol::Document;
 use super::super::store::{Key, update_file};
 use super::cluster::Cluster;
+use super::complaints::Subject;
 use super::pod::{Enrolment, Pod, Stage};
 
 /// The mesh's own workloads.
@@ -86,8 +87,13 @@ impl Cluster {
                 .values()
                 .filter(|pod| pod.node == node && !matches!(pod.stage, Stage::Waiting(_)));
             let text = json!({ "pods": pods.map(node_pod).collect::<Vec<_>>() }).to_string();
-            if let Err(error) = update_file(&folder.join("pods.json"), text.as_bytes()) {
-                self.complain(&format!("cannot write the pods of {}: {error}", node.name()));
+            let subject = Subject::NodePods(node.name());
+            match update_file(&folder.join("pods.json"), text.as_bytes()) {
+                Ok(()) => self.complaints.settle(&subject),
+                Err(error) => {
+                    let message = format!("cannot write the pods of {}: {error}", node.name());
+                    self.complaints.raise(subject, message);
+                }
             }
             let answer = fs::read(folder.join("enrolled.json")).unwrap_or_default();
             let answer: Enrolled = serde_json::from_slice(&answer).unwrap_or_default();
@@ -129,12 +135,17 @@ impl Cluster {
             match self.apply_keys("default", std::slice::from_ref(&document)) {
                 Ok((keys, _)) => {
                     present.extend(keys.iter().cloned());
+                    self.complaints.settle(&Subject::Rendered(path.clone()));
                     self.sink_texts.insert(path.clone(), (text, keys));
                 }
-                Err(reason) => self.complain(&format!("the control plane's object is refused: {reason}")),
+                Err(reason) => {
+                    let message = format!("the control plane's object is refused: {reason}");
+                    self.complaints.raise(Subject::Rendered(path.clone()), message);
+                }
             }
         }
         self.sink_texts.retain(|path, _| paths.contains(path));
+        self.complaints.retain_rendered(&paths);
         for key in self.sink_keys.difference(&present).cloned().collect::<Vec<_>>() {
             self.remove_object(&key);
         }

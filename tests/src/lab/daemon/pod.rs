@@ -164,6 +164,12 @@ impl Pod {
         matches!(self.stage, Stage::Stopping)
     }
 
+    /// Whether its namespace and cgroup are there: they are made before the first container starts.
+    pub(super) fn has_place(&self) -> bool {
+        let begun = self.containers.values().any(|container| container.starts > 0);
+        begun && matches!(self.stage, Stage::Started(_))
+    }
+
     pub(super) fn ready(&self) -> bool {
         let all = !self.containers.is_empty() && self.containers.values().all(Container::ready);
         matches!(self.stage, Stage::Started(_)) && all

@@ -14,6 +14,7 @@ use super::super::sandbox::{PodNetwork, Sandbox};
 use super::super::spec::{Meta, PodSpec, WorkloadSpec};
 use super::super::store::{self, Key, object_field};
 use super::cluster::Cluster;
+use super::complaints::Subject;
 use super::kubelet::PodCommand;
 use super::pod::{Enrolment, Owner, Pod, Stage};
 
@@ -44,6 +45,11 @@ impl Cluster {
                 }
             }
         }
+        self.complaints.retain_placing(|namespace, name| {
+            workloads
+                .iter()
+                .any(|(key, ..)| key.namespace == namespace && key.name == name)
+        });
         let wanted: BTreeSet<&Key> = workloads.iter().map(|(key, ..)| key).collect();
         let orphan = |pod: &&mut Pod| {
             pod.owner
@@ -123,7 +129,11 @@ impl Cluster {
             json!([{ "apiVersion": "apps/v1", "kind": owner_kind, "name": owner_name, "uid": owner_uid,
                      "controller": true, "blockOwnerDeletion": true }]),
         );
-        self.add_pod(meta, pod, manifest, Some(owner.clone()), plan.node);
+        let subject = Subject::Placing(key.namespace.clone(), key.name.clone());
+        match self.add_pod(meta, pod, manifest, Some(owner.clone()), plan.node) {
+            Ok(()) => self.complaints.settle(&subject),
+            Err(reason) => self.complaints.raise(subject, format!("{key}: {reason}")),
+        }
     }
 
     /// Schedules a pod and gives it addresses; it starts when nothing it needs is missing.
@@ -134,19 +144,11 @@ impl Cluster {
         manifest: Value,
         owner: Option<Owner>,
         node: Option<NodeNumber>,
-    ) {
+    ) -> Result<(), String> {
         let namespace = meta.namespace.unwrap_or_default();
-        let node = match node.map_or_else(|| self.schedule(&spec), Ok) {
-            Ok(node) => node,
-            Err(reason) => return self.complain(&format!("pod {namespace}/{}: {reason}", meta.name)),
-        };
-        let Some(addresses) = self.pod_addresses(node, spec.host_network) else {
-            return self.complain(&format!(
-                "pod {namespace}/{}: {} has no free address",
-                meta.name,
-                node.name()
-            ));
-        };
+        let node = node.map_or_else(|| self.schedule(&spec), Ok)?;
+        let addresses = self.pod_addresses(node, spec.host_network);
+        let addresses = addresses.ok_or_else(|| format!("{} has no free address", node.name()))?;
         let sandbox = self.sandbox(&namespace, &meta.name, node, &addresses, spec.host_network);
         let containers = spec
             .containers
@@ -170,6 +172,7 @@ impl Cluster {
             name: meta.name.clone(),
         };
         self.pods.insert((namespace, meta.name), pod);
+        Ok(())
     }
 
     fn schedule(&mut self, spec: &PodSpec) -> Result<NodeNumber, String> {
