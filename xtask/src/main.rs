@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod ebpf;
+mod image;
 mod leftovers;
 mod process;
 mod setup;
@@ -34,7 +35,9 @@ enum Task {
     Setup,
     /// Build the kernel programs
     Ebpf,
-    /// Generate the protobuf code (checked in)
+    /// Make OCI images of everything that a cluster runs, without a container engine
+    Image(image::Options),
+    /// Generate the protobuf code and the CRDs (checked in)
     Codegen {
         /// Write nothing; fail when the checked-in code is not what would be written
         #[arg(long)]
@@ -88,7 +91,8 @@ fn run(task: Task) -> Result<()> {
             ebpf::build()?;
             Ok(())
         }
-        Task::Codegen { check } => codegen(&workspace, check),
+        Task::Image(options) => image::run(&workspace, &options),
+        Task::Codegen { check } => workspace.codegen(check),
         Task::Lab { arguments } => spawn_tool(&workspace, "aquifer-lab", &arguments, Needs::Lab),
         Task::Demo { arguments } => spawn_tool(&workspace, "aquifer-demo", &arguments, Needs::Lab),
         Task::Bench { arguments } => spawn_tool(&workspace, "aquifer-bench", &arguments, Needs::Everything),
@@ -103,8 +107,4 @@ fn spawn_tool(workspace: &Workspace, binary: &str, arguments: &[OsString], needs
     ebpf::build()?;
     workspace.build_binaries()?;
     process::become_program(&workspace.binary(binary), arguments)
-}
-
-fn codegen(workspace: &Workspace, check: bool) -> Result<()> {
-    process::run("code generation", &mut workspace.codegen(check))
 }

@@ -44,7 +44,7 @@ impl Suite {
                 command.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
                 command
             }
-            Self::Codegen => workspace.codegen(true),
+            Self::Codegen => return workspace.codegen(true),
             Self::Unit => {
                 let mut command = workspace.cargo_product("test");
                 command.args(["--quiet", "--exclude", "aquifer-tests"]);

@@ -15,7 +15,7 @@ use crate::process;
 /// The profile of the demo, the tests and the lab (see Cargo.toml).
 const PROFILE: &str = "lab";
 /// Development tools: nothing in a lab runs them.
-const TOOLS: [&str; 2] = ["aquifer-codegen", "xtask"];
+const TOOLS: [&str; 4] = ["aquifer-codegen", "aquifer-crdgen", "aquifer-oci", "xtask"];
 
 pub(crate) struct Workspace {
     root: PathBuf,
@@ -45,6 +45,11 @@ impl Workspace {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Folder of everything that is built.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
     }
 
     /// Folder of the built programs.
@@ -80,12 +85,22 @@ impl Workspace {
         command
     }
 
-    pub(crate) fn codegen(&self, check: bool) -> Command {
-        let mut command = self.cargo("run");
-        command.args(["--quiet", "--package", "aquifer-codegen", "--"]);
-        if check {
-            command.arg("--check");
+    /// Writes the generated files, or checks that they are what would be written.
+    pub(crate) fn codegen(&self, check: bool) -> Result<()> {
+        for (what, package) in [("protobuf code", "aquifer-codegen"), ("CRDs", "aquifer-crdgen")] {
+            let mut command = self.tool(package);
+            if check {
+                command.arg("--check");
+            }
+            process::run(what, &mut command)?;
         }
+        Ok(())
+    }
+
+    /// A program of the repository that this one spawns, built when it is needed.
+    pub(crate) fn tool(&self, package: &str) -> Command {
+        let mut command = self.cargo("run");
+        command.args(["--quiet", "--package", package, "--"]);
         command
     }
 

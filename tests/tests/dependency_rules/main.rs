@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("aquifer-cli", &["aquifer-core"]),
     ("aquifer-codegen", &[]),
+    ("aquifer-crdgen", &[]),
     ("aquifer-oci", &[]),
     ("xtask", &[]),
 ];

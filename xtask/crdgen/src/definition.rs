@@ -1,0 +1,136 @@
+//! A kind as a CustomResourceDefinition.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::schema;
+use crate::table::{Kind, Table};
+use crate::yaml;
+
+/// All versions have the same schema: they differ in name only, and nothing has to be converted.
+const SCHEMA: &str = "schema";
+
+/// As YAML. The schema is written once; the versions after the first refer to it.
+pub(crate) fn definition(kind: &Kind, table: &Table) -> Result<String> {
+    let schema = schema(kind, table)?;
+    let versions: Vec<Value> = kind
+        .versions
+        .iter()
+        .enumerate()
+        .map(|(index, version)| {
+            json!({
+                "name": version,
+                "served": true,
+                "storage": index == 0,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": columns(kind),
+                "schema": {"openAPIV3Schema": if index == 0 { yaml::anchor(SCHEMA, &schema) } else { yaml::alias(SCHEMA) }},
+            })
+        })
+        .collect();
+    Ok(yaml::document(&json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": kind.crd_name(),
+            "labels": {"app.kubernetes.io/part-of": "aquifer"},
+            // Deleting a definition deletes every object of its kind.
+            "annotations": {"helm.sh/resource-policy": "keep"},
+        },
+        "spec": {
+            "group": kind.group,
+            "names": names(kind),
+            "scope": "Namespaced",
+            "versions": versions,
+        },
+    })))
+}
+
+fn names(kind: &Kind) -> Value {
+    let mut names = json!({
+        "kind": kind.name,
+        "listKind": format!("{}List", kind.name),
+        "singular": kind.singular(),
+        "plural": kind.plural(),
+        "categories": ["istio-io", kind.group.replace('.', "-")],
+    });
+    if let Some(short) = &kind.short {
+        names["shortNames"] = json!([short]);
+    }
+    names
+}
+
+fn columns(kind: &Kind) -> Vec<Value> {
+    let own = kind.columns.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "jsonPath": column.path,
+            "description": column.description,
+        })
+    });
+    let common = [
+        json!({
+            "name": "Accepted",
+            "type": "string",
+            "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
+            "description": "Whether the mesh takes the object; its status says why not",
+        }),
+        json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}),
+    ];
+    own.chain(common).collect()
+}
+
+fn schema(kind: &Kind, table: &Table) -> Result<Value> {
+    let mut schema = json!({
+        "type": "object",
+        "description": kind.spec.description,
+        "properties": {
+            "spec": schema::message(&kind.spec, table)?,
+            "status": status(),
+        },
+    });
+    schema["properties"]["spec"]["description"] = json!("What is wanted.");
+    if schema::has_required(&kind.spec) {
+        schema["required"] = json!(["spec"]);
+    }
+    Ok(schema)
+}
+
+/// What the mesh reports. Others may write here too, so nothing is pruned.
+fn status() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let generation =
+        |description: &str| json!({"type": "integer", "format": "int64", "description": description});
+    json!({
+        "type": "object",
+        "description": "What the mesh reports about the object.",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {
+            "observedGeneration": generation("The generation of the object that the report is about."),
+            "conditions": {
+                "type": "array",
+                "description": "Whether the object is accepted, whether what it refers to exists, and where it is in effect.",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": {
+                    "type": "object",
+                    "required": ["type", "status"],
+                    "x-kubernetes-preserve-unknown-fields": true,
+                    "properties": {
+                        "type": text("What the condition is about."),
+                        "status": text("True, False or Unknown."),
+                        "reason": text("One word for programs."),
+                        "message": text("A sentence for people."),
+                        "observedGeneration": generation("The generation that the condition is about."),
+                        "lastTransitionTime": {
+                            "type": "string",
+                            "format": "date-time",
+                            "description": "When the status last changed.",
+                        },
+                    },
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,115 @@
+//! Static programs, built so that neither the machine nor the checkout's path shows in them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::image::catalogue::Image;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// What cargo splits `CARGO_ENCODED_RUSTFLAGS` at.
+const SEPARATOR: &str = "\x1f";
+
+pub(super) struct StaticBuild {
+    triple: String,
+    programs: PathBuf,
+}
+
+impl StaticBuild {
+    pub(super) fn run(workspace: &Workspace, images: &[&Image], profile: &str) -> Result<Self> {
+        let triple = host_triple()?;
+        let homes = Homes::find(workspace)?;
+        eprintln!("==> building static programs (profile {profile})");
+        let mut command = workspace.plain_cargo("build");
+        command.args(["--profile", profile, "--target", &triple]);
+        for image in images {
+            command.args(["--package", image.package, "--bin", image.binary]);
+        }
+        // Flags given here replace those of the environment: they are part of what the digest depends on.
+        command
+            .env_remove("RUSTFLAGS")
+            .env("CARGO_ENCODED_RUSTFLAGS", homes.rust_flags().join(SEPARATOR))
+            .env(c_flags_variable(&triple), homes.c_flags().join(" "));
+        process::run("the build of static programs", &mut command)?;
+        let programs = workspace.target().join(&triple).join(profile);
+        Ok(Self { triple, programs })
+    }
+
+    pub(super) fn triple(&self) -> &str {
+        &self.triple
+    }
+
+    /// Copies without symbols; those stay in the build's own files, for a debugger.
+    pub(super) fn strip_into(&self, images: &[&Image], folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for image in images {
+            process::run(
+                "stripping",
+                Command::new("strip")
+                    .args(["--strip-all", "--enable-deterministic-archives", "-o"])
+                    .arg(folder.join(image.binary))
+                    .arg(self.programs.join(image.binary)),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Folders whose names must not get into a program, and what stands for them.
+struct Homes(Vec<(PathBuf, &'static str)>);
+
+impl Homes {
+    fn find(workspace: &Workspace) -> Result<Self> {
+        let cargo = std::env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+            .context("neither CARGO_HOME nor HOME is set")?;
+        Ok(Self(vec![
+            (cargo, "/cargo"),
+            (workspace.target().to_path_buf(), "/target"),
+            (workspace.root().to_path_buf(), "/aquifer"),
+        ]))
+    }
+
+    /// The last of the mappings that fit wins, so the target folder comes after the root it may lie in.
+    fn rust_flags(&self) -> Vec<String> {
+        let maps = self
+            .0
+            .iter()
+            .rev()
+            .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+        [
+            "-Ctarget-feature=+crt-static".to_owned(),
+            // A hash over debug information that is stripped afterwards.
+            "-Clink-arg=-Wl,--build-id=none".to_owned(),
+        ]
+        .into_iter()
+        .chain(maps)
+        .collect()
+    }
+
+    fn c_flags(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .rev()
+            .map(|(path, name)| format!("-ffile-prefix-map={}={name}", path.display()))
+            .collect()
+    }
+}
+
+/// As the cc crate reads it; only for what goes into the images, not for build scripts.
+fn c_flags_variable(triple: &str) -> OsString {
+    format!("CFLAGS_{}", triple.replace('-', "_")).into()
+}
+
+fn host_triple() -> Result<String> {
+    let output = process::output("rustc", Command::new("rustc").arg("-vV"))?;
+    String::from_utf8_lossy(&output)
+        .lines()
+        .find_map(|line| line.strip_prefix("host: ").map(str::to_owned))
+        .context("`rustc -vV` names no host")
+}
