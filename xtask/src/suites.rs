@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::leftovers::Leftovers;
 use crate::setup::{self, Needs};
-use crate::workspace::Workspace;
+use crate::workspace::{TOOLS, Workspace};
 use crate::{ebpf, process};
 
 /// Everything that can be asked for by name. One file or folder in `tests/tests` is one suite.
@@ -16,7 +16,8 @@ enum Suite {
     Codegen,
     /// Tests inside the crates: unit, property, in-process
     Unit,
-    Xtask,
+    /// Tests of what builds and packs the product
+    Tools,
     File(String),
 }
 
@@ -27,7 +28,7 @@ impl Suite {
             Self::Lint => "lint",
             Self::Codegen => "codegen",
             Self::Unit => "unit",
-            Self::Xtask => "xtask",
+            Self::Tools => "tools",
             Self::File(name) => name,
         }
     }
@@ -45,14 +46,13 @@ impl Suite {
                 command
             }
             Self::Codegen => return workspace.codegen(true),
-            Self::Unit => {
-                let mut command = workspace.cargo_product("test");
-                command.args(["--quiet", "--exclude", "aquifer-tests"]);
-                command
-            }
-            Self::Xtask => {
-                let mut command = workspace.plain_cargo("test");
-                command.args(["--quiet", "--package", "xtask"]);
+            Self::Unit => workspace.unit_tests(),
+            Self::Tools => {
+                let mut command = workspace.cargo("test");
+                command.arg("--quiet");
+                for tool in TOOLS {
+                    command.args(["--package", tool]);
+                }
                 command
             }
             // Built like everything else, run alone: see Workspace on features.
@@ -86,7 +86,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String]) -> Result<()> {
     let failed = run_each(workspace, &suites);
     let left = Leftovers::look(workspace).since(&before);
     if !left.is_empty() {
-        bail!("left behind by the tests:\n{left}");
+        bail!("left behind by the tests (or started by someone else meanwhile):\n{left}");
     }
     if !failed.is_empty() {
         bail!(
@@ -130,7 +130,7 @@ fn all(workspace: &Workspace) -> Result<Vec<Suite>> {
         Suite::Lint,
         Suite::Codegen,
         Suite::Unit,
-        Suite::Xtask,
+        Suite::Tools,
     ];
     suites.extend(files.into_iter().map(Suite::File));
     Ok(suites)

@@ -15,11 +15,16 @@ use crate::process;
 /// The profile of the demo, the tests and the lab (see Cargo.toml).
 const PROFILE: &str = "lab";
 /// Development tools: nothing in a lab runs them.
-const TOOLS: [&str; 4] = ["aquifer-codegen", "aquifer-crdgen", "aquifer-oci", "xtask"];
+pub(crate) const TOOLS: [&str; 4] = ["aquifer-codegen", "aquifer-crdgen", "aquifer-oci", "xtask"];
+
+/// Its files under `tests` are suites of their own, which may take root.
+const SUITES: &str = "aquifer-tests";
 
 pub(crate) struct Workspace {
     root: PathBuf,
     target: PathBuf,
+    /// Names of the integration tests that belong to the crates.
+    crate_tests: Vec<String>,
 }
 
 impl Workspace {
@@ -40,6 +45,7 @@ impl Workspace {
         Ok(Self {
             root: root.to_path_buf(),
             target: PathBuf::from(target),
+            crate_tests: crate_tests(&metadata),
         })
     }
 
@@ -86,6 +92,16 @@ impl Workspace {
     }
 
     /// Writes the generated files, or checks that they are what would be written.
+    /// Every test inside a library, a program or a crate's own `tests` folder, in one selection.
+    pub(crate) fn unit_tests(&self) -> Command {
+        let mut command = self.cargo_product("test");
+        command.args(["--quiet", "--lib", "--bins"]);
+        for name in &self.crate_tests {
+            command.args(["--test", name]);
+        }
+        command
+    }
+
     pub(crate) fn codegen(&self, check: bool) -> Result<()> {
         for (what, package) in [("protobuf code", "aquifer-codegen"), ("CRDs", "aquifer-crdgen")] {
             let mut command = self.tool(package);
@@ -110,7 +126,49 @@ impl Workspace {
     }
 }
 
+fn crate_tests(metadata: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let is_product = |package: &Value| {
+        let name = package["name"].as_str().unwrap_or_default();
+        name != SUITES && !TOOLS.contains(&name)
+    };
+    let targets = list(&metadata["packages"])
+        .into_iter()
+        .filter(is_product)
+        .flat_map(|package| list(&package["targets"]));
+    let mut names: Vec<String> = targets
+        .filter(|target| target["kind"][0] == "test")
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// The cargo that runs us, else the one in PATH.
 fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_crates_own_tests_are_told_from_suites_and_tools() {
+        let package = |name: &str, test: &str| {
+            json!({ "name": name, "targets": [
+                { "kind": ["lib"], "name": "x" },
+                { "kind": ["test"], "name": test },
+            ]})
+        };
+        let metadata = json!({ "packages": [
+            package("aquifer-hbone", "tunnel"),
+            package("aquifer-xds", "wire"),
+            package("aquifer-tests", "lab"),
+            package("xtask", "setup"),
+        ]});
+        assert_eq!(crate_tests(&metadata), ["tunnel", "wire"]);
+    }
 }
