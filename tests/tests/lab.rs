@@ -12,7 +12,7 @@ use std::time::Duration;
 use aquifer_tests::lab::layout::Layout;
 use aquifer_tests::lab::network::Families;
 use aquifer_tests::lab::status::Status;
-use aquifer_tests::lab::{Lab, LabOptions};
+use aquifer_tests::lab::{Lab, LabOptions, take_down};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aquifer-lab");
 const ECHO: &str = env!("CARGO_BIN_EXE_aquifer-echo");
@@ -464,6 +464,7 @@ fn up_clears_what_a_killed_daemon_left() {
     if !privileged() {
         return;
     }
+    let _down = Down("t-killed");
     let mut lab = web_lab("t-killed", Families::Ipv4);
     let pids: Vec<u32> = lab
         .status()
@@ -501,11 +502,21 @@ fn up_clears_what_a_killed_daemon_left() {
     assert_eq!(traces("t-killed"), Vec::<String>::new());
 }
 
+/// Takes the lab of that name down, also when the test fails.
+struct Down(&'static str);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        take_down(&self.0.parse().unwrap()).unwrap();
+    }
+}
+
 #[test]
 fn the_command_line_keeps_its_contract() {
     if !privileged() {
         return;
     }
+    let _down = Down("t-cli");
     let folder = std::env::temp_dir().join(format!("aq-cli-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("web.yaml"), WEB).unwrap();
