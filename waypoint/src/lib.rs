@@ -10,6 +10,7 @@
 mod admin;
 pub mod config;
 mod inbound;
+mod policy;
 mod proxy;
 pub mod run;
 mod serving;

@@ -20,6 +20,8 @@ pub(crate) struct ClientInfo {
     pub(crate) labels: PeerLabels,
     /// The address to show: the application's own where the tunnel told it.
     pub(crate) address: SocketAddr,
+    /// Where its connection really comes from, whatever it tells.
+    pub(crate) peer: SocketAddr,
 }
 
 impl ClientInfo {
@@ -30,6 +32,7 @@ impl ClientInfo {
             workload: None,
             labels: PeerLabels::unknown(),
             address,
+            peer: address,
         }
     }
 
@@ -56,6 +59,7 @@ impl ClientInfo {
             workload,
             labels,
             address: told.unwrap_or(peer),
+            peer,
         }
     }
 

@@ -12,6 +12,7 @@ use aquifer_telemetry::peer::{PeerLabels, ServiceLabels, TrafficLabels};
 use aquifer_telemetry::tcp::{TcpFlag, TcpSeries};
 use http::{HeaderMap, StatusCode};
 
+use crate::policy::{self, NotAdmitted};
 use crate::proxy::Proxy;
 use crate::source::ClientInfo;
 use crate::state::ClusterState;
@@ -32,6 +33,25 @@ enum TcpError {
     NoEndpoint(String),
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+}
+
+impl TcpError {
+    /// What a tunnel is answered: ztunnel says 401 where a policy refuses.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotAdmitted(NotAdmitted::Denied(_)) => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn flag(&self) -> TcpFlag {
+        match self {
+            Self::NotAdmitted(NotAdmitted::Denied(_)) => TcpFlag::Deny,
+            _ => TcpFlag::Connect,
+        }
+    }
 }
 
 /// Serves a tunnel that leads to a TCP service. The tunnel is opened only when an endpoint is connected, so that the
@@ -48,7 +68,7 @@ pub(crate) async fn tunnelled(
         service_labels(&proxy.shared.mesh(), p.host)
     });
     let mut report = Report::new(proxy, &client, &service, started);
-    match connect(proxy, &destination.cluster, client.address, &mut report).await {
+    match connect(proxy, &destination.cluster, &client, &mut report).await {
         Ok(upstream) => {
             let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
                 return;
@@ -57,7 +77,7 @@ pub(crate) async fn tunnelled(
         }
         Err(error) => {
             report.failed(&error);
-            tunnel.reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+            tunnel.reject(error.status(), &error.to_string());
         }
     }
 }
@@ -65,7 +85,7 @@ pub(crate) async fn tunnelled(
 async fn connect(
     proxy: &Arc<Proxy>,
     cluster: &str,
-    client: SocketAddr,
+    client: &ClientInfo,
     report: &mut Report<'_>,
 ) -> Result<UpstreamIo, TcpError> {
     let state = proxy.shared.proxy();
@@ -79,8 +99,13 @@ async fn connect(
         let (endpoint, state) =
             chosen.ok_or_else(|| TcpError::NoEndpoint(cluster.cluster.name.to_string()))?;
         report.chose(endpoint);
+        policy::admit(&proxy.shared.mesh(), client, endpoint)?;
         let timeout = cluster.cluster.connect_timeout;
-        match proxy.dialer.connect(&state.key, timeout, Some(client)).await {
+        match proxy
+            .dialer
+            .connect(&state.key, timeout, Some(client.address))
+            .await
+        {
             Ok(upstream) => return Ok(upstream),
             // Nothing was sent yet: another endpoint may serve the connection.
             Err(error) if tried.len() + 1 < MAX_ATTEMPTS && !tried.contains(&endpoint.address) => {
@@ -185,7 +210,7 @@ impl<'a> Report<'a> {
     }
 
     fn failed(&self, error: &TcpError) {
-        let series = self.proxy.telemetry.tcp.series(&self.labels(), TcpFlag::Connect);
+        let series = self.proxy.telemetry.tcp.series(&self.labels(), error.flag());
         series.failed.increment(1);
         self.log(Some(error.to_string()));
     }

@@ -2,6 +2,7 @@
 
 use aquifer_core::http::cluster::{Endpoint, Transport, UpstreamHttp};
 use aquifer_core::http::listener::{Binding, Listener, ListenerProtocol};
+use aquifer_core::snapshot::MeshSnapshot;
 use serde_json::{Value, json};
 
 use super::routes::route_configuration;
@@ -12,19 +13,15 @@ const ADMIN: &str = "type.googleapis.com/envoy.admin.v3.";
 
 pub(super) fn config_dump(state: &AdminState) -> Value {
     let proxy = state.shared.proxy();
-    json!({ "configs": [
-        clusters(&proxy),
-        endpoints(&proxy),
-        listeners(&proxy),
-        routes(&proxy),
-        workloads(state),
-        { "@type": "aquifer.Certificates", "certificates": certificates(&state.certificates)["certificates"] },
-    ]})
+    json!({
+        "configs": [clusters(&proxy), endpoints(&proxy), listeners(&proxy), routes(&proxy)],
+        // Beside what Envoy has, in the keys of a node agent's dump.
+        "workloads": workloads(&state.shared.mesh()),
+        "certificates": certificates(&state.certificates)["certificates"],
+    })
 }
 
-/// The mesh as this proxy knows it, in the keys that a node agent's dump uses.
-fn workloads(state: &AdminState) -> Value {
-    let mesh = state.shared.mesh();
+fn workloads(mesh: &MeshSnapshot) -> Value {
     let mut list: Vec<_> = mesh.workloads().collect();
     list.sort_by(|a, b| a.uid.cmp(&b.uid));
     let list = list.into_iter().map(|w| {
@@ -32,14 +29,14 @@ fn workloads(state: &AdminState) -> Value {
             "uid": w.uid.as_str(),
             "name": w.name,
             "namespace": w.namespace,
-            "workloadIPs": w.addresses,
+            "workloadIps": w.addresses,
             "serviceAccount": w.service_account,
             "protocol": w.tunnel,
             "node": w.node,
             "labels": w.labels,
         })
     });
-    json!({ "@type": "aquifer.Workloads", "workloads": list.collect::<Vec<_>>() })
+    list.collect()
 }
 
 fn sorted<'s, T>(items: impl Iterator<Item = (&'s std::sync::Arc<str>, &'s T)>) -> Vec<&'s T>

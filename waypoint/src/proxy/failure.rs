@@ -3,6 +3,7 @@
 use aquifer_core::http::fault::Abort;
 use aquifer_core::http::retry::Attempt;
 
+use crate::policy::NotAdmitted;
 use crate::upstream::dial::DialError;
 
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ pub(crate) enum Failure {
     AttemptTimeout,
     #[error("injected by configuration")]
     Fault(Abort),
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
 }
 
 impl Failure {
@@ -36,6 +39,8 @@ impl Failure {
         match self {
             Self::BadRequest(_) => 400,
             Self::NotFound => 404,
+            Self::NotAdmitted(NotAdmitted::Denied(_)) => 403,
+            Self::NotAdmitted(NotAdmitted::Unknown(_)) => 503,
             Self::ClusterNotFound { status, .. } => *status,
             Self::NoHealthyUpstream(_) | Self::Overflow | Self::Connect(_) | Self::Reset { .. } => 503,
             Self::Timeout | Self::AttemptTimeout => 504,
@@ -50,7 +55,9 @@ impl Failure {
             (Self::BadRequest(_), _) => "DPE",
             (Self::NotFound, _) => "NR",
             (Self::ClusterNotFound { .. }, _) => "NC",
-            (Self::NoHealthyUpstream(_), _) => "UH",
+            // As Envoy's RBAC filter: a refusal by policy has details but no flag.
+            (Self::NotAdmitted(NotAdmitted::Denied(_)), _) => "-",
+            (Self::NotAdmitted(NotAdmitted::Unknown(_)) | Self::NoHealthyUpstream(_), _) => "UH",
             (Self::Overflow, false) => "UO",
             (Self::Overflow, true) => "UO,URX",
             (Self::Connect(_), false) => "UF",
@@ -69,7 +76,8 @@ impl Failure {
             Self::BadRequest(_) => "http1.codec_error",
             Self::NotFound => "route_not_found",
             Self::ClusterNotFound { .. } => "cluster_not_found",
-            Self::NoHealthyUpstream(_) => "no_healthy_upstream",
+            Self::NotAdmitted(NotAdmitted::Denied(_)) => "rbac_access_denied_matched_policy",
+            Self::NotAdmitted(NotAdmitted::Unknown(_)) | Self::NoHealthyUpstream(_) => "no_healthy_upstream",
             Self::Overflow => "upstream_reset_before_response_started{overflow}",
             Self::Connect(_) => "upstream_reset_before_response_started{connection_failure}",
             Self::Reset { .. } => "upstream_reset_before_response_started{connection_termination}",
@@ -88,7 +96,10 @@ impl Failure {
             Self::ClusterNotFound { .. } => {
                 "the route's destination does not exist (cluster_not_found)".to_owned()
             }
-            Self::NoHealthyUpstream(_) => "no healthy upstream".to_owned(),
+            Self::NotAdmitted(NotAdmitted::Denied(_)) => "RBAC: access denied".to_owned(),
+            Self::NotAdmitted(NotAdmitted::Unknown(_)) | Self::NoHealthyUpstream(_) => {
+                "no healthy upstream".to_owned()
+            }
             Self::Overflow => format!("{RESET} overflow"),
             Self::Connect(DialError::Timeout { .. }) => format!("{RESET} connection timeout"),
             Self::Connect(_) => format!("{RESET} remote connection failure"),

@@ -23,6 +23,7 @@ use super::request::Downstream;
 use super::response::{ResponseBody, Streaming};
 use super::upload::Upload;
 use super::{local, upgrade};
+use crate::policy;
 use crate::state::ClusterState;
 
 /// A request that has a destination.
@@ -179,6 +180,8 @@ impl Forwarding<'_> {
             endpoint: endpoint.clone(),
             local: None,
         });
+        let mesh = self.downstream.proxy.shared.mesh();
+        policy::admit(&mesh, &self.downstream.connection.client, endpoint)?;
         let sending = template.send(
             &self.downstream.proxy,
             &cluster.cluster,

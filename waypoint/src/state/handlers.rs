@@ -6,7 +6,7 @@ use aquifer_core::http::cluster::{Cluster, Endpoints};
 use aquifer_core::http::listener::Listener;
 use aquifer_core::http::table::RouteTable;
 use aquifer_core::snapshot::Change;
-use aquifer_xds::convert::Address;
+use aquifer_xds::convert::{Address, decode_authorization};
 use aquifer_xds::envoy::{Resource, decode};
 use aquifer_xds::handler::{Rejected, ResourceHandler, Update};
 use aquifer_xds::type_url;
@@ -17,10 +17,12 @@ use super::{Changes, StateWriter};
 /// All handlers run on the stream's task, one at a time; the lock is never contended.
 type Writer = Arc<Mutex<StateWriter>>;
 
-/// One handler for each type, clusters and endpoints before the routes that lead to them.
+/// One handler for each type: policies before the workloads that list them, clusters and endpoints before the routes
+/// that lead to them.
 pub(crate) fn all(writer: StateWriter) -> Vec<Box<dyn ResourceHandler>> {
     let writer: Writer = Arc::new(Mutex::new(writer));
     vec![
+        Box::new(PolicyHandler(writer.clone())),
         Box::new(MeshHandler(writer.clone())),
         Box::new(EnvoyHandler::<Cluster>::new(
             type_url::CLUSTER,
@@ -76,6 +78,25 @@ impl<R: Resource + Send> ResourceHandler for EnvoyHandler<R> {
                 remove: removals,
             },
         );
+        outcome(rejected)
+    }
+}
+
+/// Handler of the policies of the workloads behind this proxy.
+struct PolicyHandler(Writer);
+
+impl ResourceHandler for PolicyHandler {
+    fn type_url(&self) -> &'static str {
+        type_url::AUTHORIZATION
+    }
+
+    fn apply(&mut self, updates: Vec<Update>, removals: Vec<String>) -> Result<(), Vec<Rejected>> {
+        let (policies, rejected) = split(updates.iter().map(decode_authorization));
+        let removed = removals.into_iter().map(|name| Change::RemovePolicy(name.into()));
+        let put = policies
+            .into_iter()
+            .map(|policy| Change::Policy(Arc::new(policy)));
+        self.0.lock().mesh(removed.chain(put).collect());
         outcome(rejected)
     }
 }

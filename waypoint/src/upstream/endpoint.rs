@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 
 use super::connection::{Http1Sender, Http2Sender};
 
-/// Connections to one endpoint at a time, as Envoy's default circuit breaker has it.
-const MAX_CONNECTIONS: u32 = 1024;
+/// Connections to one endpoint at a time; a request beyond gets `UO`.
+const MAX_CONNECTIONS: u32 = 16_384;
 /// Connections kept for the next request.
-const MAX_IDLE: usize = 256;
+const MAX_IDLE: usize = 1024;
 /// Shorter than what most servers keep an idle connection, so that rarely a request meets a closing one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -78,17 +78,31 @@ pub struct HeaderMatch {
 
 impl HeaderMatch {
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
-        let value = request.header(&self.name);
-        let held = match (&self.condition, value) {
-            (HeaderCondition::Present, value) => value.is_some() || self.missing_as_empty,
-            (HeaderCondition::Absent, value) => value.is_none() && !self.missing_as_empty,
-            (_, None) if !self.missing_as_empty => return false,
-            (HeaderCondition::Text(text), value) => text.matches(&value.unwrap_or_default()),
-            (HeaderCondition::Range { start, end }, value) => {
-                parse_i64(&value.unwrap_or_default()).is_some_and(|n| (*start..*end).contains(&n))
-            }
+        let held = match (
+            request.any_value(&self.name, |v| self.condition.holds(v)),
+            self.missing_as_empty,
+        ) {
+            (Some(held), _) => held,
+            (None, true) => self.condition.holds(b""),
+            (None, false) => match self.condition {
+                HeaderCondition::Present => false,
+                HeaderCondition::Absent => true,
+                HeaderCondition::Text(_) | HeaderCondition::Range { .. } => return false,
+            },
         };
         held != self.invert
+    }
+}
+
+impl HeaderCondition {
+    /// For one value.
+    fn holds(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Absent => false,
+            Self::Text(text) => text.matches(value),
+            Self::Range { start, end } => parse_i64(value).is_some_and(|n| (*start..*end).contains(&n)),
+        }
     }
 }
 

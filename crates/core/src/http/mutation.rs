@@ -17,7 +17,7 @@ pub struct HeaderSet {
     pub mode: SetMode,
 }
 
-/// Removals come before additions, so that a header can be replaced.
+/// One level's changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderMutations {
     pub remove: Vec<HeaderName>,
@@ -25,28 +25,28 @@ pub struct HeaderMutations {
 }
 
 impl HeaderMutations {
+    /// Removes, then overwrites, then adds. What is present is asked once, after the removals: the changes of one level
+    /// do not see each other (Envoy).
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);
         }
+        let (mut overwrite, mut add) = (Vec::new(), Vec::new());
         for set in &self.set {
-            set.apply(headers);
+            let present = headers.contains_key(&set.name);
+            match set.mode {
+                SetMode::Append => add.push(set),
+                SetMode::Overwrite => overwrite.push(set),
+                SetMode::IfAbsent if !present => add.push(set),
+                SetMode::OverwriteIfPresent if present => overwrite.push(set),
+                SetMode::IfAbsent | SetMode::OverwriteIfPresent => {}
+            }
         }
-    }
-}
-
-impl HeaderSet {
-    fn apply(&self, headers: &mut HeaderMap) {
-        let present = headers.contains_key(&self.name);
-        match self.mode {
-            SetMode::Append => {
-                headers.append(self.name.clone(), self.value.clone());
-            }
-            SetMode::IfAbsent if present => {}
-            SetMode::OverwriteIfPresent if !present => {}
-            SetMode::IfAbsent | SetMode::Overwrite | SetMode::OverwriteIfPresent => {
-                headers.insert(self.name.clone(), self.value.clone());
-            }
+        for set in overwrite {
+            headers.insert(set.name.clone(), set.value.clone());
+        }
+        for set in add {
+            headers.append(set.name.clone(), set.value.clone());
         }
     }
 }
@@ -89,5 +89,25 @@ mod tests {
             (vec!["back"], vec!["1", "2"], vec!["2"])
         );
         assert_eq!((all("c"), all("d")), (vec!["1"], vec![]));
+    }
+
+    #[test]
+    fn changes_of_one_level_do_not_see_each_other() {
+        let set = |value: &'static str, mode| HeaderSet {
+            name: HeaderName::from_static("a"),
+            value: HeaderValue::from_static(value),
+            mode,
+        };
+        let mutations = HeaderMutations {
+            remove: vec![],
+            set: vec![
+                set("1", SetMode::IfAbsent),
+                set("2", SetMode::OverwriteIfPresent),
+                set("3", SetMode::Overwrite),
+            ],
+        };
+        let mut headers = HeaderMap::new();
+        mutations.apply(&mut headers);
+        assert_eq!(headers.get_all("a").iter().collect::<Vec<_>>(), ["3", "1"]);
     }
 }

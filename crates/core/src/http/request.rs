@@ -31,14 +31,27 @@ pub struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    /// All values of a header joined by `,`, as Envoy compares them; names with a colon are pseudo headers.
-    pub fn header(&self, name: &str) -> Option<Cow<'a, [u8]>> {
+    /// Whether a value of a header passes `test`; `None` where the header is absent. Names with a colon are pseudo
+    /// headers.
+    ///
+    /// Values that were sent apart are looked at one by one (Envoy since 1.39): joined, a second value would let a
+    /// request slip past a condition that one of them fulfils.
+    pub fn any_value(&self, name: &str, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        if let Some(value) = self.pseudo_header(name) {
+            return Some(test(&value));
+        }
+        let mut values = self.headers.get_all(name).iter().peekable();
+        values.peek()?;
+        Some(values.any(|value| test(value.as_bytes())))
+    }
+
+    fn pseudo_header(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         match name {
             ":method" => Some(Cow::Borrowed(self.method.as_str().as_bytes())),
             ":scheme" => Some(Cow::Borrowed(self.scheme.as_bytes())),
             ":authority" | "host" => Some(Cow::Borrowed(self.host.as_bytes())),
             ":path" => Some(self.path_and_query()),
-            _ => joined(self.headers, name),
+            _ => None,
         }
     }
 
@@ -67,16 +80,4 @@ impl<'a> RequestView<'a> {
 pub fn is_grpc_content_type(value: &[u8]) -> bool {
     let rest = value.strip_prefix(b"application/grpc");
     rest.is_some_and(|r| matches!(r.first(), None | Some(b'+' | b';')))
-}
-
-fn joined<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?.as_bytes();
-    let mut joined = Cow::Borrowed(first);
-    for value in values {
-        let owned = joined.to_mut();
-        owned.push(b',');
-        owned.extend_from_slice(value.as_bytes());
-    }
-    Some(joined)
 }

@@ -200,10 +200,8 @@ fn header_conditions() {
     assert!(!holds(header("end-user", exact("jason")), &get("/")));
     assert!(holds(header("end-user", HeaderCondition::Absent), &get("/")));
     assert!(holds(header("end-user", HeaderCondition::Present), &jason));
-    assert!(holds(
-        header("a", exact("1,2")),
-        &get("/").header("a", "1").header("a", "2")
-    ));
+    let twice = get("/").header("a", "1").header("a", "2");
+    assert!(holds(header("a", exact("1")), &twice) && holds(header("a", exact("2")), &twice));
     assert!(holds(header(":authority", exact("ratings:9080")), &jason));
     assert!(holds(header(":path", exact("/?q")), &get("/").query("q")));
     assert!(holds(
