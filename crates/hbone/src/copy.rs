@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::fault::{Fault, Retry};
-use crate::stream::is_reset;
+use crate::stream::{is_left, is_reset};
 
 mod endpoint;
 #[cfg(test)]
@@ -202,8 +202,7 @@ impl Direction {
                     ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|e| Failure::Sink(Step::Write, e))?;
                     self.unflushed = false;
                 }
-                to.poll_broken(cx)
-                    .map(|error| Err(Failure::Sink(Step::Write, error)))
+                to.poll_broken(cx).map(|error| self.unwritten(error))
             }
         }
     }
@@ -226,8 +225,18 @@ impl Direction {
                 self.unflushed = true;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Sink(Step::Write, error))),
+            Poll::Ready(Err(error)) => Poll::Ready(self.unwritten(error)),
             Poll::Pending => from.poll_absorb(cx).map(|error| Err(Failure::Source(error))),
         }
+    }
+
+    /// The sink takes nothing more. One that has left in order ends this direction; what it sent before goes on.
+    fn unwritten(&mut self, error: io::Error) -> Result<(), Failure> {
+        if !is_left(&error) {
+            return Err(Failure::Sink(Step::Write, error));
+        }
+        self.chunk = Bytes::new();
+        self.phase = Phase::Done;
+        Ok(())
     }
 }

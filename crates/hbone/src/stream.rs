@@ -49,6 +49,19 @@ pub fn is_reset(error: &io::Error) -> bool {
     )
 }
 
+/// What writing says to a peer that has ended its side and takes nothing more: it has left, nothing was cut.
+///
+/// A server does so when it drops a stream that it has answered in full (RFC 9113 section 8.1: END_STREAM, then
+/// RST_STREAM with NO_ERROR). On a socket that is a FIN, and a reset only for those who go on sending.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer has ended the stream and takes nothing more")]
+struct PeerLeft;
+
+/// Whether an error of writing means that the peer has left in order.
+pub(crate) fn is_left(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<PeerLeft>())
+}
+
 impl TunnelStream {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Option<Slot>) -> Self {
         Self {
@@ -100,7 +113,7 @@ impl TunnelStream {
             return Poll::Pending;
         }
         match ready!(self.send.poll_reset(cx)) {
-            Ok(reason) => Poll::Ready(h2::Error::from(reason).into_reset()),
+            Ok(reason) => Poll::Ready(refused(reason)),
             Err(error) => Poll::Ready(error.into_reset()),
         }
     }
@@ -133,6 +146,10 @@ impl TunnelStream {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) => return Poll::Ready(Some(chunk)),
+                // The end came before it, or h2 has forgotten that it did.
+                Some(Err(error)) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => {
+                    self.end = Some(End::Clean);
+                }
                 Some(Err(error)) => {
                     let error = error.into_reset();
                     self.end = Some(End::Broken(error.kind(), error.to_string()));
@@ -178,6 +195,9 @@ impl TunnelStream {
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(0)) => {}
                 Some(Ok(room)) => return Poll::Ready(Ok(room)),
+                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => {
+                    return Poll::Ready(Err(refused(Reason::NO_ERROR)));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(error.into_reset())),
                 None => return Poll::Ready(Err(self.send_error(cx))),
             }
@@ -194,11 +214,19 @@ impl TunnelStream {
     /// Why nothing can be sent any more.
     fn send_error(&mut self, cx: &mut Context<'_>) -> io::Error {
         match self.send.poll_reset(cx) {
-            Poll::Ready(Ok(reason)) => h2::Error::from(reason).into_reset(),
+            Poll::Ready(Ok(reason)) => refused(reason),
             Poll::Ready(Err(error)) => error.into_reset(),
             Poll::Pending => io::ErrorKind::BrokenPipe.into(),
         }
     }
+}
+
+/// What writing to a stream says that its peer has reset.
+fn refused(reason: Reason) -> io::Error {
+    if reason == Reason::NO_ERROR {
+        return io::Error::new(io::ErrorKind::BrokenPipe, PeerLeft);
+    }
+    h2::Error::from(reason).into_reset()
 }
 
 /// What became of a stream, in the terms of a socket.

@@ -115,6 +115,48 @@ async fn each_half_ends_on_its_own() {
     }
 }
 
+/// As HTTP servers do after `connection: close`: they send the answer, end it and drop the stream.
+#[tokio::test]
+async fn a_server_that_ends_and_leaves_cuts_nothing() {
+    let mesh = Mesh::new();
+    let (hold, mut held) = Hold::new();
+    let server = mesh.server("b", hold).await;
+    let client = Client::new(mesh.certificate("a"));
+    // The second is larger than the windows on the way.
+    for size in [2, 20_000_000] {
+        let (stream, _) = client.open(server.address, mesh.id("b")).await.unwrap();
+        let (_, mut far) = soon(held.recv()).await.unwrap();
+        let (listener, address) = application().await;
+        let mut near = TcpStream::connect(address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let copy =
+            tokio::spawn(async move { copy_bidirectional(accepted, stream, &ByteCounters::default()).await });
+        near.write_all(b"question").await.unwrap();
+        soon(far.read_exact(&mut [0; 8])).await.unwrap();
+        let answers = tokio::spawn(async move {
+            far.write_all(&vec![7; size]).await.unwrap();
+            far.shutdown().await.unwrap();
+        });
+        let mut answer = Vec::new();
+        soon(near.read_to_end(&mut answer))
+            .await
+            .expect("an end, not a reset");
+        assert!(answer == vec![7; size], "{} of {size} bytes", answer.len());
+        answers.await.unwrap();
+        assert_eq!(soon(copy).await.unwrap().unwrap(), (8, size as u64));
+    }
+    let (mut near, _) = client.open(server.address, mesh.id("b")).await.unwrap();
+    let (_, mut far) = soon(held.recv()).await.unwrap();
+    far.write_all(b"answer").await.unwrap();
+    far.shutdown().await.unwrap();
+    drop(far);
+    let mut text = Vec::new();
+    soon(near.read_to_end(&mut text)).await.unwrap();
+    assert_eq!(text, b"answer");
+    let error = soon(near.write_all(b"more")).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "nobody reads it");
+}
+
 #[tokio::test]
 async fn a_reset_is_not_an_end() {
     let mesh = Mesh::new();
