@@ -5,9 +5,11 @@ mod endpoints;
 mod gateway;
 mod waypoint;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use aquifer_core::service::Service;
+use aquifer_core::workload::{Workload, WorkloadUid};
 use aquifer_xds::convert::{Address, authorization_to_any};
 use aquifer_xds::type_url;
 
@@ -43,42 +45,49 @@ pub fn types(compiled: &Compiled, ambient: &Types, key: &ProxyKey) -> Types {
             labels,
         } => gateway::resources(compiled, namespace, pod, labels),
     };
-    types.extend(
-        ambient
-            .get(type_url::ADDRESS)
-            .map(|addresses| (type_url::ADDRESS, addresses.clone())),
-    );
+    // Records of clients, and the policies of the workloads behind a waypoint, which it enforces for them.
+    types.extend(ambient.clone());
     types
 }
 
-/// The workload API: addresses and policies. What did not change keeps its encoding.
-pub fn ambient(compiled: &Compiled, previous: &Types) -> Types {
-    let workloads = compiled
-        .workloads
+/// The workload API: addresses and policies. What is as it was `before` keeps its encoding.
+pub fn ambient(compiled: &Compiled, previous: &Types, before: Option<&Compiled>) -> Types {
+    let old = previous.get(type_url::ADDRESS);
+    let known: HashMap<&WorkloadUid, &Arc<Workload>> = before
         .iter()
-        .map(|w| Address::Workload(Box::new(aquifer_core::workload::Workload::clone(w))));
+        .flat_map(|c| &c.workloads)
+        .map(|w| (&w.uid, w))
+        .collect();
+    let workloads = compiled.workloads.iter().map(|workload| {
+        let same = known.get(&workload.uid).is_some_and(|w| *w == workload);
+        let kept = old
+            .filter(|_| same)
+            .and_then(|old| old.get_key_value(workload.uid.as_str()));
+        match kept {
+            Some((name, resource)) => (name.clone(), resource.clone()),
+            None => address(&Address::Workload(Box::new(Workload::clone(workload)))),
+        }
+    });
     let services = compiled
         .services
         .iter()
-        .map(|s| Address::Service(Box::new(aquifer_core::service::Service::clone(s))));
-    let addresses = workloads.chain(services).map(|address| {
-        let resource = VersionedResource::new(address.to_any());
-        (address.resource_name().into(), Arc::new(resource))
-    });
+        .map(|s| address(&Address::Service(Box::new(Service::clone(s)))));
     let policies = compiled.policies.iter().map(|policy| {
         let resource = VersionedResource::new(authorization_to_any(policy));
         (policy.key().into(), Arc::new(resource))
     });
+    let old_policies = previous.get(type_url::AUTHORIZATION);
     Types::from([
-        (
-            type_url::ADDRESS,
-            reuse(addresses, previous.get(type_url::ADDRESS)),
-        ),
-        (
-            type_url::AUTHORIZATION,
-            reuse(policies, previous.get(type_url::AUTHORIZATION)),
-        ),
+        (type_url::ADDRESS, reuse(workloads.chain(services), old)),
+        (type_url::AUTHORIZATION, reuse(policies, old_policies)),
     ])
+}
+
+fn address(address: &Address) -> Named {
+    (
+        address.resource_name().into(),
+        Arc::new(VersionedResource::new(address.to_any())),
+    )
 }
 
 /// Changes `previous` into the new set, so that streams and snapshots share what is the same.

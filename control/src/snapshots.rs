@@ -43,7 +43,8 @@ impl Snapshots {
         let mut published = self.published.lock();
         published.generation += 1;
         published.changed_at = Some(changed_at);
-        published.ambient = ambient(compiled, &published.ambient);
+        let before = self.compiled();
+        published.ambient = ambient(compiled, &published.ambient, before.as_deref());
         self.compiled.store(Some(compiled.clone()));
         published.clients.retain(|_, sender| sender.receiver_count() > 0);
         for (key, sender) in &published.clients {

@@ -37,6 +37,9 @@ pub struct Discovery {
     pub pods: Vec<PodRecord>,
 }
 
+/// Namespace, label and value to services.
+type Selectors = BTreeMap<(Arc<str>, Arc<str>, Arc<str>), Vec<NamespacedHostname>>;
+
 #[derive(Debug)]
 pub struct ServiceEntry {
     pub meta: Arc<crate::objects::Meta>,
@@ -75,14 +78,11 @@ impl Discovery {
                 discovery.services.insert(key, entry);
             }
         }
-        let by_namespace = discovery.selectors();
+        let selectors = discovery.selectors();
         for entry in &inputs.pods {
             discovery.pods.push(pod_record(entry, inputs));
             if let Some(mut workload) = workload(entry, settings) {
-                let services = by_namespace
-                    .get(&*entry.meta.namespace)
-                    .map_or(&[][..], Vec::as_slice);
-                workload.services = discovery.ports_of_pod(entry, services);
+                workload.services = discovery.ports_of_pod(entry, &selectors);
                 discovery
                     .workloads
                     .insert(workload.uid.clone(), Arc::new(workload));
@@ -93,29 +93,33 @@ impl Discovery {
         discovery
     }
 
-    /// Services with a selector, by namespace, so that a pod is compared with its own namespace's only.
-    fn selectors(&self) -> BTreeMap<Arc<str>, Vec<NamespacedHostname>> {
-        let mut by_namespace: BTreeMap<Arc<str>, Vec<NamespacedHostname>> = BTreeMap::new();
+    /// Services with a selector, by their namespace and one of the selector's labels: a pod is compared only with those
+    /// that it shares this label with.
+    fn selectors(&self) -> Selectors {
+        let mut selectors = Selectors::new();
         for (key, entry) in &self.services {
-            if !entry.spec.selector.is_empty() {
-                by_namespace
-                    .entry(key.namespace.clone())
-                    .or_default()
-                    .push(key.clone());
+            if let Some((label, value)) = entry.spec.selector.iter().next() {
+                let place = (key.namespace.clone(), label.clone(), value.clone());
+                selectors.entry(place).or_default().push(key.clone());
             }
         }
-        by_namespace
+        selectors
     }
 
     fn ports_of_pod(
         &self,
         pod: &Entry<kube::Pod>,
-        services: &[NamespacedHostname],
+        selectors: &Selectors,
     ) -> BTreeMap<NamespacedHostname, Vec<PortMapping>> {
-        let selected = services
-            .iter()
+        let namespace = &pod.meta.namespace;
+        let sharing =
+            pod.meta.labels.iter().filter_map(|(label, value)| {
+                selectors.get(&(namespace.clone(), label.clone(), value.clone()))
+            });
+        let candidates = sharing
+            .flatten()
             .filter_map(|key| Some((key, self.services.get(key)?)));
-        let selected = selected.filter(|(_, s)| selects(&s.spec.selector, &pod.meta.labels));
+        let selected = candidates.filter(|(_, s)| selects(&s.spec.selector, &pod.meta.labels));
         selected
             .map(|(key, s)| (key.clone(), target_ports(s, &pod.spec)))
             .collect()

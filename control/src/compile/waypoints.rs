@@ -2,6 +2,11 @@
 //!
 //! A service follows its own or its namespace's `istio.io/use-waypoint`. One without either gets an implicit waypoint
 //! where a rule needs one: the user of a VirtualService should not have to know what a waypoint is.
+//!
+//! Clients are told of a waypoint once it acknowledged the service's resources, and it goes on serving for a while after
+//! the service left it, so that neither change fails a request. A service that has been behind a waypoint is never told
+//! without one while it wants one: with the waypoint down its clients fail. Connections that are open when a service
+//! moves stay where they are until they end; requests on them follow the old path.
 
 mod explicit;
 mod implicit;

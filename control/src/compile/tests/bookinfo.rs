@@ -1,5 +1,7 @@
 //! The seed: bookinfo's own manifests, the public sample's gateway and destination rules, and the canary.
 
+use std::sync::Arc;
+
 use aquifer_core::http::cluster::{Cluster, Endpoints, Transport};
 use aquifer_core::http::listener::{Binding, Listener};
 use aquifer_core::workload::TunnelProtocol;
@@ -8,7 +10,7 @@ use aquifer_xds::type_url;
 use super::fixture::{Held, Mesh, line, lines, message, report};
 use crate::compile::inputs::Labels;
 use crate::compile::waypoints::Binding as Bound;
-use crate::proxies::ProxyKey;
+use crate::proxies::{ProxyKey, Types, ambient};
 
 const CANARY: &str = include_str!("../../../../deploy/samples/seed/canary.yaml");
 const BOOKINFO: &str = include_str!("../../../../deploy/samples/bookinfo/bookinfo.yaml");
@@ -252,4 +254,25 @@ fn a_weight_changes_one_route_table_and_nothing_else() {
         before.version(type_url::ROUTES, RATINGS),
         after.version(type_url::ROUTES, RATINGS)
     );
+}
+
+#[test]
+fn what_is_kept_of_the_workload_api_is_what_would_be_made() {
+    let mut mesh = bookinfo();
+    let first = mesh.compile();
+    let before = ambient(&first, &Types::new(), None);
+    mesh.add("bookinfo", CANARY).run_waypoint("bookinfo", "waypoint");
+    mesh.pod(
+        "bookinfo",
+        "reviews-v1",
+        "app: reviews, version: v9",
+        "10.244.1.3",
+    );
+    mesh.remove("", "Pod", "bookinfo", "details-v1");
+    let second = mesh.compile();
+    let kept = ambient(&second, &before, Some(&first));
+    assert_eq!(kept, ambient(&second, &Types::new(), None));
+    let same = |name: &str| Arc::ptr_eq(&before[type_url::ADDRESS][name], &kept[type_url::ADDRESS][name]);
+    assert!(same("Kubernetes//Pod/bookinfo/reviews-v2"));
+    assert!(!same("Kubernetes//Pod/bookinfo/reviews-v1"));
 }

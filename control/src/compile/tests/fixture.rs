@@ -153,7 +153,7 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn by(compiled: &Compiled, key: &ProxyKey) -> Self {
         let held = Self {
-            types: types(compiled, &ambient(compiled, &Types::new()), key),
+            types: types(compiled, &ambient(compiled, &Types::new(), None), key),
         };
         // A resource that the proxy rejects would take all of its kind with it: none may.
         held.all::<Listener>(type_url::LISTENER);

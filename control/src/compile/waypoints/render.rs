@@ -28,6 +28,7 @@ fn labels(key: &WaypointKey) -> Value {
         MANAGED_LABEL: MANAGED_BY,
         "istio.io/dataplane-mode": "none",
         "service.istio.io/canonical-name": *key.name,
+        "service.istio.io/canonical-revision": "latest",
     })
 }
 
