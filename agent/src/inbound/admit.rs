@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aquifer_core::address::NetworkAddress;
 use aquifer_core::identity::SpiffeId;
-use aquifer_core::policy::evaluate::{Connection, Permit, authorize};
+use aquifer_core::policy::evaluate::{Connection, Permit, authorize_at_node};
 use aquifer_core::service::Service;
 use aquifer_core::snapshot::MeshSnapshot;
 use aquifer_core::workload::Workload;
@@ -49,7 +49,7 @@ pub(super) async fn admit(pod: &PodProxy, open: &Open) -> Result<Permit, NotAdmi
         source_addr: open.source,
         destination: open.destination,
     };
-    authorize(&mesh, own, &connection).map_err(NotAdmitted::Denied)
+    authorize_at_node(&mesh, own, &connection).map_err(NotAdmitted::Denied)
 }
 
 /// What the request says that helps telemetry, and nothing else.

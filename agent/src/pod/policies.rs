@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use aquifer_core::policy::evaluate::{Connection, authorize};
+use aquifer_core::policy::evaluate::{Connection, authorize_at_node};
 use aquifer_core::snapshot::MeshSnapshot;
 use aquifer_core::workload::Workload;
 
@@ -54,7 +54,7 @@ fn check(pod: &PodProxy, mesh: &MeshSnapshot) {
             source_addr: open.source,
             destination: open.destination,
         };
-        if let Err(denial) = authorize(mesh, own, &connection) {
+        if let Err(denial) = authorize_at_node(mesh, own, &connection) {
             open.deny(denial);
         }
     }

@@ -12,6 +12,7 @@ use aquifer_core::http::listener::{
 use aquifer_core::http::matching::RouteMatch;
 use aquifer_core::http::retry::{BackOff, RetryOn, RetryPolicy};
 use aquifer_core::http::table::{HostPort, Route, RouteTable, VirtualHost};
+use aquifer_core::policy::{self, Authorization, Group, Match, Rule, Scope, StringMatch};
 use aquifer_core::snapshot::Change;
 use aquifer_core::workload::{Workload, WorkloadUid};
 
@@ -91,12 +92,50 @@ impl Mesh {
             http: UpstreamHttp::AsDownstream,
             service_name: name.into(),
         };
+        for endpoint in endpoints.iter().filter(|e| !e.workload.is_empty()) {
+            self.workload_of(endpoint);
+        }
         let mut writer = self.writer.lock();
         writer.clusters(put(cluster));
         writer.endpoints(put(Endpoints {
             name: name.into(),
             list: endpoints,
         }));
+    }
+
+    /// The record of an endpoint, if the mesh has none of it.
+    fn workload_of(&self, endpoint: &Endpoint) {
+        let mut workload = Workload::empty(WorkloadUid::new(&endpoint.workload));
+        if self.proxy.shared.mesh().workload(&workload.uid).is_some() {
+            return;
+        }
+        workload.namespace = "bookinfo".into();
+        workload.addresses = vec![endpoint.address.ip()];
+        self.writer
+            .lock()
+            .mesh(vec![Change::Workload(Arc::new(workload))]);
+    }
+
+    /// A policy of the namespace that refuses one service account.
+    pub(crate) fn deny(&self, service_account: &str) {
+        let principal = format!("cluster.local/ns/bookinfo/sa/{service_account}");
+        let refused = Match {
+            principals: vec![StringMatch::Exact(principal.into())],
+            ..Match::default()
+        };
+        let policy = Authorization {
+            name: "deny".into(),
+            namespace: "bookinfo".into(),
+            scope: Scope::Namespace,
+            action: policy::Action::Deny,
+            groups: vec![Group {
+                rules: vec![Rule {
+                    matches: vec![refused],
+                }],
+            }],
+            dry_run: false,
+        };
+        self.writer.lock().mesh(vec![Change::Policy(Arc::new(policy))]);
     }
 
     /// A pod that the mesh knows, at an address, with labels.

@@ -6,7 +6,7 @@ use aquifer_core::http::fault::{Abort, Fault, Share};
 use bytes::Bytes;
 use http::{Request, Response};
 
-use crate::testing::app::{ClosesIdle, Named, Silent, Status};
+use crate::testing::app::{ClosesIdle, Echo, Named, Silent, Status};
 use crate::testing::client::app;
 use crate::testing::model::{MONGO, REVIEWS, retries, route, to};
 use crate::testing::{Mesh, endpoint, ip};
@@ -163,4 +163,22 @@ async fn a_tcp_service_without_an_endpoint_refuses_the_tunnel() {
     assert!(refused().await.contains("cluster mongo does not exist"));
     mesh.cluster("mongo", vec![]);
     assert!(refused().await.contains("no healthy endpoint"));
+}
+
+#[tokio::test]
+async fn a_policy_about_clients_holds_behind_the_waypoint() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "v1", Named("v1")).await;
+    let database = mesh.pod(12, "mongodb", Echo).await;
+    mesh.cluster("v1", vec![pod]);
+    mesh.cluster("mongo", vec![database]);
+    mesh.tcp_listener("mongo");
+    mesh.deny("productpage");
+    check(&ask(&mesh, to("v1")).await, 403, "RBAC: access denied");
+    let waypoint = mesh.waypoint().await;
+    let other = mesh.client(waypoint, "ratings", ip(51));
+    assert_eq!(app(&other.get(REVIEWS, "/").await), "v1");
+    assert!(other.tunnel(MONGO).await.is_ok());
+    let refused = mesh.client(waypoint, "productpage", ip(50)).tunnel(MONGO).await;
+    assert!(refused.err().unwrap().to_string().contains("401"));
 }

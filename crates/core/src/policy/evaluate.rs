@@ -11,9 +11,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{Action, Authorization, Group, Match, Rule, ServiceAccountMatch, StringMatch};
+use crate::address::NetworkAddress;
 use crate::identity::SpiffeId;
 use crate::snapshot::MeshSnapshot;
-use crate::workload::Workload;
+use crate::workload::{GatewayDestination, Workload};
 
 /// What a policy can be about: one connection as the destination sees it.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +105,44 @@ pub fn authorize(
             reason: DenialReason::NoAllowMatches,
         }),
     }
+}
+
+/// The decision at the destination's own node.
+///
+/// A connection from a waypoint of one of the workload's services was decided by that waypoint, for the client behind
+/// it: here only the waypoint's own identity is left to see, and a policy about clients would match the wrong one.
+pub fn authorize_at_node(
+    snapshot: &MeshSnapshot,
+    destination: &Workload,
+    connection: &Connection<'_>,
+) -> Result<Permit, Denial> {
+    match connection.source {
+        Some(source) if is_own_waypoint(snapshot, destination, source) => Ok(Permit { policy: None }),
+        _ => authorize(snapshot, destination, connection),
+    }
+}
+
+/// Whether an identity is that of a pod of a waypoint that serves the workload or one of its services.
+fn is_own_waypoint(snapshot: &MeshSnapshot, destination: &Workload, identity: &SpiffeId) -> bool {
+    let of_services = destination
+        .services
+        .keys()
+        .filter_map(|key| snapshot.service(key)?.waypoint.as_ref());
+    of_services
+        .chain(&destination.waypoint)
+        .any(|waypoint| match &waypoint.destination {
+            GatewayDestination::Hostname(name) => snapshot.endpoints(name).any(|pod| proves(pod, identity)),
+            GatewayDestination::Address(ip) => {
+                let address = NetworkAddress::new(&destination.network, *ip);
+                snapshot
+                    .workload_at(&address)
+                    .is_some_and(|pod| proves(pod, identity))
+            }
+        })
+}
+
+fn proves(workload: &Workload, identity: &SpiffeId) -> bool {
+    workload.native_tunnel && workload.identity().is_ok_and(|own| own == *identity)
 }
 
 impl Authorization {

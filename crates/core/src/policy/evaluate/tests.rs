@@ -1,7 +1,9 @@
 use super::*;
+use crate::names::NamespacedHostname;
 use crate::policy::Scope;
+use crate::service::{LoadBalancing, Service};
 use crate::snapshot::Change;
-use crate::workload::WorkloadUid;
+use crate::workload::{GatewayAddress, WorkloadUid};
 use proptest::prelude::*;
 
 fn exact(s: &str) -> StringMatch {
@@ -281,4 +283,68 @@ proptest! {
         let got = authorize(&mesh(policies.clone()), &destination(&[]), &c);
         prop_assert_eq!(got.is_ok(), reference::allowed(&policies, &c), "{:?}", got);
     }
+}
+
+/// A DENY of the client's principal; a service of the workload with a waypoint.
+#[test]
+fn what_comes_from_the_own_waypoint_was_decided_there() {
+    let waypoint_key = NamespacedHostname::new("ns", "waypoint.ns.svc.cluster.local");
+    let service_key = NamespacedHostname::new("ns", "web.ns.svc.cluster.local");
+    let mut waypoint = Workload::empty(WorkloadUid::pod("c", "ns", "waypoint"));
+    waypoint.namespace = "ns".into();
+    waypoint.service_account = "waypoint".into();
+    waypoint.native_tunnel = true;
+    waypoint.services.insert(waypoint_key.clone(), vec![]);
+    let mut web = Workload::empty(WorkloadUid::pod("c", "ns", "web"));
+    web.namespace = "ns".into();
+    web.services.insert(service_key.clone(), vec![]);
+    let service = |key: &NamespacedHostname, waypoint: Option<GatewayAddress>| Service {
+        name: "s".into(),
+        namespace: key.namespace.clone(),
+        hostname: key.hostname.clone(),
+        vips: vec![],
+        ports: vec![],
+        subject_alt_names: vec![],
+        waypoint,
+        load_balancing: LoadBalancing::default(),
+        canonical: true,
+        ingress_use_waypoint: false,
+    };
+    let address = GatewayAddress {
+        destination: GatewayDestination::Hostname(waypoint_key.clone()),
+        hbone_port: 15008,
+    };
+    let everyone = Match {
+        not_principals: vec![exact("nobody")],
+        ..Match::default()
+    };
+    let deny_all = policy("deny", Scope::Namespace, Action::Deny, vec![everyone]);
+    let base = [
+        Change::Workload(Arc::new(waypoint.clone())),
+        Change::Workload(Arc::new(web.clone())),
+        Change::Service(Arc::new(service(&waypoint_key, None))),
+        Change::Policy(Arc::new(deny_all)),
+    ];
+    let plain = Change::Service(Arc::new(service(&service_key, None)));
+    let behind = Change::Service(Arc::new(service(&service_key, Some(address))));
+    let from = |identity: &SpiffeId, mesh: &MeshSnapshot| {
+        let connection = Connection {
+            source: Some(identity),
+            source_addr: "10.0.0.1:1".parse().unwrap(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+        };
+        authorize_at_node(mesh, &web, &connection).is_ok()
+    };
+    let (own, other) = (
+        waypoint.identity().unwrap(),
+        SpiffeId::parse("spiffe://cluster.local/ns/ns/sa/other").unwrap(),
+    );
+    let without = MeshSnapshot::default().apply(base.clone().into_iter().chain([plain]));
+    assert!(
+        !from(&own, &without),
+        "a waypoint of nothing is a client as any other"
+    );
+    let with = MeshSnapshot::default().apply(base.into_iter().chain([behind]));
+    assert!(from(&own, &with));
+    assert!(!from(&other, &with));
 }
