@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::image::catalogue::Image;
 use crate::process;
@@ -22,6 +22,7 @@ pub(super) struct StaticBuild {
 impl StaticBuild {
     pub(super) fn run(workspace: &Workspace, images: &[&Image], profile: &str) -> Result<Self> {
         let triple = host_triple()?;
+        check_libc()?;
         let homes = Homes::find(workspace)?;
         eprintln!("==> building static programs (profile {profile})");
         let mut command = workspace.plain_cargo("build");
@@ -106,10 +107,57 @@ fn c_flags_variable(triple: &str) -> OsString {
     format!("CFLAGS_{}", triple.replace('-', "_")).into()
 }
 
+/// From 2.34 on the look-up of names is inside the static library. Before, it loads libraries that an empty
+/// image lacks, and no name resolves.
+fn check_libc() -> Result<()> {
+    let output = process::output("getconf", Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+    let text = String::from_utf8_lossy(&output);
+    let version = text.trim().trim_start_matches("glibc ");
+    if !has_static_name_lookup(version) {
+        bail!("glibc {version} is too old for static programs that resolve names; 2.34 or later is needed");
+    }
+    Ok(())
+}
+
+fn has_static_name_lookup(version: &str) -> bool {
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    (parts.next(), parts.next()) >= (Some(2), Some(34))
+}
+
 fn host_triple() -> Result<String> {
     let output = process::output("rustc", Command::new("rustc").arg("-vV"))?;
     String::from_utf8_lossy(&output)
         .lines()
         .find_map(|line| line.strip_prefix("host: ").map(str::to_owned))
         .context("`rustc -vV` names no host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_libraries_are_refused() {
+        for (version, wanted) in [
+            ("2.36", true),
+            ("2.34", true),
+            ("2.31", false),
+            ("3.0", true),
+            ("", false),
+        ] {
+            assert_eq!(has_static_name_lookup(version), wanted, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_deepest_folder_is_mapped_last() {
+        let homes = Homes(vec![
+            ("/c".into(), "/cargo"),
+            ("/r/target".into(), "/target"),
+            ("/r".into(), "/aquifer"),
+        ]);
+        let flags = homes.rust_flags();
+        let position = |text: &str| flags.iter().position(|flag| flag.ends_with(text));
+        assert!(position("=/aquifer") < position("=/target"), "{flags:?}");
+    }
 }
