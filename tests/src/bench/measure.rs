@@ -37,6 +37,7 @@ pub(super) struct Sample {
     pub(super) rate: Option<f64>,
     pub(super) p50_micros: Option<f64>,
     pub(super) p99_micros: Option<f64>,
+    pub(super) requests: u64,
     /// Requests that were not answered with success.
     pub(super) errors: u64,
 }
@@ -136,23 +137,29 @@ fn parse_wrk(text: &str) -> Option<Sample> {
         rate: Some(after("Requests/sec:")?.parse().ok()?),
         p50_micros: Some(micros(after("50%")?)?),
         p99_micros: Some(micros(after("99%")?)?),
+        requests: requests(text)?,
         errors: errors + socket_errors(text),
         ..Sample::default()
     })
 }
 
-/// `Socket errors: connect 0, read 3, write 0, timeout 0`; a read error is how wrk sees a server
-/// close a connection that it was asked to close, so reads do not count.
+/// `Socket errors: connect 0, read 3, write 0, timeout 0`; a read error is an answer that broke off.
 fn socket_errors(text: &str) -> u64 {
     let Some((_, line)) = text.split_once("Socket errors:") else {
         return 0;
     };
-    let line = line.lines().next().unwrap_or_default();
-    line.split(',')
+    line.lines()
+        .next()
+        .unwrap_or_default()
+        .split(',')
         .filter_map(|part| part.trim().split_once(' '))
-        .filter(|(kind, _)| *kind != "read")
         .filter_map(|(_, count)| count.parse::<u64>().ok())
         .sum()
+}
+
+fn requests(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.contains(" requests in "))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn micros(text: &str) -> Option<f64> {
@@ -180,7 +187,7 @@ mod tests {
             (sample.p50_micros, sample.p99_micros),
             (Some(812.0), Some(5250.0))
         );
-        assert_eq!(sample.errors, 7);
+        assert_eq!((sample.requests, sample.errors), (70000, 14));
     }
 
     #[test]

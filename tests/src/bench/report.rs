@@ -42,6 +42,14 @@ impl Row {
         figures.get(figures.len() / 2).copied()
     }
 
+    /// Answered or not.
+    fn requests(&self) -> u64 {
+        self.samples
+            .iter()
+            .map(|sample| sample.requests + sample.errors)
+            .sum()
+    }
+
     fn errors(&self) -> u64 {
         self.samples.iter().map(|sample| sample.errors).sum()
     }
@@ -72,9 +80,23 @@ impl Report {
         }
     }
 
-    /// Requests that failed, on either side: figures beside them are worth nothing.
-    pub fn errors(&self) -> u64 {
-        self.rows.values().map(Row::errors).sum()
+    /// Measurements in which more than one request of a hundred failed: their figures say nothing.
+    pub fn spoilt(&self) -> Vec<String> {
+        let spoilt = self
+            .rows
+            .iter()
+            .filter(|(_, row)| row.errors() * 100 > row.requests());
+        spoilt
+            .map(|((path, measurement, side), row)| {
+                let (name, side) = (measurement.name(), side.namespace());
+                format!(
+                    "{}, {name} ({side}): {} of {} failed",
+                    path.name(),
+                    row.errors(),
+                    row.requests()
+                )
+            })
+            .collect()
     }
 
     pub fn to_json(&self) -> Value {
@@ -192,5 +214,31 @@ mod tests {
         }
         assert_eq!(row.median(|sample| sample.rate), Some(100.0));
         assert_eq!(row.median(|sample| sample.gigabits), None);
+    }
+
+    #[test]
+    fn a_measurement_with_many_errors_is_spoilt() {
+        let spoilt = |errors| {
+            let mut row = Row::default();
+            row.add((
+                Sample {
+                    requests: 1000,
+                    errors,
+                    ..Sample::default()
+                },
+                Usage::default(),
+            ));
+            let rows = BTreeMap::from([((Path::SameNode, Measurement::OneConnection, Side::Mesh), row)]);
+            let report = Report {
+                layer: Layer::L4,
+                seconds: 1,
+                rounds: 1,
+                rows,
+                agents_megabytes: 0.0,
+                waypoints_megabytes: 0.0,
+            };
+            report.spoilt().len()
+        };
+        assert_eq!((spoilt(5), spoilt(50)), (0, 1));
     }
 }
