@@ -27,7 +27,7 @@ mod sockopt;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -74,6 +74,29 @@ pub struct Capture {
     enrolments: Mutex<Enrolments>,
 }
 
+/// Where a delivery to a pod's application comes from. Only the pod itself can come from either, which is how the
+/// inbound program tells it from the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliverySource {
+    /// `127.0.0.1` or `::1`. The kernel uses its ports again after a second, any other's after a minute, which would be
+    /// 470 connections per second at most (tried: 60,000 in 4 s, against an error after 28,000).
+    Loopback,
+    /// The pod's own address, as when the pod dials itself. For IPv6: the kernel answers a packet from `::1` that no
+    /// socket wants with a reset through eth0, where it is lost (tried: Linux 6.18). A closed port is then refused
+    /// after ten seconds, and who sends to an application that has closed hears nothing.
+    Pod,
+}
+
+impl DeliverySource {
+    fn address(self, pod: IpAddr) -> IpAddr {
+        match (self, pod) {
+            (Self::Pod, _) => pod,
+            (Self::Loopback, IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+            (Self::Loopback, IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
+
 impl Capture {
     /// Loads and attaches everything but the per-pod programs, adopting what an earlier agent left.
     ///
@@ -102,22 +125,19 @@ impl Capture {
         Some(destination.into())
     }
 
-    /// A socket in the pod, ready to connect to `destination` (one of the pod's own addresses), for
-    /// which the application will see `client` as its peer.
+    /// A socket in the pod, ready to connect to `destination` (one of the pod's own addresses), for which the
+    /// application will see `client` as its peer.
     ///
-    /// The substitution lasts as long as the connection and ends with it, however it ends. The
-    /// socket is bound to loopback, for two reasons: only the pod itself can come from there, which
-    /// is how the inbound program tells it from the network; and the kernel uses such ports again
-    /// after a second, any other after a minute, which would be 470 connections per second at most
-    /// (tried: 60,000 in 4 s, against an error after 28,000).
+    /// The substitution lasts as long as the connection and ends with it, however it ends.
     pub fn upstream_socket(
         &self,
+        source: DeliverySource,
         netns: &Netns,
         destination: SocketAddr,
         client: SocketAddr,
     ) -> io::Result<TcpSocket> {
         let socket = netns.socket(destination.ip())?;
-        sockopt::bind_loopback(&socket, destination.ip())?;
+        sockopt::bind_source(&socket, source.address(destination.ip()))?;
         self.maps
             .on_behalf_of
             .lock()

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
 
 fn start(config: Config) -> anyhow::Result<()> {
     aquifer_telemetry::logging::init(&config.log_level, config.log_format)?;
+    aquifer_telemetry::process::raise_descriptor_limit();
     aquifer_agent::run::run(config)
 }
 

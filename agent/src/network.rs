@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::capture::{Capture, Netns};
+use crate::capture::{Capture, DeliverySource, Netns};
 
 /// How long a TCP connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +33,12 @@ pub(crate) trait PodNetwork: Send + Sync {
     fn socket(&self, ip: IpAddr) -> io::Result<TcpSocket>;
 
     /// A socket in the pod, towards the pod's own application, which will see `client` as its peer.
-    fn upstream_socket(&self, destination: SocketAddr, client: SocketAddr) -> io::Result<TcpSocket>;
+    fn upstream_socket(
+        &self,
+        source: DeliverySource,
+        destination: SocketAddr,
+        client: SocketAddr,
+    ) -> io::Result<TcpSocket>;
 }
 
 /// An enrolled pod.
@@ -51,8 +56,14 @@ impl PodNetwork for CapturedPod {
         self.netns.socket(ip)
     }
 
-    fn upstream_socket(&self, destination: SocketAddr, client: SocketAddr) -> io::Result<TcpSocket> {
-        self.capture.upstream_socket(&self.netns, destination, client)
+    fn upstream_socket(
+        &self,
+        source: DeliverySource,
+        destination: SocketAddr,
+        client: SocketAddr,
+    ) -> io::Result<TcpSocket> {
+        self.capture
+            .upstream_socket(source, &self.netns, destination, client)
     }
 }
 
@@ -77,7 +88,17 @@ pub(crate) async fn dial_application(
     destination: SocketAddr,
     client: SocketAddr,
 ) -> io::Result<TcpStream> {
-    connect(network.upstream_socket(destination, client)?, destination).await
+    let dial = |source| async move {
+        connect(network.upstream_socket(source, destination, client)?, destination).await
+    };
+    if destination.is_ipv4() {
+        return dial(DeliverySource::Loopback).await;
+    }
+    match dial(DeliverySource::Pod).await {
+        // Every port of the pod's address waits out its minute.
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => dial(DeliverySource::Loopback).await,
+        dialled => dialled,
+    }
 }
 
 async fn connect(socket: TcpSocket, peer: SocketAddr) -> io::Result<TcpStream> {

@@ -36,6 +36,7 @@ const EVENT_QUEUE: usize = 1024;
 
 pub fn main(config: Config) -> anyhow::Result<()> {
     logging::init(&config.log, config.log_format)?;
+    process::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -47,6 +47,7 @@ const CERTIFICATE_RETRY: Duration = Duration::from_secs(1);
 /// Runs until SIGTERM or SIGINT and the drain after it.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     logging::init(&config.log, LogFormat::Text)?;
+    process::raise_descriptor_limit();
     let control = Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
@@ -129,7 +130,7 @@ fn subscribe(
         node: node.into_node(&config.cluster_id, &config.node_name),
     };
     let (client, status) = AdsClient::new(ads);
-    let handlers = handlers::all(StateWriter::new(shared.clone()));
+    let handlers = handlers::all(StateWriter::new(shared.clone()), config.role);
     background.spawn(client.run(handlers, stop.clone()));
     Ok(status)
 }

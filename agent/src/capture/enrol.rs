@@ -106,6 +106,14 @@ impl Enrolments {
         }
     }
 
+    /// Forgets a pod; answers the addresses that are nobody's now. One that was given to another pod meanwhile has that
+    /// pod's listener.
+    fn forget(&mut self, pod: NetnsCookie) -> Vec<IpAddr> {
+        let mut addresses = self.addresses.remove(&pod).unwrap_or_default();
+        addresses.retain(|ip| !self.addresses.values().any(|others| others.contains(ip)));
+        addresses
+    }
+
     pub(crate) fn take_log(&mut self) -> Option<KernelLog> {
         KernelLog::take(&mut self.object)
     }
@@ -242,7 +250,7 @@ impl Capture {
     fn switch_off(&self, enrolments: &mut Enrolments, pod: NetnsCookie) -> Result<(), UnenrolError> {
         absent_is_fine(self.maps.pods.lock().remove(&pod.as_u64()))?;
         self.pins.remove_pod_link(pod)?;
-        for ip in enrolments.addresses.remove(&pod).unwrap_or_default() {
+        for ip in enrolments.forget(pod) {
             absent_is_fine(self.maps.listeners.lock().remove(&Address::from(ip)))?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::{
     ffi::c_int,
     io,
     mem::MaybeUninit,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
 };
 
@@ -35,17 +35,13 @@ pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> io::Result<NetnsCookie> {
     Ok(NetnsCookie::new(unsafe { cookie.assume_init() }))
 }
 
-/// Binds to the loopback address of the family of `ip`, leaving the port to connect().
+/// Binds to an address, leaving the port to connect().
 ///
 /// A port chosen at bind() is taken for every destination at once and stays so for a minute after
 /// the connection; chosen at connect() it only has to be free for that destination.
-pub(crate) fn bind_loopback(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
+pub(crate) fn bind_source(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
     setsockopt(socket, IpBindAddressNoPort, &true)?;
-    let loopback: IpAddr = match ip {
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    socket.bind(SocketAddr::new(loopback, 0))
+    socket.bind(SocketAddr::new(source, 0))
 }
 
 fn check(result: c_int) -> io::Result<()> {

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 
 use super::{PodListeners, PodProxy, Shared};
+use crate::capture::DeliverySource;
 use crate::config::ProxyConfig;
 use crate::mesh::MeshStore;
 use crate::network::PodNetwork;
@@ -61,7 +62,12 @@ impl PodNetwork for Loopback {
         TcpSocket::new_v4()
     }
 
-    fn upstream_socket(&self, _destination: SocketAddr, _client: SocketAddr) -> io::Result<TcpSocket> {
+    fn upstream_socket(
+        &self,
+        _source: DeliverySource,
+        _destination: SocketAddr,
+        _client: SocketAddr,
+    ) -> io::Result<TcpSocket> {
         TcpSocket::new_v4()
     }
 }

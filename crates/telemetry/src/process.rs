@@ -42,6 +42,20 @@ pub fn describe_build(registry: &Registry, component: &'static str) {
     registry.gauge("process_start_time_seconds", &[]).set(started);
 }
 
+/// Raises the soft limit of open files to the hard one: service managers and shells give 1024, which a proxy with two
+/// descriptors for each connection reaches long before its own limits.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok((soft, hard))
+    });
+    match raised {
+        Ok((soft, hard)) => tracing::debug!(soft, hard, "limit of open files raised"),
+        Err(error) => tracing::warn!(%error, "limit of open files stays as it is"),
+    }
+}
+
 struct Stat {
     cpu_seconds: f64,
     resident_bytes: f64,

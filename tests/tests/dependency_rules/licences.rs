@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Expression {
     Licence(String),
-    All(Vec<Expression>),
-    Any(Vec<Expression>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
 }
 
 impl Expression {

@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aquifer_agent::capture::{Capture, CaptureConfig, EnrolledPod, Netns, NetnsCookie, PodNetns};
+use aquifer_agent::capture::{
+    Capture, CaptureConfig, DeliverySource, EnrolledPod, Netns, NetnsCookie, PodNetns,
+};
 use parking_lot::Mutex;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -196,7 +198,14 @@ impl Handler {
         if destination.ip().is_loopback() {
             return Ok(());
         }
-        let socket = self.capture.upstream_socket(&self.netns, destination, from)?;
+        let source = if destination.is_ipv6() {
+            DeliverySource::Pod
+        } else {
+            DeliverySource::Loopback
+        };
+        let socket = self
+            .capture
+            .upstream_socket(source, &self.netns, destination, from)?;
         let mut application = socket.connect(destination).await?;
         copy_bidirectional(&mut client, &mut application)
             .await

@@ -79,6 +79,22 @@ fn a_listener_on_loopback_stays_unreachable() {
     );
 }
 
+/// The reset of a closed port has to find its way back to the agent, in both families.
+#[test]
+fn a_closed_port_is_refused_and_not_waited_for() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut c) = (world.agent(), world.pod(A), world.pod(C));
+    let port = a.listen("127.0.0.1:0");
+    agent.enrol(world.spec(A));
+    for destination in [A.at_v4(port), A.at_v6(port)] {
+        assert_eq!(
+            c.refused(destination),
+            Refusal::ClosedBeforeGreeting,
+            "{destination}"
+        );
+    }
+}
+
 #[test]
 fn without_a_listener_of_the_agent_nothing_gets_in() {
     let Some(world) = World::build() else { return };

@@ -1,7 +1,7 @@
 //! Enrolling, un-enrolling, and agents that die.
 
 use crate::protocol::{Refusal, Reply, Request};
-use crate::world::{A, B, C, OUTSIDE_V4, World};
+use crate::world::{A, B, C, D, OUTSIDE_V4, World};
 
 const ECONNREFUSED: Refusal = Refusal::Errno(libc::ECONNREFUSED);
 
@@ -98,6 +98,24 @@ fn unenrolling_restores_plain_connectivity() {
         "127.0.0.1",
         "enrolled again"
     );
+}
+
+/// A pod may get the address of another that is gone, before the agent has heard of the end.
+#[test]
+fn a_reused_address_is_the_new_pods() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut c, mut d) = (world.agent(), world.pod(C), world.pod(D));
+    let gone = agent.enrol(world.spec(A));
+    world.batch("a", &format!("address delete {}/24 dev eth0\n", A.v4()));
+    world.batch("c", &format!("address add {}/24 dev eth0\n", A.v4()));
+    let port = c.listen("0.0.0.0:0");
+    let mut spec = world.spec(C);
+    spec.ips.push(A.v4());
+    agent.enrol(spec);
+    agent.done(&Request::Unenrol(gone));
+    let seen = d.connect(A.at_v4(port));
+    assert_eq!(seen.server.accepted, seen.local);
+    assert_eq!(agent.events().len(), 1, "captured still");
 }
 
 #[test]
