@@ -130,7 +130,7 @@ fn subscribe(
         node: node.into_node(&config.cluster_id, &config.node_name),
     };
     let (client, status) = AdsClient::new(ads);
-    let handlers = handlers::all(StateWriter::new(shared.clone()), config.role);
+    let handlers = handlers::all(StateWriter::new(shared.clone()));
     background.spawn(client.run(handlers, stop.clone()));
     Ok(status)
 }
