@@ -55,6 +55,8 @@ enum Unanswered {
     /// Nothing was sent: another connection may take it.
     Unsent(Failure),
     Lost(Failure),
+    /// There was an answer, which cannot be read.
+    Unreadable(Failure),
 }
 
 impl Template {
@@ -90,7 +92,12 @@ impl Template {
                 Err(Unanswered::Lost(_)) if from == Origin::Reused && self.is_repeatable(upload) => {
                     origin = Origin::Fresh;
                 }
-                Err(Unanswered::Unsent(failure) | Unanswered::Lost(failure)) => return Err(failure),
+                Err(_) if upload.is_broken() => {
+                    return Err(Failure::BadRequest("the request's body is malformed"));
+                }
+                Err(
+                    Unanswered::Unsent(failure) | Unanswered::Lost(failure) | Unanswered::Unreadable(failure),
+                ) => return Err(failure),
             }
         }
     }
@@ -215,6 +222,8 @@ async fn send_on(
         .map_err(|SendError { cause, unsent }| {
             if unsent.is_some() {
                 Unanswered::Unsent(reset(&cause, false))
+            } else if cause.is_parse() {
+                Unanswered::Unreadable(Failure::Protocol(with_causes(&cause)))
             } else {
                 Unanswered::Lost(reset(&cause, true))
             }
@@ -222,11 +231,17 @@ async fn send_on(
 }
 
 fn reset(error: &hyper::Error, sent: bool) -> Failure {
+    let cause = with_causes(error);
+    Failure::Reset { cause, sent }
+}
+
+/// An error of hyper's says only its kind; its sources say why.
+fn with_causes(error: &hyper::Error) -> String {
     let mut cause = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         cause = format!("{cause}: {inner}");
         source = inner.source();
     }
-    Failure::Reset { cause, sent }
+    cause
 }

@@ -11,6 +11,9 @@ pub(crate) enum Failure {
     /// The request cannot be understood.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request asks for something that this proxy cannot do.
+    #[error("{0}")]
+    NotImplemented(&'static str),
     #[error("no virtual host or route matches")]
     NotFound,
     #[error("cluster {name} does not exist")]
@@ -24,6 +27,9 @@ pub(crate) enum Failure {
     /// The connection ended before a response; `sent` says whether any of the request had left.
     #[error("the endpoint ended the connection before a response: {cause}")]
     Reset { cause: String, sent: bool },
+    /// What the endpoint answered is not HTTP, or not what it may answer.
+    #[error("the endpoint's answer breaks the protocol: {0}")]
+    Protocol(String),
     #[error("no response within the timeout of the route")]
     Timeout,
     #[error("no response within the timeout of one attempt")]
@@ -38,6 +44,8 @@ impl Failure {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::BadRequest(_) => 400,
+            Self::NotImplemented(_) => 501,
+            Self::Protocol(_) => 502,
             Self::NotFound => 404,
             Self::NotAdmitted(NotAdmitted::Denied(_)) => 403,
             Self::NotAdmitted(NotAdmitted::Unknown(_)) => 503,
@@ -52,7 +60,9 @@ impl Failure {
     /// Envoy's response flags; `retried` where attempts were made again in vain.
     pub(crate) fn flags(&self, retried: bool) -> &'static str {
         match (self, retried) {
-            (Self::BadRequest(_), _) => "DPE",
+            (Self::BadRequest(_) | Self::NotImplemented(_), _) => "DPE",
+            (Self::Protocol(_), false) => "UPE",
+            (Self::Protocol(_), true) => "UPE,URX",
             (Self::NotFound, _) => "NR",
             (Self::ClusterNotFound { .. }, _) => "NC",
             // As Envoy's RBAC filter: a refusal by policy has details but no flag.
@@ -74,6 +84,8 @@ impl Failure {
     pub(crate) fn details(&self) -> &'static str {
         match self {
             Self::BadRequest(_) => "http1.codec_error",
+            Self::NotImplemented(_) => "http1.unsupported_transfer_encoding",
+            Self::Protocol(_) => "upstream_reset_before_response_started{protocol_error}",
             Self::NotFound => "route_not_found",
             Self::ClusterNotFound { .. } => "cluster_not_found",
             Self::NotAdmitted(NotAdmitted::Denied(_)) => "rbac_access_denied_matched_policy",
@@ -92,6 +104,8 @@ impl Failure {
         const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason:";
         match self {
             Self::BadRequest(reason) => format!("bad request: {reason}"),
+            Self::NotImplemented(what) => format!("not implemented: {what}"),
+            Self::Protocol(_) => format!("{RESET} protocol error"),
             Self::NotFound => "no route matches this request (route_not_found)".to_owned(),
             Self::ClusterNotFound { .. } => {
                 "the route's destination does not exist (cluster_not_found)".to_owned()
@@ -114,6 +128,7 @@ impl Failure {
         match self {
             Self::Connect(_) => Some(Attempt::ConnectFailure),
             Self::Reset { sent, .. } => Some(Attempt::Reset { sent: *sent }),
+            Self::Protocol(_) => Some(Attempt::Reset { sent: true }),
             Self::AttemptTimeout => Some(Attempt::TimedOut),
             _ => None,
         }

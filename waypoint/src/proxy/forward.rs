@@ -58,6 +58,10 @@ impl Forwarding<'_> {
             () = self.time_is_up() => Err(Failure::Timeout),
         };
         match answer {
+            Ok(answer) if websocket.is_none() && is_switch(&answer) => {
+                let failure = Failure::Protocol("101 to a request that asked for no upgrade".to_owned());
+                local::failure(&failure, record, false)
+            }
             Ok(answer) => self.respond(answer, websocket, cors, &progress, record),
             Err(failure) => local::failure(&failure, record, progress.retries > 0),
         }
@@ -74,7 +78,6 @@ impl Forwarding<'_> {
 
     /// What every attempt sends.
     fn template(&self, mut head: Head, websocket: bool) -> Template {
-        strip_hop_by_hop(&mut head.headers);
         if websocket {
             ask_for_websocket(&mut head.headers);
         }
@@ -227,8 +230,9 @@ impl Forwarding<'_> {
         }
         record.note_grpc(answer.response.headers());
         record.upstream_time = Some(answer.took);
-        let switching = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switching && let Some(websocket) = websocket {
+        if is_switch(&answer)
+            && let Some(websocket) = websocket
+        {
             return upgrade::respond(self, answer, websocket, record);
         }
         self.stream(answer, cors, record)
@@ -268,6 +272,10 @@ impl Forwarding<'_> {
         let until = from.checked_add(timeout)?;
         Some(Box::pin(tokio::time::sleep_until(until.into())))
     }
+}
+
+fn is_switch(answer: &Answer) -> bool {
+    answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
 async fn within<T>(

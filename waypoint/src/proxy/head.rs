@@ -31,6 +31,7 @@ impl Head {
         let mut headers = parts.headers;
         headers.remove(HOST);
         if headers.contains_key(TRANSFER_ENCODING) {
+            only_chunked(&headers)?;
             // RFC 9112 section 6.3: the length that was also given is not to be believed, nor passed on.
             headers.remove(CONTENT_LENGTH);
         }
@@ -77,6 +78,20 @@ pub(crate) fn join(path: &str, query: Option<&str>) -> String {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }
+}
+
+/// RFC 9112 section 6.1: a coding beside the chunks would be lost on the way, for the chunks are made anew.
+fn only_chunked(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = codings
+        .next()
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() {
+        return Ok(());
+    }
+    Err(Failure::NotImplemented(
+        "the only transfer coding that is supported is chunked",
+    ))
 }
 
 /// RFC 9112 section 3.2: exactly one `Host`, and the authority of an absolute target wins over it.
@@ -132,6 +147,16 @@ mod tests {
         assert!(parse(Request::get("/").header("host", "a").header("host", "b")).is_err());
         assert!(parse(Request::get("/").header("host", "a/b")).is_err());
         assert!(parse(Request::connect("h:80")).is_err());
+    }
+
+    #[test]
+    fn other_codings_are_not_implemented() {
+        for coding in ["gzip, chunked", "gzip", "chunked, chunked"] {
+            let request = Request::post("/")
+                .header("host", "h")
+                .header("transfer-encoding", coding);
+            assert_eq!(parse(request).map(drop).unwrap_err().status(), 501, "{coding}");
+        }
     }
 
     #[test]

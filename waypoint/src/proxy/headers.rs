@@ -3,7 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aquifer_core::http::listener::HttpListener;
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
 
 use super::head::Head;
 
@@ -38,6 +41,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !is_end_to_end(name))
         .collect();
     for name in named {
         headers.remove(name);
@@ -61,6 +65,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What nobody may have taken out by naming it in `connection`: framing, and what proxies tell of the client.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    let proxies_say = name.as_str().starts_with("x-forwarded-") || *name == X_REQUEST_ID;
+    proxies_say || *name == CONTENT_LENGTH || *name == COOKIE || *name == HOST
+}
+
 /// Says the same upgrade to the next hop.
 pub(crate) fn ask_for_websocket(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -74,6 +84,7 @@ pub(crate) fn prepare(
     client: SocketAddr,
     request_id: impl FnOnce() -> String,
 ) {
+    strip_hop_by_hop(&mut head.headers);
     // The 100 response is given here, when the body is first asked for.
     head.headers.remove(EXPECT);
     head.headers.remove(X_FORWARDED_CLIENT_CERT);
@@ -207,6 +218,18 @@ mod tests {
             (&"https".parse().unwrap(), &"mine".parse().unwrap())
         );
         assert_eq!(prepared(&listener(false, 0), &[])["x-forwarded-for"], "10.0.0.9");
+    }
+
+    #[test]
+    fn a_client_cannot_have_the_proxies_words_taken_out() {
+        let given = [
+            ("connection", "x-forwarded-for, x-request-id, x-forwarded-proto"),
+            ("x-request-id", "mine"),
+        ];
+        let headers = prepared(&listener(true, 0), &given);
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.9");
+        assert_eq!(headers["x-request-id"], "mine");
+        assert_eq!(headers["x-forwarded-proto"], "http");
     }
 
     #[test]

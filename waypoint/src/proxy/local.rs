@@ -21,10 +21,10 @@ pub(crate) fn failure(failure: &Failure, mut record: Record, retried: bool) -> R
     record.code = failure.status();
     record.flags = failure.flags(retried);
     record.details = failure.details();
-    if let Failure::Connect(_) | Failure::Reset { .. } = failure {
+    if let Failure::Connect(_) | Failure::Reset { .. } | Failure::Protocol(_) = failure {
         record.upstream_failure = failure.to_string();
     }
-    if let Failure::BadRequest(reason) = failure {
+    if let Failure::BadRequest(reason) | Failure::NotImplemented(reason) = failure {
         record.upstream_failure = (*reason).to_owned();
     }
     if let Failure::Fault(Abort::Grpc(code)) = failure {

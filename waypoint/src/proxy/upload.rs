@@ -45,6 +45,8 @@ struct State {
     /// Only the newest attempt may read.
     attempt: u32,
     touched: bool,
+    /// The client's own body was malformed, or did not come to its end.
+    broken: bool,
 }
 
 /// Everything read so far.
@@ -73,6 +75,7 @@ impl Upload {
             bytes: 0,
             attempt: 0,
             touched: false,
+            broken: false,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -94,6 +97,13 @@ impl Upload {
             let state = shared.state.lock();
             !state.touched || state.kept.is_some()
         })
+    }
+
+    /// Whether the client is to blame for a body that could not be sent.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.shared
+            .as_ref()
+            .is_some_and(|shared| shared.state.lock().broken)
     }
 
     /// The body for the next attempt; earlier attempts can no longer read it.
@@ -170,9 +180,13 @@ impl Reading {
             return Poll::Ready(None);
         }
         let polled = ready!(Pin::new(&mut state.incoming).poll_frame(cx));
-        if let Some(Ok(frame)) = &polled {
-            self.next += 1;
-            state.note(frame);
+        match &polled {
+            Some(Ok(frame)) => {
+                self.next += 1;
+                state.note(frame);
+            }
+            Some(Err(_)) => state.broken = true,
+            None => {}
         }
         if polled.is_none() || state.incoming.is_end_stream() {
             state.ended = true;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -90,6 +91,33 @@ impl App for ClosesIdle {
             let _ = stream
                 .write_all(b"HTTP/1.1 200 OK\r\nx-app: closing\r\ncontent-length: 2\r\n\r\nok")
                 .await;
+        }
+    }
+}
+
+/// Gives every connection the same bytes, and counts them.
+pub(crate) struct Fixed {
+    answer: &'static str,
+    connections: Arc<AtomicU32>,
+}
+
+impl Fixed {
+    pub(crate) fn new(answer: &'static str) -> Self {
+        let connections = Arc::default();
+        Self { answer, connections }
+    }
+
+    pub(crate) fn connections(&self) -> Arc<AtomicU32> {
+        self.connections.clone()
+    }
+}
+
+impl App for Fixed {
+    async fn connection(self: Arc<Self>, mut stream: TcpStream) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let mut buffer = [0; 4096];
+        if stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+            let _ = stream.write_all(self.answer.as_bytes()).await;
         }
     }
 }

@@ -1,12 +1,14 @@
 //! HTTP as it is spoken: limits, framing, connections, upgrades; and TCP.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::testing::app::{Echo, Named, Socket};
+use crate::testing::app::{Echo, Fixed, Named, Socket};
 use crate::testing::client::{app, raw};
 use crate::testing::model::{MONGO, REVIEWS, route, to};
 use crate::testing::{DEADLINE, Mesh, ip};
@@ -90,6 +92,35 @@ async fn a_length_that_contradicts_chunks_is_not_passed_on() {
         text.starts_with("HTTP/1.1 400 ") || !text.contains("x-seen-content-length"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn malformed_chunks_are_the_clients_fault() {
+    for body in ["-2\r\nhi\r\n", "zz\r\n", "2\r\nhi!\r\n", "fffffffffffffffff\r\n"] {
+        let request = format!("POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+        let text = answer(request.as_bytes()).await;
+        assert!(text.starts_with("HTTP/1.1 400 "), "{body:?}: {text}");
+    }
+    let request = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    let text = answer(request).await;
+    assert!(text.starts_with("HTTP/1.1 501 "), "{text}");
+}
+
+#[tokio::test]
+async fn answers_that_break_the_protocol_are_502_and_not_asked_for_again() {
+    for answer in ["HTTP/1.1 101 Switching Protocols\r\n\r\n", "nonsense\r\n\r\n"] {
+        let mesh = Mesh::start().await;
+        let app = Fixed::new(answer);
+        let connections = app.connections();
+        let pod = mesh.pod(11, "v1", app).await;
+        mesh.cluster("v1", vec![pod]);
+        mesh.reviews_listener();
+        mesh.routes(vec![route("r", to("v1"))]);
+        let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
+        let response = client.get(REVIEWS, "/").await;
+        assert_eq!(response.status(), 502, "{:?}", response.body());
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+    }
 }
 
 #[tokio::test]
