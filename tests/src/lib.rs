@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod bookinfo;
+pub mod cluster;
 pub mod demo;
 pub mod interrupt;
 pub mod lab;

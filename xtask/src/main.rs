@@ -4,6 +4,7 @@
 //! spawns. Whatever needs tokio or the lab lives in the binaries of `tests/`.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod ebpf;
 mod image;
 mod leftovers;
@@ -46,6 +47,12 @@ enum Task {
     /// A cluster on this machine: `lab up`, `lab status`, `lab exec`, `lab down`, ...
     #[command(disable_help_flag = true)]
     Lab {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// A Kubernetes cluster of real parts: `cluster up`, `load IMAGE.tar`, `kubeconfig`, `status`, `down`, ...
+    #[command(disable_help_flag = true)]
+    Cluster {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -94,6 +101,10 @@ fn run(task: Task) -> Result<()> {
         Task::Image(options) => image::run(&workspace, &options),
         Task::Codegen { check } => workspace.codegen(check),
         Task::Lab { arguments } => spawn_tool(&workspace, "aquifer-lab", &arguments, Needs::Lab),
+        Task::Cluster { arguments } => {
+            cluster::install()?;
+            spawn_tool(&workspace, "aquifer-cluster", &arguments, Needs::Lab)
+        }
         Task::Demo { arguments } => spawn_tool(&workspace, "aquifer-demo", &arguments, Needs::Lab),
         Task::Bench { arguments } => spawn_tool(&workspace, "aquifer-bench", &arguments, Needs::Everything),
         Task::Test { list: true, .. } => suites::list(&workspace),

@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail};
 use crate::leftovers::Leftovers;
 use crate::setup::{self, Needs};
 use crate::workspace::{TOOLS, Workspace};
-use crate::{ebpf, process};
+use crate::{cluster, ebpf, process};
+
+/// Run only when they are named: building the cluster's parts takes minutes where nothing is cached.
+const ON_REQUEST: &[&str] = &[cluster::SUITE];
 
 /// Everything that can be asked for by name. One file or folder in `tests/tests` is one suite.
 enum Suite {
@@ -78,6 +81,9 @@ pub(crate) fn list(workspace: &Workspace) -> Result<()> {
 pub(crate) fn run(workspace: &Workspace, wanted: &[String]) -> Result<()> {
     let suites = select(all(workspace)?, wanted)?;
     setup::install(Needs::Everything)?;
+    if suites.iter().any(|suite| suite.name() == cluster::SUITE) {
+        cluster::install()?;
+    }
     ebpf::build()?;
     if suites.iter().any(|suite| matches!(suite, Suite::File(_))) {
         workspace.build_binaries()?;
@@ -156,7 +162,8 @@ fn suite_files(workspace: &Workspace) -> Result<Vec<String>> {
 
 fn select(suites: Vec<Suite>, wanted: &[String]) -> Result<Vec<Suite>> {
     if wanted.is_empty() {
-        return Ok(suites);
+        let by_default = |suite: &Suite| !ON_REQUEST.contains(&suite.name());
+        return Ok(suites.into_iter().filter(by_default).collect());
     }
     if let Some(unknown) = wanted
         .iter()
