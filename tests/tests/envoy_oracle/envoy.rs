@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::generate::CLUSTERS;
 use crate::ours::changed;
 use crate::upstream::{self, Upstream};
-use crate::{Outcome, Sent};
+use crate::{CrossOrigin, Outcome, Paths, Sent};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -69,7 +69,7 @@ impl Drop for Envoy {
 }
 
 /// Starts Envoy with a listener for each table, and waits until it serves.
-pub(crate) async fn start(binary: &Path, tables: &[RouteConfiguration]) -> Envoy {
+pub(crate) async fn start(binary: &Path, tables: &[RouteConfiguration], paths: Paths) -> Envoy {
     let folder = tempfile::tempdir().unwrap();
     let mut upstreams = Vec::new();
     for name in CLUSTERS {
@@ -80,7 +80,7 @@ pub(crate) async fn start(binary: &Path, tables: &[RouteConfiguration]) -> Envoy
     for table in tables {
         std::fs::write(rds_file(folder.path(), &table.name), discovery(table)).unwrap();
     }
-    let bootstrap = bootstrap(*admin, tables, ports, folder.path(), &upstreams);
+    let bootstrap = bootstrap(*admin, tables, ports, folder.path(), &upstreams, paths);
     let config = folder.path().join("envoy.json");
     std::fs::write(&config, bootstrap.to_string()).unwrap();
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -136,11 +136,12 @@ fn bootstrap(
     ports: &[SocketAddr],
     folder: &Path,
     upstreams: &[Upstream],
+    paths: Paths,
 ) -> Value {
     let listeners = tables
         .iter()
         .zip(ports)
-        .map(|(table, port)| listener(&table.name, *port, folder));
+        .map(|(table, port)| listener(&table.name, *port, folder, paths));
     let clusters = CLUSTERS
         .iter()
         .zip(upstreams)
@@ -159,7 +160,7 @@ fn socket(address: SocketAddr) -> Value {
     json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
 }
 
-fn listener(table: &str, address: SocketAddr, folder: &Path) -> Value {
+fn listener(table: &str, address: SocketAddr, folder: &Path, paths: Paths) -> Value {
     let typed = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
     json!({
         "name": table,
@@ -169,6 +170,8 @@ fn listener(table: &str, address: SocketAddr, folder: &Path) -> Value {
             "typed_config": {
                 "@type": typed("network.http_connection_manager.v3.HttpConnectionManager"),
                 "stat_prefix": table,
+                "normalize_path": paths == Paths::Normalised,
+                "merge_slashes": paths == Paths::Normalised,
                 "rds": {
                     "route_config_name": table,
                     "config_source": { "path_config_source": { "path": rds_file(folder, table) } },
@@ -178,6 +181,7 @@ fn listener(table: &str, address: SocketAddr, folder: &Path) -> Value {
                         "@type": typed("http.lua.v3.Lua"),
                         "default_source_code": { "inline_string": LUA },
                     }},
+                    { "name": "envoy.filters.http.cors", "typed_config": { "@type": typed("http.cors.v3.Cors") } },
                     { "name": "envoy.filters.http.router", "typed_config": { "@type": typed("http.router.v3.Router") } },
                 ],
             },
@@ -230,6 +234,20 @@ impl Envoy {
 
     /// What Envoy does with a request to the table of that number.
     pub(crate) async fn send(&self, table: usize, sent: &Sent) -> Outcome {
+        outcome(&self.exchange(table, sent).await)
+    }
+
+    /// How Envoy answers a cross-origin request.
+    pub(crate) async fn cross_origin(&self, table: usize, sent: &Sent) -> CrossOrigin {
+        let response = self.exchange(table, sent).await;
+        CrossOrigin {
+            forwarded: response.headers().contains_key("x-app"),
+            status: response.status().as_u16(),
+            grants: grants(response.headers()),
+        }
+    }
+
+    async fn exchange(&self, table: usize, sent: &Sent) -> Response<Bytes> {
         let mut request = Request::builder()
             .method(sent.method)
             .uri(&sent.target)
@@ -245,8 +263,21 @@ impl Envoy {
         }
         let request = request.body(Empty::new()).unwrap();
         let response = exchange(self.ports[table], request).await;
-        outcome(&response.unwrap_or_else(|| panic!("no answer to {sent:?}\n{}", self.log())))
+        response.unwrap_or_else(|| panic!("no answer to {sent:?}\n{}", self.log()))
     }
+}
+
+/// What a response grants other origins.
+pub(crate) fn grants(headers: &HeaderMap) -> Vec<(String, String)> {
+    let named = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("access-control-"));
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut grants: Vec<_> = named
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect();
+    grants.sort();
+    grants
 }
 
 async fn exchange(address: SocketAddr, request: Request<Empty<Bytes>>) -> Option<Response<Bytes>> {

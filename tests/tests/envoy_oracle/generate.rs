@@ -2,6 +2,7 @@
 
 use aquifer_xds::envoy::pb::envoy::config::core::v3 as core_pb;
 use aquifer_xds::envoy::pb::envoy::config::route::v3 as pb;
+use aquifer_xds::envoy::pb::envoy::extensions::filters::http::cors::v3 as cors_pb;
 use aquifer_xds::envoy::pb::envoy::r#type::matcher::v3 as matcher;
 use aquifer_xds::envoy::pb::envoy::r#type::v3::Int64Range;
 use aquifer_xds::envoy::pb::google::protobuf as wkt;
@@ -11,6 +12,7 @@ use pb::query_parameter_matcher::QueryParameterMatchSpecifier;
 use pb::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
 use pb::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use pb::route_match::PathSpecifier;
+use prost::{Message, Name};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -357,4 +359,116 @@ pub(crate) fn request(random: &mut SmallRng) -> Sent {
             .collect(),
         namespace: maybe(random, 60).then(|| pick(random, &VALUES)),
     }
+}
+
+/// A table that sends everything to one cluster.
+pub(crate) fn everything_to(cluster: &str) -> pb::RouteConfiguration {
+    one_route(pb::Route {
+        r#match: Some(pb::RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix(String::new())),
+            ..Default::default()
+        }),
+        action: Some(pb::route::Action::Route(pb::RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    })
+}
+
+fn one_route(route: pb::Route) -> pb::RouteConfiguration {
+    pb::RouteConfiguration {
+        name: "table".to_owned(),
+        virtual_hosts: vec![pb::VirtualHost {
+            name: "host".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![route],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+pub(crate) fn get(target: &str) -> Sent {
+    Sent {
+        method: "GET",
+        host: "host".to_owned(),
+        target: target.to_owned(),
+        headers: Vec::new(),
+        labels: Vec::new(),
+        namespace: None,
+    }
+}
+
+/// A path of pieces that a normal form treats specially.
+pub(crate) fn crooked_path(random: &mut SmallRng) -> String {
+    const PIECES: [&str; 18] = [
+        "/", "/", "/", ".", "..", "a", "b", "%2e", "%2E", "%2f", "%61", "%7e", "%5c", "\\", "~", "%", "%zz",
+        "%25",
+    ];
+    let pieces = random.random_range(0..10);
+    let rest: String = (0..pieces).map(|_| pick(random, &PIECES)).collect();
+    format!("/{rest}")
+}
+
+/// A table with a policy for cross-origin requests.
+pub(crate) fn cross_origin(forward_unmatched: bool) -> pb::RouteConfiguration {
+    use matcher::string_matcher::MatchPattern;
+    let origin = |pattern| matcher::StringMatcher {
+        match_pattern: Some(pattern),
+        ..Default::default()
+    };
+    let policy = cors_pb::CorsPolicy {
+        allow_origin_string_match: vec![
+            origin(MatchPattern::Exact("https://a.example".to_owned())),
+            origin(MatchPattern::SafeRegex(regex("https://[^.]*\\.b\\.example"))),
+        ],
+        allow_methods: "GET,PUT".to_owned(),
+        allow_headers: "x-one".to_owned(),
+        expose_headers: "x-two".to_owned(),
+        max_age: "60".to_owned(),
+        allow_credentials: Some(wkt::BoolValue { value: true }),
+        forward_not_matching_preflights: Some(wkt::BoolValue {
+            value: forward_unmatched,
+        }),
+        ..Default::default()
+    };
+    let any = wkt::Any {
+        type_url: cors_pb::CorsPolicy::type_url(),
+        value: policy.encode_to_vec(),
+    };
+    let mut table = everything_to("a");
+    table.name = format!("cors-{forward_unmatched}");
+    let route = &mut table.virtual_hosts[0].routes[0];
+    route
+        .typed_per_filter_config
+        .insert("envoy.filters.http.cors".to_owned(), any);
+    table
+}
+
+pub(crate) fn cross_origin_requests() -> Vec<Sent> {
+    let origins = [
+        None,
+        Some("https://a.example"),
+        Some("https://x.b.example"),
+        Some("https://c.example"),
+    ];
+    let mut requests = Vec::new();
+    for origin in origins {
+        for (method, asks) in [
+            ("GET", false),
+            ("GET", true),
+            ("OPTIONS", false),
+            ("OPTIONS", true),
+        ] {
+            let origin = origin.map(|origin| ("origin", origin));
+            let asks = asks.then_some(("access-control-request-method", "PUT"));
+            requests.push(Sent {
+                method,
+                headers: origin.into_iter().chain(asks).collect(),
+                ..get("/")
+            });
+        }
+    }
+    requests
 }

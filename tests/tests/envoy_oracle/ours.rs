@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aquifer_core::http::cors::CorsDecision;
 use aquifer_core::http::decision::{Decision, Outcome as Decided, route};
 use aquifer_core::http::request::{RequestView, Source};
 use aquifer_core::http::table::RouteTable;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use crate::envoy::grants;
 use crate::generate::CHANGED;
-use crate::{Outcome, Sent};
+use crate::{CrossOrigin, Outcome, Sent};
 
 pub(crate) fn outcome(table: &RouteTable, sent: &Sent) -> Outcome {
     let labels: BTreeMap<Arc<str>, Arc<str>> = sent
@@ -101,4 +103,24 @@ pub(crate) fn changed(values: impl Fn(&'static str) -> Vec<String>) -> Vec<(Stri
         .iter()
         .flat_map(|name| values(name).into_iter().map(|v| ((*name).to_owned(), v)));
     all.collect()
+}
+
+/// How we answer a cross-origin request.
+pub(crate) fn cross_origin(table: &RouteTable, sent: &Sent) -> CrossOrigin {
+    let cors = table.virtual_hosts()[0].routes[0].cors.as_ref().unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in &sent.headers {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    let method = Method::from_bytes(sent.method.as_bytes()).unwrap();
+    let (forwarded, granted) = match cors.decide(&method, &headers) {
+        CorsDecision::Pass => (true, HeaderMap::new()),
+        CorsDecision::Grant(granted) => (true, granted),
+        CorsDecision::AnswerPreflight(granted) => (false, granted),
+    };
+    CrossOrigin {
+        forwarded,
+        status: 200,
+        grants: grants(&granted),
+    }
 }

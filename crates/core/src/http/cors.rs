@@ -36,31 +36,33 @@ impl Cors {
         let preflight =
             *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         match (allowed, preflight) {
-            (true, true) => CorsDecision::AnswerPreflight(self.preflight(origin)),
-            (true, false) => CorsDecision::Grant(self.grant(origin)),
+            (true, true) => CorsDecision::AnswerPreflight(self.preflight(Some(origin))),
+            (true, false) => CorsDecision::Grant(self.grant(Some(origin))),
+            // Without an allowed origin the browser takes the rest for a refusal.
             (false, true) if !self.forward_unmatched_preflights => {
-                CorsDecision::AnswerPreflight(HeaderMap::new())
+                CorsDecision::AnswerPreflight(self.preflight(None))
             }
             (false, _) => CorsDecision::Pass,
         }
     }
 
-    fn grant(&self, origin: &HeaderValue) -> HeaderMap {
+    fn grant(&self, origin: Option<&HeaderValue>) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if let Some(origin) = origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        }
         if self.allow_credentials {
             let yes = HeaderValue::from_static("true");
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
         }
-        if let Some(expose) = &self.expose_headers {
+        if let (Some(_), Some(expose)) = (origin, &self.expose_headers) {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
         }
         headers
     }
 
-    fn preflight(&self, origin: &HeaderValue) -> HeaderMap {
+    fn preflight(&self, origin: Option<&HeaderValue>) -> HeaderMap {
         let mut headers = self.grant(origin);
-        headers.remove(header::ACCESS_CONTROL_EXPOSE_HEADERS);
         let more = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, &self.allow_methods),
             (header::ACCESS_CONTROL_ALLOW_HEADERS, &self.allow_headers),
