@@ -23,6 +23,7 @@ fn needs_work(path: &str) -> bool {
 /// Decodes letters, digits, `-`, `.`, `_`, `~`, and leaves the other escapes as they were written; `\` becomes `/`.
 fn decode_unreserved(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
+    let mut stray = Vec::new();
     let mut rest = path;
     while let Some(c) = rest.chars().next() {
         let escape = rest.get(1..3).filter(|_| c == '%').and_then(hex);
@@ -37,10 +38,28 @@ fn decode_unreserved(path: &str) -> String {
                 continue;
             }
             ('\\', _) => out.push('/'),
+            ('%', None) => {
+                stray.push(out.len());
+                out.push('%');
+            }
             (other, None) => out.push(other),
         }
         rest = &rest[c.len_utf8()..];
     }
+    escape_nested(out, &stray)
+}
+
+/// Escapes those lone percent signs that decoding what follows them has made the start of an escape.
+fn escape_nested(path: String, stray: &[usize]) -> String {
+    let nested = |&&at: &&usize| path.get(at + 1..at + 3).and_then(hex).is_some();
+    let mut out = String::with_capacity(path.len());
+    let mut done = 0;
+    for &at in stray.iter().filter(nested) {
+        out.push_str(&path[done..=at]);
+        out.push_str("25");
+        done = at + 1;
+    }
+    out.push_str(&path[done..]);
     out
 }
 
@@ -110,6 +129,7 @@ mod tests {
         check("/%61%2f%7e", "/a%2f~");
         check("/a//b", "/a//b");
         check("/%zz", "/%zz");
+        check("/%%61a", "/%25aa");
         assert_eq!(normalize("/a//b///", BOTH).unwrap(), "/a/b/");
         assert_eq!(normalize("/a/../b", PathHandling::default()).unwrap(), "/a/../b");
     }
