@@ -46,11 +46,11 @@ fn decode_unreserved(path: &str) -> String {
         }
         rest = &rest[c.len_utf8()..];
     }
-    escape_nested(out, &stray)
+    escape_nested(&out, &stray)
 }
 
 /// Escapes those lone percent signs that decoding what follows them has made the start of an escape.
-fn escape_nested(path: String, stray: &[usize]) -> String {
+fn escape_nested(path: &str, stray: &[usize]) -> String {
     let nested = |&&at: &&usize| path.get(at + 1..at + 3).and_then(hex).is_some();
     let mut out = String::with_capacity(path.len());
     let mut done = 0;
