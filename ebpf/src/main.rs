@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`connect`] | captured cgroup | sends connects to mesh ranges to the agent's listener |
 //! | [`peername`] | captured cgroup | shows both ends the address they expect |
+//! | [`sockname`] | captured cgroup | shows a client the address it would have without the mesh |
 //! | [`established`] | node cgroup | indexes by local port what was known at connect |
 //! | [`lookup`] | each pod's network namespace | steers inbound connections to the agent |
 //!
@@ -22,6 +23,7 @@ mod lookup;
 mod maps;
 mod peername;
 mod quiet;
+mod sockname;
 
 #[cfg(not(test))]
 #[panic_handler]

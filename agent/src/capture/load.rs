@@ -26,9 +26,11 @@ use crate::capture::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/aquifer.bpf.o"));
 
 /// On the captured cgroup, in the order of attaching: connects are captured once all else works.
-const SOCKET_ADDRESS_PROGRAMS: [&str; 4] = [
+const SOCKET_ADDRESS_PROGRAMS: [&str; 6] = [
     program::GETPEERNAME4,
     program::GETPEERNAME6,
+    program::GETSOCKNAME4,
+    program::GETSOCKNAME6,
     program::CONNECT4,
     program::CONNECT6,
 ];

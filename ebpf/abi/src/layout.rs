@@ -51,6 +51,8 @@ pub mod program {
     pub const CONNECT6: &str = "aq_connect6";
     pub const GETPEERNAME4: &str = "aq_getpeername4";
     pub const GETPEERNAME6: &str = "aq_getpeername6";
+    pub const GETSOCKNAME4: &str = "aq_getsockname4";
+    pub const GETSOCKNAME6: &str = "aq_getsockname6";
     pub const SOCK_OPS: &str = "aq_sock_ops";
     pub const SK_LOOKUP: &str = "aq_sk_lookup";
     /// The global that holds the cookie of the node's own network namespace.

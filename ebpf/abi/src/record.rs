@@ -49,4 +49,50 @@ impl Pod {
         let [a, b, c, d] = &self.addresses;
         a.same(address) || b.same(address) || c.same(address) || d.same(address)
     }
+
+    /// The pod's first address of the family of `other`; `other` itself where it has none.
+    #[inline(always)]
+    pub fn address_like(&self, other: &Address) -> Address {
+        let fits = |own: &Address| own.is_v4() == other.is_v4() && !own.is_unspecified();
+        let [a, b, c, d] = &self.addresses;
+        if fits(a) {
+            *a
+        } else if fits(b) {
+            *b
+        } else if fits(c) {
+            *c
+        } else if fits(d) {
+            *d
+        } else {
+            *other
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().expect("an address").into()
+    }
+
+    #[test]
+    fn an_address_of_the_same_family_is_found_where_there_is_one() {
+        let mut pod = Pod {
+            addresses: [Address::UNSPECIFIED; Pod::MAX_ADDRESSES],
+        };
+        for loopback in ["127.0.0.1", "::1"] {
+            assert_eq!(pod.address_like(&address(loopback)), address(loopback));
+        }
+        pod.addresses[0] = address("fd00::5");
+        pod.addresses[1] = address("10.0.0.5");
+        assert_eq!(pod.address_like(&address("127.0.0.1")), address("10.0.0.5"));
+        assert_eq!(
+            pod.address_like(&address("::ffff:127.0.0.1")),
+            address("10.0.0.5")
+        );
+        assert_eq!(pod.address_like(&address("::1")), address("fd00::5"));
+    }
 }

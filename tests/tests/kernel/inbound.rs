@@ -219,19 +219,19 @@ fn a_captured_connection_may_share_the_port_of_a_delivery() {
     let (served, far) = (a.listen("[::]:0"), c.listen("[::]:0"));
     agent.enrol(world.spec(A));
     world.single_local_port(A, SHARED_PORT);
-    let at: [fn(Place, u16) -> SocketAddr; 2] = [Place::at_v4, Place::at_v6];
-    for at in at {
+    let at: [(fn(Place, u16) -> SocketAddr, &str); 2] = [(Place::at_v4, "127.0.0.1"), (Place::at_v6, "::1")];
+    for (at, loopback) in at {
+        let loopback = SocketAddr::new(loopback.parse().expect("an address"), SHARED_PORT);
         let delivery = c.connect(at(A, served));
         assert_eq!(canonical(delivery.server.accepted), canonical(delivery.local));
         agent.events();
 
         let captured = a.connect(at(C, far));
         assert_eq!(captured.peer, at(C, far));
-        assert_eq!(captured.local.port(), SHARED_PORT, "or nothing was shared");
         assert_eq!(
             agent.events(),
             [Event::Outbound {
-                from: captured.local,
+                from: loopback,
                 destination: Some(at(C, far))
             }]
         );

@@ -1,5 +1,7 @@
 //! Enrolling, un-enrolling, and agents that die.
 
+use aquifer_ebpf_abi::program;
+
 use crate::protocol::{Refusal, Reply, Request};
 use crate::world::{A, B, C, D, OUTSIDE_V4, World};
 
@@ -27,6 +29,10 @@ fn a_killed_agent_leaves_pods_closed_and_the_next_one_adopts_them() {
             .expect("an address"),
     );
 
+    // As after an upgrade from an agent that had fewer programs.
+    for name in [program::GETSOCKNAME4, program::GETSOCKNAME6] {
+        world.forget_program(name);
+    }
     let mut agent = world.agent();
     assert_eq!(agent.pods(&Request::Adopted), enrolled);
     assert_eq!(
@@ -38,8 +44,9 @@ fn a_killed_agent_leaves_pods_closed_and_the_next_one_adopts_them() {
         agent.enrol(world.spec(place));
     }
     assert_eq!(agent.pods(&Request::Retain(enrolled.to_vec())), Vec::<u64>::new());
-    for destination in [B.at_v4(port), B.at_v6(port)] {
+    for (destination, own) in [(B.at_v4(port), A.v4()), (B.at_v6(port), A.v6())] {
         let seen = a.connect(destination);
+        assert_eq!(seen.local.ip(), own);
         assert_eq!(
             seen.server.peer.ip().to_canonical().is_ipv4(),
             destination.is_ipv4()
@@ -93,11 +100,8 @@ fn unenrolling_restores_plain_connectivity() {
         line: "drained, not cut".to_owned(),
     });
     agent.enrol(world.spec(A));
-    assert_eq!(
-        a.connect(C.at_v4(port)).local.ip().to_string(),
-        "127.0.0.1",
-        "enrolled again"
-    );
+    a.connect(C.at_v4(port));
+    assert_eq!(agent.events().len(), 1, "enrolled again");
 }
 
 /// A pod may get the address of another that is gone, before the agent has heard of the end.

@@ -308,6 +308,12 @@ impl World {
         fs::rename(from, to).expect("move a pin");
     }
 
+    /// Leaves the pins as an agent does that knew no such program.
+    pub(crate) fn forget_program(&self, name: &str) {
+        let link = self.bpffs().join(format!("v{VERSION}/links/{name}"));
+        fs::remove_file(link).expect("a pinned link");
+    }
+
     /// Polls for what the kernel does on its own time.
     #[track_caller]
     pub(crate) fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
