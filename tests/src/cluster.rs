@@ -46,6 +46,8 @@ pub use supervisor::ServiceState;
 /// Where the program `aquifer-cluster` is, when it is not beside the running one.
 const PROGRAM_ENV: &str = "AQUIFER_CLUSTER";
 const PROGRAM: &str = "aquifer-cluster";
+/// For a service that is killed when it does not end by itself.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -280,9 +282,20 @@ impl Cluster {
         Status::look(self)
     }
 
-    /// Stops a service, and keeps it stopped until `start_service`.
+    /// Stops a service, waits until it has ended, and keeps it so until `start_service`.
     pub fn stop_service(&self, member: Member, service: &str) -> Result<Vec<ServiceState>, ClusterError> {
-        self.call(member, &format!("stop {service}"))
+        self.call(member, &format!("stop {service}"))?;
+        let ended = |states: &[ServiceState]| states.iter().all(|s| s.name != service || s.pid.is_none());
+        let what = format!("{service} of {member} has ended");
+        let stopped = self.kubectl.until(&what, STOP_PATIENCE, || {
+            let states = self.services(member).map_err(|error| not_so(&what, error))?;
+            if ended(&states) {
+                Ok(states)
+            } else {
+                Err(not_so(&what, "it still runs"))
+            }
+        });
+        Ok(stopped?)
     }
 
     pub fn start_service(&self, member: Member, service: &str) -> Result<Vec<ServiceState>, ClusterError> {
@@ -438,13 +451,10 @@ impl Cluster {
                 Err(error) => Err(error.to_string()),
             }
         };
-        self.kubectl
-            .until(&format!("containerd of {node} answers"), timeout, || {
-                up().map_err(|message| KubectlError::Failed {
-                    arguments: "ctr version".to_owned(),
-                    message,
-                })
-            })?;
+        let what = format!("containerd of {node} answers");
+        self.kubectl.until(&what, timeout, || {
+            up().map_err(|message| not_so("ctr version", message))
+        })?;
         images.iter().try_for_each(|image| self.load_into(node, image))
     }
 
@@ -540,6 +550,14 @@ fn check(options: &ClusterOptions) -> Result<(), ClusterError> {
         Ok(())
     } else {
         Err(ClusterError::Packages(missing.join(" ")))
+    }
+}
+
+/// What an attempt complains of, as [`Kubectl::until`] tells it.
+fn not_so(what: &str, why: impl std::fmt::Display) -> KubectlError {
+    KubectlError::Failed {
+        arguments: what.to_owned(),
+        message: why.to_string(),
     }
 }
 

@@ -258,7 +258,9 @@ fn pairs(lines: &str) -> Vec<(String, String)> {
 fn who_answers(cluster: &Cluster, client: &str, url: &str) -> BTreeSet<String> {
     let mut answered = BTreeSet::new();
     for _ in 0..40 {
-        let body = run(cluster, &["exec", client, "--", "/app", "get", url]);
+        // A kubelet that has just started hears of its pods a moment after it answers.
+        let get = ["exec", client, "--", "/app", "get", url];
+        let body = cluster.kubectl().until_it_succeeds(&get, PATIENCE).unwrap();
         answered.extend(body.lines().next().map(str::to_owned));
         if answered.len() == 2 {
             break;
@@ -335,6 +337,7 @@ fn every_part_shows_its_metrics(cluster: &Cluster) {
 }
 
 fn wait_for(cluster: &Cluster, what: &str, wanted: impl Fn() -> bool) {
+    eprintln!("waiting: {what}");
     use aquifer_tests::cluster::kubectl::KubectlError;
     let not_yet = || KubectlError::Failed {
         arguments: what.to_owned(),

@@ -96,9 +96,22 @@ fn member_script(member: Member, nodes: u8) -> String {
     script
 }
 
-/// Removes a member's namespace; with it goes its cable. Missing is removed.
+/// Removes a member's cable and namespace. Missing is removed.
+///
+/// The kernel frees a namespace some time after its last user has left, and only then what is plugged into it: the
+/// cable's end at the switch would be in the way of the next one.
 pub(super) fn unplug(layout: &Layout, member: Member) -> Result<(), NetworkError> {
+    let switch = layout.switch();
+    if let Err(error) = ip_batch(Some(&switch), &format!("link del {member}\n"))
+        && is_plugged(&switch, member)
+    {
+        return Err(error);
+    }
     remove(&netns_path(&layout.netns(member)))
+}
+
+fn is_plugged(switch: &str, member: Member) -> bool {
+    ip_batch(Some(switch), &format!("link show dev {member}\n")).is_ok()
 }
 
 /// Removes every namespace of the cluster, by their names.

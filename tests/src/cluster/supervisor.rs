@@ -29,6 +29,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Running this long is not failing at once.
 const SETTLED: Duration = Duration::from_secs(20);
+/// How long a service may take to end by itself; an API server would wait a minute for those who watch it.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// A command is one short line; whoever writes none is not waited for.
 const MAX_COMMAND: u64 = 256;
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
@@ -59,6 +61,8 @@ struct Running {
     pause: Duration,
     /// When to start it, if it does not run.
     due: Option<Instant>,
+    /// When to end it by force, if it was asked to end.
+    kill_at: Option<Instant>,
 }
 
 struct Supervisor {
@@ -94,7 +98,7 @@ pub(super) fn run(
     }
     let mut supervisor = Supervisor::new(services, Instant::now());
     loop {
-        supervisor.start_due(Instant::now());
+        supervisor.act_on_time(Instant::now());
         wait(&signals, socket, supervisor.next_due())?;
         while let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo != Signal::SIGCHLD as u32 {
@@ -137,6 +141,7 @@ impl Supervisor {
                 started: now,
                 pause: FIRST_PAUSE,
                 due: Some(now),
+                kill_at: None,
             };
             (running.state.name.clone(), running)
         });
@@ -146,13 +151,18 @@ impl Supervisor {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.services.values().filter_map(|running| running.due).min()
+        let times = |running: &Running| [running.due, running.kill_at];
+        self.services.values().flat_map(times).flatten().min()
     }
 
-    fn start_due(&mut self, now: Instant) {
+    fn act_on_time(&mut self, now: Instant) {
         for running in self.services.values_mut() {
             if running.due.is_some_and(|due| due <= now) {
                 running.start(now);
+            }
+            if running.kill_at.is_some_and(|kill_at| kill_at <= now) {
+                running.kill_at = None;
+                running.signal(Signal::SIGKILL);
             }
         }
     }
@@ -192,7 +202,7 @@ impl Supervisor {
         let mut words = line.split_whitespace();
         match (words.next(), words.next()) {
             (Some("status"), None) => {}
-            (Some("stop"), Some(name)) => self.service(name)?.hold(),
+            (Some("stop"), Some(name)) => self.service(name)?.hold(now),
             (Some("start"), Some(name)) => self.service(name)?.release(now),
             (Some("kill"), Some(name)) => self.service(name)?.signal(Signal::SIGKILL),
             _ => return Err(format!("no command {line:?}")),
@@ -241,14 +251,16 @@ impl Running {
             self.pause = FIRST_PAUSE;
         }
         self.state.pid = None;
+        self.kill_at = None;
         self.state.ended = Some(how);
         self.due = (!self.state.held).then(|| now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn hold(&mut self) {
+    fn hold(&mut self, now: Instant) {
         self.state.held = true;
         self.due = None;
+        self.kill_at = self.state.pid.map(|_| now + STOP_PATIENCE);
         self.signal(Signal::SIGTERM);
     }
 
@@ -336,6 +348,21 @@ mod tests {
         assert_eq!(supervisor.next_due(), None);
         assert!(!supervisor.command("start true", now).unwrap()[0].held);
         assert_eq!(supervisor.next_due(), Some(now));
+    }
+
+    #[test]
+    fn a_service_that_does_not_end_is_killed() {
+        let now = Instant::now();
+        let mut supervisor = supervisor(now);
+        let running = supervisor.service("true").unwrap();
+        (running.state.pid, running.due) = (Some(i32::MAX), None);
+        supervisor.command("stop true", now).unwrap();
+        assert!(supervisor.next_due().is_some_and(|at| at > now));
+        supervisor
+            .service("true")
+            .unwrap()
+            .ended("SIGKILL".to_owned(), now);
+        assert_eq!(supervisor.next_due(), None);
     }
 
     #[test]
