@@ -1,9 +1,16 @@
 //! The objects as the sources deliver them: parsed when they change, and one per key.
+//!
+//! What a source holds ([`Store::objects`]) and what is in effect ([`Store::in_effect`]) differ where an object was
+//! rejected: see [`StandIn`].
+
+mod stand_in;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::objects::{ObjectKey, ParsedObject, RawObject};
+
+pub use stand_in::{Origin, StandIn};
 
 /// What a source says. `origin` is where an object stands, such as a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +38,15 @@ const MAX_BROKEN_ORIGINS: usize = 1000;
 
 #[derive(Debug, Default)]
 pub struct Store {
-    copies: BTreeMap<ObjectKey, BTreeMap<Arc<str>, Arc<ParsedObject>>>,
+    copies: BTreeMap<ObjectKey, BTreeMap<Arc<str>, Version>>,
     unreadable: BTreeMap<Arc<str>, Vec<String>>,
+}
+
+/// An object as it is, and what is in effect in its place where it was rejected.
+#[derive(Debug)]
+struct Version {
+    latest: Arc<ParsedObject>,
+    stand_in: Option<StandIn>,
 }
 
 /// An object that stands in more than one place; the first place in alphabetical order is in effect.
@@ -55,14 +69,13 @@ impl Store {
 
     fn put(&mut self, origin: Arc<str>, object: Arc<RawObject>) -> bool {
         let copies = self.copies.entry(object.key.clone()).or_default();
-        if copies.get(&origin).is_some_and(|old| *old.raw == *object) {
+        let old = copies.get(&origin);
+        if old.is_some_and(|old| *old.latest.raw == *object) {
             return false;
         }
-        let parsed = ParsedObject::parse(object);
-        if let Err(rejection) = &parsed.outcome {
-            tracing::warn!(object = %parsed.raw.key, origin = %origin, field = %rejection.field, reason = %rejection.reason, "object rejected");
-        }
-        copies.insert(origin, Arc::new(parsed));
+        let version = Version::new(ParsedObject::parse(object), old);
+        version.log(&origin);
+        copies.insert(origin, version);
         true
     }
 
@@ -91,14 +104,29 @@ impl Store {
         self.unreadable.insert(origin, problems.clone()).as_ref() != Some(&problems)
     }
 
-    /// The objects in effect, with where they stand.
+    /// The objects as they are, with where they stand.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<str>, &Arc<ParsedObject>)> {
         self.copies
             .iter()
-            .filter_map(|(key, copies)| copies.iter().next().map(|(origin, object)| (key, origin, object)))
+            .filter_map(|(key, copies)| copies.iter().next().map(|(origin, v)| (key, origin, &v.latest)))
     }
 
     pub fn object(&self, key: &ObjectKey) -> Option<&Arc<ParsedObject>> {
+        Some(&self.first(key)?.latest)
+    }
+
+    /// The accepted objects, and what stands in for the others.
+    pub fn in_effect(&self) -> impl Iterator<Item = &Arc<ParsedObject>> {
+        let versions = self.copies.values().filter_map(|copies| copies.values().next());
+        versions.map(|v| v.stand_in.as_ref().map_or(&v.latest, |s| &s.object))
+    }
+
+    /// What is in effect in the place of an object that was rejected.
+    pub fn stand_in(&self, key: &ObjectKey) -> Option<&StandIn> {
+        self.first(key)?.stand_in.as_ref()
+    }
+
+    fn first(&self, key: &ObjectKey) -> Option<&Version> {
         self.copies.get(key)?.values().next()
     }
 
@@ -122,3 +150,25 @@ impl Store {
         &self.unreadable
     }
 }
+
+impl Version {
+    fn new(latest: ParsedObject, old: Option<&Self>) -> Self {
+        let old = old.map(|old| (&old.latest, old.stand_in.as_ref()));
+        let rejected = latest.outcome.is_err();
+        Self {
+            stand_in: rejected.then(|| StandIn::of(&latest, old)).flatten(),
+            latest: Arc::new(latest),
+        }
+    }
+
+    fn log(&self, origin: &str) {
+        let Err(rejection) = &self.latest.outcome else {
+            return;
+        };
+        let instead = self.stand_in.as_ref().map(tracing::field::display);
+        tracing::warn!(object = %self.latest.raw.key, origin, field = %rejection.field, reason = %rejection.reason, instead, "object rejected");
+    }
+}
+
+#[cfg(test)]
+mod tests;

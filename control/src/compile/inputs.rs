@@ -1,4 +1,4 @@
-//! The accepted objects by kind, in the order in which they win.
+//! The objects in effect by kind, in the order in which they win.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ static NO_LABELS: Labels = BTreeMap::new();
 impl Inputs {
     pub fn of(store: &Store) -> Self {
         let mut inputs = Self::default();
-        for (_, _, object) in store.objects() {
+        for object in store.in_effect() {
             inputs.add(object);
         }
         by_age(&mut inputs.virtual_services);

@@ -16,7 +16,7 @@ use crate::compile::discovery::{WAYPOINT_CLASS, hostname};
 use crate::compile::waypoints::{Binding, HBONE_PORT, WaypointKey};
 use crate::mesh_config::CONFIG_MAP;
 use crate::objects::{Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
-use crate::store::Store;
+use crate::store::{StandIn, Store};
 
 /// A condition in the form of Kubernetes, without what only its writer knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -99,6 +99,9 @@ pub fn all(store: &Store, compiled: &Compiled) -> BTreeMap<ObjectKey, ObjectRepo
                 );
                 report.notices.push(Notice::warning("metadata.name", message));
             }
+            if let Some(stand_in) = store.stand_in(key) {
+                say_instead(&mut report, stand_in);
+            }
             finish(&mut report);
             reports.insert(key.clone(), report);
         }
@@ -128,6 +131,16 @@ fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport> {
         Ok(accepted) => describe(compiled, object, accepted, &mut report)?,
     }
     Some(report)
+}
+
+/// Says what is in effect in the place of a rejected object.
+fn say_instead(report: &mut ObjectReport, stand_in: &StandIn) {
+    let instead = stand_in.to_string();
+    for condition in &mut report.conditions {
+        condition.message = format!("{}; {instead}", condition.message);
+    }
+    let condition = Condition::new("InEffect", false, stand_in.reason(), instead);
+    report.conditions.push(condition);
 }
 
 /// `None` for objects that are not the mesh's own and have nothing to be said about.

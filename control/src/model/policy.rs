@@ -5,6 +5,7 @@
 //! request is left out (it allows nothing), a DENY rule keeps only its connection part (it denies more).
 
 mod authorization;
+pub mod closed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

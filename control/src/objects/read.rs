@@ -53,6 +53,12 @@ impl Meta {
         }
     }
 
+    /// Whether the object is to be looked at and not enforced.
+    pub fn is_dry_run(&self) -> bool {
+        let annotation = self.annotations.get("istio.io/dry-run");
+        annotation.is_some_and(|value| &**value == "true")
+    }
+
     /// Oldest first, then by name and namespace: the order in which Istio lets objects win.
     pub fn age_order(&self) -> (&str, &str, &str) {
         (&self.creation_timestamp, &self.name, &self.namespace)

@@ -2,12 +2,17 @@
 //!
 //! Every `.yaml`, `.yml` and `.json` below the folder is read; names that start with a dot are not, so that a writer
 //! can replace files by renaming. Notifications say where to look; a slow full comparison finds what they missed.
+//!
+//! A file that cannot be read, or not as a whole, takes nothing out of effect: what it held before and does not hold now
+//! counts until it can be read again or is removed. A bracket that is missing must not switch a policy off.
+
+mod file;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use notify::{RecursiveMode, Watcher};
@@ -16,7 +21,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::objects::{ObjectKey, RawObject};
-use crate::source::document::{self, MAX_FILE};
+use crate::source::document;
+use crate::source::folder::file::Stamp;
 use crate::source::{ObjectSource, SourceError};
 use crate::store::SourceEvent;
 
@@ -184,25 +190,6 @@ struct FileRecord {
     problems: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-        Some(Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            inode: metadata.ino(),
-        })
-    }
-}
-
 /// The folder as it was at the last look.
 #[derive(Default)]
 struct Folder {
@@ -237,7 +224,7 @@ impl Folder {
     }
 
     fn is_stale(&self, path: &Path) -> bool {
-        let stamp = Stamp::of(path);
+        let stamp = Stamp::at(path);
         self.files.get(path).map(|record| record.stamp) != Some(stamp)
     }
 
@@ -248,8 +235,8 @@ impl Folder {
             .display()
             .to_string()
             .into();
-        let new = read(path, &origin);
         let old = self.files.remove(path).unwrap_or_default();
+        let new = read(path, &origin, &old);
         changes(&origin, &old, new.as_ref(), events);
         if let Some(new) = new {
             self.files.insert(path.to_owned(), new);
@@ -276,40 +263,48 @@ fn list(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {
 }
 
 /// `None` where there is no such file (any more).
-fn read(path: &Path, origin: &Arc<str>) -> Option<FileRecord> {
-    // The stamp before the content: a change in between makes the file stale, not unnoticed.
-    let stamp = Stamp::of(path)?;
+fn read(path: &Path, origin: &Arc<str>, old: &FileRecord) -> Option<FileRecord> {
+    let found = file::read(path)?;
     let mut record = FileRecord {
-        stamp: Some(stamp),
+        stamp: found.stamp,
         ..FileRecord::default()
     };
-    if stamp.length > MAX_FILE as u64 {
-        record
-            .problems
-            .push(format!("is larger than {} MiB", MAX_FILE / 1024 / 1024));
-        return Some(record);
-    }
-    let parsed = match std::fs::read(path) {
+    let parsed = match found.content {
         Ok(bytes) => document::parse(&bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            record.problems.push(format!("cannot be read: {error}"));
-            return Some(record);
-        }
+        Err(problem) => document::Parsed {
+            problems: vec![problem],
+            ..document::Parsed::default()
+        },
     };
     record.problems = parsed.problems;
+    let mut doubles = Vec::new();
     for object in parsed.objects {
         match record.objects.entry(object.key.clone()) {
             Entry::Vacant(free) => drop(free.insert(object)),
             Entry::Occupied(first) => {
                 let key = first.key();
-                record
-                    .problems
-                    .push(format!("{key} is in {origin} twice; the first one is in effect"));
+                doubles.push(format!("{key} is in {origin} twice; the first one is in effect"));
             }
         }
     }
+    if !record.problems.is_empty() {
+        record.keep(old);
+    }
+    record.problems.append(&mut doubles);
     Some(record)
+}
+
+impl FileRecord {
+    /// Keeps what an unreadable part may have been about.
+    fn keep(&mut self, old: &Self) {
+        for (key, object) in &old.objects {
+            if !self.objects.contains_key(key) {
+                self.problems
+                    .push(format!("{key} stood here before and stays in effect as it was"));
+                self.objects.insert(key.clone(), object.clone());
+            }
+        }
+    }
 }
 
 fn changes(origin: &Arc<str>, old: &FileRecord, new: Option<&FileRecord>, events: &mut Vec<SourceEvent>) {

@@ -50,10 +50,7 @@ impl AuthorizationPolicy {
             selector: selector(spec.selector),
             action,
             groups,
-            dry_run: meta
-                .annotations
-                .get("istio.io/dry-run")
-                .is_some_and(|v| &**v == "true"),
+            dry_run: meta.is_dry_run(),
             request_fields,
         })
     }

@@ -116,3 +116,69 @@ async fn a_missing_folder_is_said() {
     let error = source.run(sender, CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains("/nonexistent/aquifer"), "{error}");
 }
+
+#[tokio::test]
+async fn an_edit_that_cannot_be_read_takes_nothing_out_of_effect() {
+    let mut running = Running::start(tempfile::tempdir().unwrap());
+    assert_eq!(running.next_text().await, "synced");
+    running.write("a.yaml", format!("{}---\n{}", account("a"), account("b")));
+    assert_eq!(running.next_text().await, "+a.yaml ServiceAccount default/a");
+    assert_eq!(running.next_text().await, "+a.yaml ServiceAccount default/b");
+    running.write("a.yaml", format!("{}---\nkind: [", account("a")));
+    let SourceEvent::Unreadable { problems, .. } = running.next().await else {
+        panic!("nothing but a problem is due")
+    };
+    assert!(
+        problems[1].contains("default/b stood here before"),
+        "{problems:?}"
+    );
+    running.write("a.yaml", vec![b'#'; document::MAX_FILE + 1]);
+    assert_eq!(running.next_text().await, "?a.yaml 3");
+    running.write("a.yaml", account("b"));
+    assert_eq!(running.next_text().await, "-a.yaml ServiceAccount default/a");
+    assert_eq!(running.next_text().await, "?a.yaml 0");
+    std::fs::remove_file(running.folder.path().join("a.yaml")).unwrap();
+    assert_eq!(running.next_text().await, "-a.yaml ServiceAccount default/b");
+    running.stop().await;
+}
+
+/// Reading any of them would wait for ever, or for what is none of ours.
+#[tokio::test]
+async fn what_is_no_file_is_named_and_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&at("fifo.yaml"), mode).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket.yaml")).unwrap();
+    for (name, target) in [
+        ("kernel.yaml", "/proc/kmsg"),
+        ("self.yaml", "/proc/self/status"),
+        ("zero.json", "/dev/zero"),
+        ("nothing.json", "/nonexistent"),
+    ] {
+        std::os::unix::fs::symlink(target, at(name)).unwrap();
+    }
+    // A link to a file is fine: mounted ConfigMaps are made of them.
+    std::fs::write(at(".data"), account("linked")).unwrap();
+    std::os::unix::fs::symlink(at(".data"), at("linked.yaml")).unwrap();
+    let mut running = Running::start(folder);
+    let mut seen = Vec::new();
+    loop {
+        match running.next_text().await {
+            text if text == "synced" => break,
+            text => seen.push(text),
+        }
+    }
+    let expected = [
+        "?fifo.yaml 1",
+        "?kernel.yaml 1",
+        "+linked.yaml ServiceAccount default/linked",
+        "?self.yaml 1",
+        "?socket.yaml 1",
+        "?zero.json 1",
+    ];
+    assert_eq!(seen, expected);
+    running.write("a.yaml", account("a"));
+    assert_eq!(running.next_text().await, "+a.yaml ServiceAccount default/a");
+    running.stop().await;
+}
