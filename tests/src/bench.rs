@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::lab::{Lab, LabError, LabOptions};
 
+pub mod control;
 mod manifests;
 mod measure;
 mod plan;

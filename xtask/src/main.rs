@@ -63,7 +63,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// No mesh against Aquifer: `bench l4`, `bench l7`
+    /// No mesh against Aquifer: `bench l4`, `bench l7`; the control plane by itself: `bench control`
     #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -106,7 +106,12 @@ fn run(task: Task) -> Result<()> {
             spawn_tool(&workspace, "aquifer-cluster", &arguments, Needs::Lab)
         }
         Task::Demo { arguments } => spawn_tool(&workspace, "aquifer-demo", &arguments, Needs::Lab),
-        Task::Bench { arguments } => spawn_tool(&workspace, "aquifer-bench", &arguments, Needs::Everything),
+        Task::Bench { arguments } => {
+            if arguments.first().is_some_and(|layer| layer == "control") {
+                cluster::install()?;
+            }
+            spawn_tool(&workspace, "aquifer-bench", &arguments, Needs::Everything)
+        }
         Task::Test { list: true, .. } => suites::list(&workspace),
         Task::Test { suites, list: false } => suites::run(&workspace, &suites),
     }

@@ -29,8 +29,7 @@ impl Usage {
                 continue;
             };
             for pid in &pod.pids {
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                if let Some(process) = parse(&stat) {
+                if let Some(process) = of_process(*pid) {
                     share.cpu_seconds += process.cpu_seconds;
                     share.rss_megabytes += process.rss_megabytes;
                 }
@@ -54,6 +53,11 @@ impl Usage {
         self.waypoints.cpu_seconds -= before.waypoints.cpu_seconds;
         self
     }
+}
+
+/// `None` where it is gone.
+pub(super) fn of_process(pid: u32) -> Option<Share> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// utime, stime and rss: fields 14, 15 and 24; the name before them may hold blanks.

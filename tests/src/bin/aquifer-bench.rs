@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: no mesh against Aquifer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +23,8 @@ enum Command {
     L4(Run),
     /// The same through a waypoint that splits by weight
     L7(Run),
+    /// The control plane before an API server full of objects, with clients that speak for agents
+    Control(ControlRun),
     /// The server that is measured (run by the benchmark itself)
     #[command(hide = true)]
     Serve {
@@ -47,10 +49,30 @@ struct Run {
     name: String,
 }
 
+#[derive(Args)]
+struct ControlRun {
+    /// Sizes of the mesh in pods, smallest first
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,50000", value_parser = clap::value_parser!(u32).range(200..=200_000))]
+    pods: Vec<u32>,
+    /// Clients that speak for agents, each of a node of its own
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    clients: u32,
+    /// Changes of pods, ten a second
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=200))]
+    changes: u32,
+    /// Write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Name of the cluster
+    #[arg(long, default_value = "bench")]
+    name: String,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::L4(run) => measure(Layer::L4, run),
         Command::L7(run) => measure(Layer::L7, run),
+        Command::Control(run) => measure_control(run),
         Command::Serve { port } => serve(port),
     };
     match result {
@@ -73,6 +95,25 @@ fn serve(port: u16) -> Result<()> {
 }
 
 #[allow(clippy::print_stdout, reason = "the report is this program's output")]
+fn measure_control(run: ControlRun) -> Result<()> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let report = bench::control::run(&bench::control::Options {
+        name: run.name,
+        pods: run.pods,
+        clients: run.clients,
+        changes: run.changes,
+        root,
+    })?;
+    println!("\n{report}");
+    write(run.json.as_deref(), &report.to_json())
+}
+
+fn write(path: Option<&Path>, figures: &serde_json::Value) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, format!("{figures:#}\n")).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[allow(clippy::print_stdout, reason = "the report is this program's output")]
 fn measure(layer: Layer, run: Run) -> Result<()> {
     let name: LabName = run.name.parse()?;
     interrupt::take_down_on_signal(name).context("cannot watch for signals")?;
@@ -84,10 +125,7 @@ fn measure(layer: Layer, run: Run) -> Result<()> {
         program: std::env::current_exe().context("cannot find this program")?,
     })?;
     println!("\n{report}");
-    if let Some(path) = run.json {
-        std::fs::write(&path, format!("{:#}\n", report.to_json()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write(run.json.as_deref(), &report.to_json())?;
     let spoilt = report.spoilt();
     if !spoilt.is_empty() {
         bail!("figures beside failures say nothing: {}", spoilt.join("; "));

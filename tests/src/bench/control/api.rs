@@ -1,0 +1,110 @@
+//! The API server, filled as fast as it takes objects.
+
+use std::path::Path;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use http::{Method, Request};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+use super::ControlBenchError;
+use super::objects::Wanted;
+
+/// Requests under way at a time; the API server has two processors to itself and us.
+const PARALLEL: usize = 48;
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
+
+#[derive(Clone)]
+pub(super) struct Api(Client);
+
+impl Api {
+    pub(super) async fn open(kubeconfig: &Path) -> Result<Self, ControlBenchError> {
+        let read = Kubeconfig::read_from(kubeconfig)?;
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+        Ok(Self(Client::try_from(config)?))
+    }
+
+    /// Creates all; what is there already is replaced in what it says.
+    pub(super) async fn fill(&self, wanted: impl Iterator<Item = Wanted>) -> Result<(), ControlBenchError> {
+        stream::iter(wanted.map(Ok))
+            .try_for_each_concurrent(PARALLEL, |one| self.put(one))
+            .await
+    }
+
+    async fn put(&self, wanted: Wanted) -> Result<(), ControlBenchError> {
+        let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
+        let path = format!("{}/{name}", wanted.collection);
+        let applied = format!("{path}?fieldManager=bench&force=true");
+        self.send(Method::PATCH, &applied, Some(APPLY_PATCH), &wanted.object)
+            .await?;
+        if let Some(status) = &wanted.status {
+            let body = json!({"status": status});
+            self.send(Method::PATCH, &format!("{path}/status"), Some(MERGE_PATCH), &body)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn label(&self, pod: &str, key: &str, value: &str) -> Result<(), ControlBenchError> {
+        let body = json!({"metadata": {"labels": {key: value}}});
+        self.send(Method::PATCH, pod, Some(MERGE_PATCH), &body)
+            .await
+            .map(drop)
+    }
+
+    /// A token of the mesh's audience that is bound to a pod.
+    pub(super) async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        pod: &str,
+    ) -> Result<String, ControlBenchError> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "audiences": ["istio-ca"],
+                "expirationSeconds": 7200,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod},
+            },
+        });
+        let answer = self.send(Method::POST, &path, None, &body).await?;
+        Ok(answer["status"]["token"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// A token for each pod, in their order.
+    pub(super) async fn tokens(
+        &self,
+        namespace: &str,
+        account: &str,
+        pods: &[String],
+    ) -> Result<Vec<String>, ControlBenchError> {
+        stream::iter(pods)
+            .map(|pod| self.token(namespace, account, pod))
+            .buffered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, ControlBenchError> {
+        let request = Request::get(path).body(Vec::new())?;
+        Ok(self.0.request(request).await?)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content: Option<&str>,
+        body: &Value,
+    ) -> Result<Value, ControlBenchError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", content.unwrap_or("application/json"))
+            .body(body.to_string().into_bytes())?;
+        Ok(self.0.request(request).await?)
+    }
+}
