@@ -113,6 +113,10 @@ pub enum NoticeKind {
     Unresolved,
     /// Probably not what was meant.
     Warning,
+    /// Another object has a better claim to the same thing.
+    Conflict,
+    /// As the mesh stands, no proxy acts on it.
+    Unserved,
 }
 
 impl Notice {
@@ -135,6 +139,22 @@ impl Notice {
     pub fn warning(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             kind: NoticeKind::Warning,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub fn conflict(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: NoticeKind::Conflict,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub fn unserved(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: NoticeKind::Unserved,
             field: field.into(),
             message: message.into(),
         }

@@ -109,7 +109,8 @@ pub fn all(store: &Store, compiled: &Compiled) -> BTreeMap<ObjectKey, ObjectRepo
     reports
 }
 
-fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport> {
+/// What is to be said about one object, in the model or not yet, beside the others of the model.
+pub fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport> {
     let mut report = ObjectReport {
         accepted: object.outcome.is_ok(),
         conditions: Vec::new(),
@@ -206,18 +207,18 @@ fn enforcement(request_fields: &[Notice]) -> Condition {
 
 /// The conditions that come from findings.
 fn finish(report: &mut ObjectReport) {
-    let of = |kind: NoticeKind| -> Vec<Notice> {
+    let of = |kinds: &[NoticeKind]| -> Vec<Notice> {
         report
             .notices
             .iter()
-            .filter(|n| n.kind == kind)
+            .filter(|n| kinds.contains(&n.kind))
             .cloned()
             .collect()
     };
     let (unresolved, unsupported, warnings) = (
-        of(NoticeKind::Unresolved),
-        of(NoticeKind::NotSupported),
-        of(NoticeKind::Warning),
+        of(&[NoticeKind::Unresolved]),
+        of(&[NoticeKind::NotSupported]),
+        of(&[NoticeKind::Warning, NoticeKind::Conflict, NoticeKind::Unserved]),
     );
     if report.accepted && report.audience.routes() {
         report.conditions.push(match unresolved.is_empty() {

@@ -86,8 +86,12 @@ pub fn shadowed_by<'a>(
                 && other.spec.hosts.contains(host)
                 && other.spec.visibility == Visibility::All
         });
-        if let Some(older) =
-            older.filter(|o| o.meta != rules.meta && rules.spec.visibility == Visibility::All)
+        let is_another = |o: &&Entry<VirtualService>| {
+            (&o.meta.namespace, &o.meta.name) != (&rules.meta.namespace, &rules.meta.name)
+        };
+        if let Some(older) = older
+            .filter(is_another)
+            .filter(|_| rules.spec.visibility == Visibility::All)
         {
             shadows.push((host.to_string(), older));
         }

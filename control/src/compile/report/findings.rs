@@ -36,7 +36,7 @@ pub(super) fn virtual_service(
                 "host {host} also belongs to the older VirtualService {}/{}, which wins for clients in the mesh",
                 older.meta.namespace, older.meta.name
             );
-            notices.push(Notice::warning("spec.hosts", message));
+            notices.push(Notice::conflict("spec.hosts", message));
         }
         no_default_route(rules, &mut notices);
     }
@@ -116,7 +116,7 @@ fn mesh_host(
         ),
         Some(Binding::Bound(_) | Binding::Moving { .. }) => return,
     };
-    notices.push(Notice::warning(field, message));
+    notices.push(Notice::unserved(field, message));
 }
 
 /// Every rule is for some clients only: the others get every version, which is seldom what was meant.

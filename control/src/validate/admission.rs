@@ -1,0 +1,52 @@
+//! One object that is about to be stored, beside the mesh as it is.
+//!
+//! Only what is wrong in itself is refused. What names something that is not there yet is let in with a warning:
+//! manifests come in any order, and what this version does not support may be meant for another.
+
+use std::sync::Arc;
+
+use crate::compile::{Compiled, report};
+use crate::objects::{NoticeKind, ParsedObject, RawObject, RejectionKind};
+
+/// The API server shows only so many warnings, each cut.
+const MAX_WARNINGS: usize = 16;
+const MAX_WARNING: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Admit { warnings: Vec<String> },
+    Refuse { reason: String },
+}
+
+/// Judges an object; beside `None` alone, before the first model.
+pub fn judge(object: Arc<RawObject>, compiled: Option<&Compiled>) -> Verdict {
+    let parsed = ParsedObject::parse(object);
+    match &parsed.outcome {
+        Err(rejection) if rejection.kind == RejectionKind::Invalid => Verdict::Refuse {
+            reason: format!("{}: {rejection}", parsed.raw.key),
+        },
+        Err(rejection) => Verdict::Admit {
+            warnings: vec![shortened(&rejection.to_string())],
+        },
+        Ok(_) => Verdict::Admit {
+            warnings: warnings(&parsed, compiled),
+        },
+    }
+}
+
+fn warnings(parsed: &ParsedObject, compiled: Option<&Compiled>) -> Vec<String> {
+    let report = compiled.and_then(|c| report::report(c, parsed));
+    let notices = report.map_or_else(|| parsed.notices.clone(), |r| r.notices);
+    // Which waypoint will serve it is known when it has been stored.
+    let said = notices.iter().filter(|n| n.kind != NoticeKind::Unserved);
+    said.map(|n| shortened(&format!("{}: {}", n.field, n.message)))
+        .take(MAX_WARNINGS)
+        .collect()
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= MAX_WARNING {
+        return text.to_owned();
+    }
+    text.chars().take(MAX_WARNING - 1).chain(['…']).collect()
+}

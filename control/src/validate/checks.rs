@@ -1,0 +1,181 @@
+//! What the control plane has no reason to look at, and people want to be told before they apply it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::compile::Compiled;
+use crate::compile::inputs::{Labels, selects};
+use crate::model::virtual_service::{HttpRule, VirtualService};
+use crate::objects::{Object, ObjectKey, ParsedObject};
+use crate::store::Store;
+use crate::validate::View;
+use crate::validate::finding::{Finding, Level};
+use crate::validate::secrets::{self, SecretName};
+use crate::validate::world::World;
+
+/// Versions of Istio's and the Gateway API's groups that there are; the API server refuses others.
+const VERSIONS: [(&str, &[&str]); 5] = [
+    ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    ("security.istio.io", &["v1", "v1beta1"]),
+    ("telemetry.istio.io", &["v1", "v1alpha1"]),
+    ("extensions.istio.io", &["v1alpha1"]),
+    (
+        "gateway.networking.k8s.io",
+        &["v1", "v1beta1", "v1alpha2", "v1alpha3"],
+    ),
+];
+
+pub(super) struct Checks<'a> {
+    pub(super) world: &'a World<'a>,
+    pub(super) compiled: &'a Compiled,
+    pub(super) store: &'a Store,
+    pub(super) secrets: &'a BTreeSet<SecretName>,
+}
+
+/// An object and where it stands.
+struct Subject<'o> {
+    key: &'o ObjectKey,
+    origin: &'o str,
+    object: &'o ParsedObject,
+}
+
+impl Checks<'_> {
+    pub(super) fn all(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (key, origin, object) in self.store.objects() {
+            if !self.world.is_judged(key) {
+                continue;
+            }
+            let subject = Subject { key, origin, object };
+            findings.extend(version(&subject));
+            findings.extend(self.missing_namespace(&subject));
+            findings.extend(self.missing_secrets(&subject));
+            if let Ok(accepted) = &object.outcome {
+                findings.extend(self.of_content(&subject, accepted));
+            }
+        }
+        findings
+    }
+
+    fn of_content(&self, subject: &Subject<'_>, accepted: &Object) -> Vec<Finding> {
+        match accepted {
+            Object::VirtualService(rules) => unreachable_rules(subject, rules),
+            Object::AuthorizationPolicy(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
+            Object::PeerAuthentication(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
+            _ => Vec::new(),
+        }
+    }
+
+    fn missing_namespace(&self, subject: &Subject<'_>) -> Option<Finding> {
+        let namespace = &subject.key.namespace;
+        if namespace.is_empty() || self.compiled.inputs.namespaces.contains_key(namespace) {
+            return None;
+        }
+        let finding = subject.finding(Level::Error, "NoNamespace");
+        let message = format!("namespace {namespace} does not exist");
+        Some(
+            finding
+                .at("metadata.namespace", message)
+                .remedy(format!("`kubectl create namespace {namespace}`")),
+        )
+    }
+
+    fn missing_secrets(&self, subject: &Subject<'_>) -> Vec<Finding> {
+        let root = &self.compiled.settings.root_namespace;
+        let references = secrets::of(&subject.object.raw, root).into_iter();
+        let missing = references.filter(|r| !self.is_secret(&r.secret));
+        let level = if self.world.view == View::Cluster {
+            Level::Error
+        } else {
+            Level::Info
+        };
+        let report = |r: secrets::Reference| {
+            let SecretName { namespace, name } = &r.secret;
+            let message = format!("no Secret {namespace}/{name}");
+            let remedy = format!("`kubectl create secret tls {name} -n {namespace} --cert=FILE --key=FILE`");
+            subject
+                .finding(level, "NoSecret")
+                .at(r.field, message)
+                .remedy(remedy)
+        };
+        missing.map(report).collect()
+    }
+
+    fn is_secret(&self, secret: &SecretName) -> bool {
+        let key = ObjectKey::new("", "Secret", &secret.namespace, &secret.name);
+        self.secrets.contains(secret) || self.store.object(&key).is_some()
+    }
+
+    fn selects_nothing(&self, subject: &Subject<'_>, selector: Option<&Labels>) -> Vec<Finding> {
+        let Some(selector) = selector else {
+            return Vec::new();
+        };
+        let in_reach = |namespace: &Arc<str>| {
+            subject.key.namespace == self.compiled.settings.root_namespace
+                || subject.key.namespace == *namespace
+        };
+        let mut pods = self
+            .compiled
+            .inputs
+            .pods
+            .iter()
+            .filter(|p| in_reach(&p.meta.namespace))
+            .peekable();
+        let unknown = self.world.view == View::Files && pods.peek().is_none();
+        if unknown || pods.any(|p| selects(selector, &p.meta.labels)) {
+            return Vec::new();
+        }
+        let finding = subject.finding(Level::Warning, "SelectsNothing");
+        let message = "no pod has these labels; the policy holds for nobody";
+        vec![
+            finding
+                .at("spec.selector.matchLabels", message)
+                .remedy("correct the labels; they are those of pods, not of Services"),
+        ]
+    }
+}
+
+impl Subject<'_> {
+    fn finding(&self, level: Level, reason: &'static str) -> Finding {
+        Finding::of(self.key, self.origin, level, reason)
+    }
+}
+
+fn version(subject: &Subject<'_>) -> Option<Finding> {
+    let (group, version) = subject.object.raw.api_version.split_once('/')?;
+    let (_, known) = VERSIONS.iter().find(|(known, _)| *known == group)?;
+    if known.contains(&version) {
+        return None;
+    }
+    let finding = subject.finding(Level::Error, "UnknownVersion");
+    let message = format!("{group} has no version {version}; the API server refuses the object");
+    Some(
+        finding
+            .at("apiVersion", message)
+            .remedy(format!("write {group}/{}", known[0])),
+    )
+}
+
+/// Rules behind one that takes every request.
+fn unreachable_rules(subject: &Subject<'_>, rules: &VirtualService) -> Vec<Finding> {
+    let Some(last) = rules.http.iter().position(ends_the_list) else {
+        return Vec::new();
+    };
+    let behind = last + 1..rules.http.len();
+    let report = |i: usize| {
+        let finding = subject.finding(Level::Warning, "Unreachable");
+        let message = format!("spec.http[{last}] takes every request; this rule is never asked");
+        finding
+            .at(format!("spec.http[{i}]"), message)
+            .remedy("move it above, or take it out")
+    };
+    behind.map(report).collect()
+}
+
+fn ends_the_list(rule: &HttpRule) -> bool {
+    let everywhere = rule
+        .conditions
+        .iter()
+        .any(|c| c.is_catch_all() && c.gateways.is_empty());
+    rule.conditions.is_empty() || everywhere
+}

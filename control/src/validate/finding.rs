@@ -1,0 +1,180 @@
+//! A finding: which object, which field, how bad, why, and what to do.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::compile::Compiled;
+use crate::objects::{Notice, NoticeKind, ObjectKey, ParsedObject, Rejection, RejectionKind};
+use crate::validate::suggest;
+use crate::validate::world::World;
+
+/// How bad a finding is; the worst sorts first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Something that was asked for does not happen.
+    Error,
+    /// Probably not what was meant.
+    Warning,
+    /// Cannot be told from what was given, or is good to know.
+    Info,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub level: Level,
+    /// `KIND NAMESPACE/NAME`; empty for a text that is no object.
+    pub object: String,
+    /// The file, or `cluster`.
+    pub origin: String,
+    /// The path of the field, such as `spec.http[0].route[1].weight`.
+    pub field: String,
+    /// One word for what is wrong, for scripts.
+    pub reason: &'static str,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl Finding {
+    pub(super) fn unreadable(origin: &str, problem: &str) -> Self {
+        Self {
+            level: Level::Error,
+            object: String::new(),
+            origin: origin.to_owned(),
+            field: String::new(),
+            reason: "Unreadable",
+            message: problem.to_owned(),
+            remedy: "correct the text; `kubectl apply --dry-run=client -f FILE` reads it the same way"
+                .to_owned(),
+        }
+    }
+
+    pub(super) fn of(key: &ObjectKey, origin: &str, level: Level, reason: &'static str) -> Self {
+        Self {
+            level,
+            object: key.to_string(),
+            origin: origin.to_owned(),
+            field: String::new(),
+            reason,
+            message: String::new(),
+            remedy: String::new(),
+        }
+    }
+
+    pub(super) fn at(mut self, field: impl Into<String>, message: impl Into<String>) -> Self {
+        self.field = field.into();
+        self.message = message.into();
+        self
+    }
+
+    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+}
+
+/// Worst first, then by object and field; a finding that two checks make is kept once.
+pub(super) fn sort(findings: &mut Vec<Finding>) {
+    findings.sort_by(|a, b| {
+        let key = |f: &Finding| {
+            (
+                f.level,
+                f.origin.clone(),
+                f.object.clone(),
+                f.field.clone(),
+                f.message.clone(),
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    findings.dedup();
+}
+
+/// What the control plane would say about the object.
+pub(super) fn of_object(
+    world: &World<'_>,
+    compiled: &Compiled,
+    origin: &str,
+    object: &ParsedObject,
+) -> Vec<Finding> {
+    let key = &object.raw.key;
+    match &object.outcome {
+        Err(rejection) => vec![of_rejection(key, origin, rejection)],
+        Ok(_) => {
+            let notices = compiled.reports.get(key).map_or(&[][..], |r| &r.notices);
+            let findings = notices
+                .iter()
+                .map(|n| of_notice(world, compiled, origin, object, n));
+            findings.collect()
+        }
+    }
+}
+
+pub(super) fn of_rejection(key: &ObjectKey, origin: &str, rejection: &Rejection) -> Finding {
+    let (reason, remedy) = match rejection.kind {
+        RejectionKind::Invalid if rejection.reason.starts_with("unknown field") => {
+            let kind = key.kind.to_ascii_lowercase();
+            (
+                "UnknownField",
+                format!("correct the name or take it out; `kubectl explain {kind}.spec` lists the fields"),
+            )
+        }
+        RejectionKind::Invalid => (
+            "Invalid",
+            "correct the field; until then nothing of the object is in effect".to_owned(),
+        ),
+        RejectionKind::Unsupported => (
+            "Unsupported",
+            "do without it, or keep the object for a version that has it; nothing of it is in effect"
+                .to_owned(),
+        ),
+    };
+    Finding::of(key, origin, Level::Error, reason)
+        .at(&*rejection.field, &*rejection.reason)
+        .remedy(remedy)
+}
+
+fn of_notice(
+    world: &World<'_>,
+    compiled: &Compiled,
+    origin: &str,
+    object: &ParsedObject,
+    notice: &Notice,
+) -> Finding {
+    let key = &object.raw.key;
+    let (level, reason, remedy) = match notice.kind {
+        NoticeKind::NotSupported => (Level::Warning, "NotSupported", NOT_SUPPORTED.to_owned()),
+        NoticeKind::Unresolved => {
+            let level = world.unresolved(object, &notice.field);
+            (
+                level,
+                "NotFound",
+                suggest::for_unresolved(world, compiled, object, notice, level),
+            )
+        }
+        NoticeKind::Warning => (Level::Warning, "Suspicious", SUSPICIOUS.to_owned()),
+        NoticeKind::Conflict => (Level::Error, "Conflict", CONFLICT.to_owned()),
+        NoticeKind::Unserved => (Level::Warning, "Unserved", UNSERVED.to_owned()),
+    };
+    Finding::of(key, origin, level, reason)
+        .at(&*notice.field, &*notice.message)
+        .remedy(remedy)
+}
+
+const NOT_SUPPORTED: &str = "take the field out, or accept that it does nothing";
+const SUSPICIOUS: &str = "check whether it is meant so";
+const CONFLICT: &str =
+    "merge the rules into one VirtualService, give them different hosts, or limit each by exportTo";
+const UNSERVED: &str =
+    "label the namespace istio.io/dataplane-mode=ambient, or take away istio.io/use-waypoint=none";

@@ -1,0 +1,219 @@
+//! Each kind of mistake gives its finding, and what is right gives none.
+
+use super::*;
+
+const APPLICATION: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: reviews-v1, namespace: shop}
+spec: {template: {metadata: {labels: {app: reviews, version: v1}}, spec: {containers: [{name: a}]}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
+---
+";
+
+fn input(documents: &str, background: &str, view: View) -> Input {
+    let document = |name: &str, text: &str| Document {
+        origin: name.into(),
+        bytes: text.into(),
+    };
+    Input {
+        documents: vec![document("file.yaml", documents)],
+        background: vec![document("cluster", background)],
+        view,
+        namespace: "shop".into(),
+        root_namespace: "istio-system".into(),
+        secrets: BTreeSet::new(),
+    }
+}
+
+fn found(documents: &str, view: View) -> Vec<String> {
+    let findings = validate(&input(documents, "", view));
+    findings
+        .iter()
+        .map(|f| format!("{} {} {}", f.level, f.reason, f.field))
+        .collect()
+}
+
+fn rules(http: &str) -> String {
+    format!(
+        "{APPLICATION}apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r}}\nspec: {{hosts: [reviews], http: [{http}]}}\n"
+    )
+}
+
+#[test]
+fn what_is_right_has_no_findings() {
+    assert_eq!(found(APPLICATION, View::Files), Vec::<String>::new());
+    let http = "{route: [{destination: {host: reviews, subset: v1}}]}";
+    assert_eq!(found(&rules(http), View::Files), Vec::<String>::new());
+}
+
+#[test]
+fn every_mistake_is_named_with_its_field() {
+    let check =
+        |http: &str, expected: &str| assert_eq!(found(&rules(http), View::Files), [expected], "{http}");
+    check("{rout: []}", "error UnknownField spec.http[0].rout");
+    check(
+        "{route: [{destination: {host: reviws}}]}",
+        "error NotFound spec.http[0].route[0].destination",
+    );
+    check(
+        "{route: [{destination: {host: reviews, subset: v9}}]}",
+        "error NotFound spec.http[0].route[0].destination",
+    );
+    check(
+        "{route: [{destination: {host: reviews}, weight: -1}]}",
+        "error Invalid spec.http[0].route[0].weight",
+    );
+    check(
+        "{route: [{destination: {host: cart.other.svc.cluster.local}}]}",
+        "info NotFound spec.http[0].route[0].destination",
+    );
+    check(
+        "{route: [{destination: {host: reviews}}]}, {route: [{destination: {host: reviews}}]}",
+        "warning Unreachable spec.http[1]",
+    );
+}
+
+fn http_to(host: &str) -> String {
+    rules(&format!("{{route: [{{destination: {{host: {host}}}}}]}}"))
+}
+
+#[test]
+fn a_near_miss_is_suggested() {
+    let findings = validate(&input(&http_to("reviws"), "", View::Files));
+    assert_eq!(findings[0].remedy, "did you mean \"reviews\"?");
+    let findings = validate(&input(&http_to("reviews.shop"), "", View::Files));
+    assert_eq!(
+        findings[0].remedy,
+        "did you mean \"reviews.shop.svc.cluster.local\"?"
+    );
+}
+
+#[test]
+fn the_younger_of_two_rules_for_one_host_is_reported() {
+    let rule = |name: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\nspec: {{hosts: [reviews], http: [{{route: [{{destination: {{host: reviews}}}}]}}]}}\n---\n"
+        )
+    };
+    let old = rule("old").replace(
+        "metadata: {",
+        "metadata: {creationTimestamp: \"2024-01-01T00:00:00Z\", ",
+    );
+    let background = format!(
+        "{APPLICATION}{old}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{istio.io/dataplane-mode: ambient}}}}"
+    );
+    let findings = validate(&input(&rule("new"), &background, View::Cluster));
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(
+        (findings[0].reason, &*findings[0].object),
+        ("Conflict", "VirtualService shop/new")
+    );
+    // An update of the old one is no conflict with itself.
+    assert_eq!(validate(&input(&rule("old"), &background, View::Cluster)), []);
+}
+
+#[test]
+fn a_cluster_without_the_namespace_is_noticed() {
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: STRICT}}";
+    assert_eq!(
+        found(text, View::Cluster),
+        ["error NoNamespace metadata.namespace"]
+    );
+    assert_eq!(found(text, View::Files), Vec::<String>::new());
+}
+
+#[test]
+fn secrets_selectors_and_versions_are_checked() {
+    let gateway = |name: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: a, port: 1, protocol: HBONE, tls: {{certificateRefs: [{{name: {name}}}]}}}}]}}"
+        )
+    };
+    assert_eq!(
+        found(&gateway("x"), View::Files),
+        ["info NoSecret spec.listeners[0].tls.certificateRefs[0]"]
+    );
+    let secret = "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: x}\n";
+    assert_eq!(
+        found(&format!("{}{secret}", gateway("x")), View::Files),
+        Vec::<String>::new()
+    );
+    let policy = format!(
+        "{APPLICATION}apiVersion: security.istio.io/v1alpha9\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {{selector: {{matchLabels: {{app: nobody}}}}, mtls: {{mode: STRICT}}}}"
+    );
+    assert_eq!(
+        found(&policy, View::Files),
+        [
+            "error UnknownVersion apiVersion",
+            "warning SelectsNothing spec.selector.matchLabels"
+        ]
+    );
+}
+
+#[test]
+fn broken_documents_and_duplicates_are_reported() {
+    let findings = found(
+        "{ broken: [\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
+        View::Files,
+    );
+    assert_eq!(findings, ["error Unreadable ", "warning Duplicate metadata.name"]);
+}
+
+mod at_admission {
+    use super::*;
+
+    fn verdict(spec: &str) -> Verdict {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}"
+        );
+        let store = Store::default();
+        let compiled = settled(&store, &Arc::new(settings("istio-system")));
+        judge(
+            document::parse(text.as_bytes()).objects[0].clone(),
+            Some(&compiled),
+        )
+    }
+
+    #[test]
+    fn only_what_is_wrong_in_itself_is_refused() {
+        let Verdict::Refuse { reason } = verdict("{hosts: [a], htp: []}") else {
+            panic!("admitted")
+        };
+        assert!(
+            reason.starts_with("VirtualService shop/r: spec.htp: unknown field"),
+            "{reason}"
+        );
+        let Verdict::Admit { warnings } =
+            verdict("{hosts: [a], http: [{route: [{destination: {host: a}}]}]}")
+        else {
+            panic!("refused")
+        };
+        assert!(
+            warnings.iter().any(|w| w.contains("no service has the host")),
+            "{warnings:?}"
+        );
+        assert!(
+            matches!(verdict("{hosts: [a], tls: [{}]}"), Verdict::Admit { warnings } if warnings.len() == 1)
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(spec in "[-a-z0-9{}\\[\\]:, \"]{0,120}") {
+            let text = format!("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: r}}\nspec: {spec}");
+            for object in document::parse(text.as_bytes()).objects {
+                let _ = judge(object, None);
+            }
+        }
+    }
+}
