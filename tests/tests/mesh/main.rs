@@ -8,4 +8,5 @@ mod families;
 mod lifecycle;
 mod policies;
 mod sniffer;
+mod waypoints;
 mod world;
