@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::lab::{Lab, LabError, LabOptions};
 
 pub mod control;
+pub mod enrol;
 mod manifests;
 mod measure;
 mod plan;

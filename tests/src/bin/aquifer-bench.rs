@@ -25,6 +25,8 @@ enum Command {
     L7(Run),
     /// The control plane before an API server full of objects, with clients that speak for agents
     Control(ControlRun),
+    /// Agents that start on nodes full of pods
+    Enrol(EnrolRun),
     /// The server that is measured (run by the benchmark itself)
     #[command(hide = true)]
     Serve {
@@ -68,11 +70,28 @@ struct ControlRun {
     name: String,
 }
 
+#[derive(Args)]
+struct EnrolRun {
+    /// Running pods, over all nodes
+    #[arg(long, default_value_t = 1000)]
+    pods: u32,
+    /// Nodes of the lab
+    #[arg(long, default_value_t = 5)]
+    nodes: u8,
+    /// Write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Name of the lab
+    #[arg(long, default_value = "bench")]
+    name: String,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::L4(run) => measure(Layer::L4, run),
         Command::L7(run) => measure(Layer::L7, run),
         Command::Control(run) => measure_control(run),
+        Command::Enrol(run) => measure_enrolment(run),
         Command::Serve { port } => serve(port),
     };
     match result {
@@ -103,6 +122,27 @@ fn measure_control(run: ControlRun) -> Result<()> {
         clients: run.clients,
         changes: run.changes,
         root,
+    })?;
+    println!("\n{report}");
+    write(run.json.as_deref(), &report.to_json())
+}
+
+#[allow(clippy::print_stdout, reason = "the report is this program's output")]
+fn measure_enrolment(run: EnrolRun) -> Result<()> {
+    let most = u32::from(run.nodes) * bench::enrol::PODS_PER_NODE;
+    if run.pods > most {
+        bail!(
+            "{} nodes of the lab hold {most} pods, not {}; give --nodes more",
+            run.nodes,
+            run.pods
+        );
+    }
+    let name: LabName = run.name.parse()?;
+    interrupt::take_down_on_signal(name).context("cannot watch for signals")?;
+    let report = bench::enrol::run(&bench::enrol::Options {
+        name: run.name,
+        nodes: run.nodes,
+        pods: run.pods,
     })?;
     println!("\n{report}");
     write(run.json.as_deref(), &report.to_json())
