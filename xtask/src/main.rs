@@ -63,7 +63,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// No mesh against Aquifer: `bench l4`, `bench l7`; the control plane by itself: `bench control`
+    /// No mesh against Aquifer: `bench l4`, `bench l7`; by themselves: `bench control`, `bench enrol`
     #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
