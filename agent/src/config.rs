@@ -11,6 +11,8 @@ use aquifer_telemetry::logging::LogFormat;
 use clap::Parser;
 use ipnet::IpNet;
 
+use crate::pods::kubernetes::KubernetesConfig;
+
 /// The node agent of the Aquifer mesh.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "aquifer-agent", version)]
@@ -70,9 +72,15 @@ pub struct Flags {
     /// Pod and Service ranges, separated by commas
     #[arg(long, env = "AQUIFER_MESH_CIDRS")]
     mesh_cidrs: String,
-    /// Folder with pods.json, the pods of this node
+    /// Folder with pods.json, the pods of this node, in place of the API server's
     #[arg(long, env = "AQUIFER_PODS_DIR")]
-    pods_dir: PathBuf,
+    pods_dir: Option<PathBuf>,
+    /// Where the container runtime keeps pods' network namespaces
+    #[arg(long, env = "AQUIFER_POD_NETNS_DIR", default_value = "/var/run/netns")]
+    pod_netns_dir: PathBuf,
+    /// Name of the agents' DaemonSet: with its end this agent's captures end, too
+    #[arg(long, env = "AQUIFER_DAEMONSET")]
+    daemonset: Option<String>,
     /// Threads for traffic; 0 means one per processor
     #[arg(long, env = "AQUIFER_WORKERS", default_value_t = 0)]
     workers: usize,
@@ -106,7 +114,7 @@ pub struct Config {
     pub control: ControlConfig,
     pub capture: CaptureConfig,
     pub proxy: ProxyConfig,
-    pub pods_dir: PathBuf,
+    pub pods: PodSource,
     pub workers: usize,
     pub drain_deadline: Duration,
     pub admin_listen: SocketAddr,
@@ -114,6 +122,13 @@ pub struct Config {
     pub readiness_listen: SocketAddr,
     pub log_level: String,
     pub log_format: LogFormat,
+}
+
+/// Who says which pods run on this node.
+#[derive(Clone, Debug)]
+pub enum PodSource {
+    Folder(PathBuf),
+    ApiServer(KubernetesConfig),
 }
 
 /// Where the control plane is and how to prove oneself to it.
@@ -194,6 +209,16 @@ impl Flags {
         if !e.is_empty() {
             return Err(ConfigErrors(e));
         }
+        let pods = match self.pods_dir {
+            Some(folder) => PodSource::Folder(folder),
+            None => PodSource::ApiServer(KubernetesConfig {
+                node: self.node_name.clone(),
+                namespace: self.pod_namespace.clone(),
+                daemonset: self.daemonset,
+                netns_dir: self.pod_netns_dir,
+                captured_cgroup: self.captured_cgroup.clone(),
+            }),
+        };
         Ok(Config {
             node_name: self.node_name,
             pod_name: self.pod_name,
@@ -218,7 +243,7 @@ impl Flags {
                 network: self.network.into(),
                 max_connections_per_pod: self.max_connections_per_pod,
             },
-            pods_dir: self.pods_dir,
+            pods,
             workers: self.workers,
             drain_deadline: Duration::from_secs(self.drain_deadline),
             admin_listen: admin,
@@ -277,6 +302,21 @@ mod tests {
         assert_eq!(config.capture.mesh_cidrs.len(), 2);
         assert_eq!(config.control.ca_address, config.control.xds_address);
         assert_eq!(config.proxy.trust_domain.as_str(), "td");
+    }
+
+    #[test]
+    fn without_a_folder_the_api_server_is_asked() {
+        let resolve = |flags: &[&str]| Flags::try_parse_from(flags).unwrap().resolve().unwrap().pods;
+        assert!(matches!(resolve(&GOOD), PodSource::Folder(_)));
+        let without: Vec<&str> = GOOD
+            .into_iter()
+            .filter(|flag| !flag.starts_with("--pods-dir"))
+            .collect();
+        let PodSource::ApiServer(config) = resolve(&without) else {
+            panic!("a folder")
+        };
+        assert_eq!(config.node, "n1");
+        assert_eq!(config.netns_dir, PathBuf::from("/var/run/netns"));
     }
 
     #[test]

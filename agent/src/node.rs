@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,23 @@ impl Node {
         }
         self.draining.close();
         self.draining.wait().await;
+    }
+
+    /// Gives every pod its plain connectivity back and takes what is the mesh's off the node. What cannot be undone is
+    /// told: this process is about to end, and nobody tries again.
+    pub(crate) async fn leave(&self, bpffs: &Path) {
+        let (capture, bpffs) = (self.capture.clone(), bpffs.to_owned());
+        let undone = blocking(move || {
+            capture.retain(&[]).map_err(|error| with_sources(&error))?;
+            Capture::teardown(&bpffs).map_err(|error| with_sources(&error))?;
+            // Made by the first agent here; others may have put something beside it.
+            drop(std::fs::remove_dir(&bpffs));
+            Ok(())
+        });
+        match undone.await {
+            Ok(()) => tracing::info!("this node is left as it was before the mesh"),
+            Err(error) => tracing::error!(%error, "the mesh's programs stay on this node"),
+        }
     }
 
     fn drain(&self, proxy: Arc<PodProxy>) {

@@ -1,8 +1,9 @@
 //! Which pods of this node are to be enrolled, and what became of them: the seam to whoever knows.
 //!
-//! Today a folder ([`folder::FolderPods`]); a watch of the Kubernetes API, limited to this node, implements the same trait.
+//! A watch of the API server, limited to this node ([`kubernetes::KubernetesPods`]), or a folder ([`folder::FolderPods`]).
 
 pub mod folder;
+pub mod kubernetes;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ pub enum PodsError {
     Watch { path: String, source: std::io::Error },
     #[error("cannot write {path}; enrolled pods will not be advertised")]
     Report { path: String, source: std::io::Error },
+    #[error("the search for this node's pods broke off; the last list stays")]
+    Search,
 }
 
 /// Source of the node's pods and sink of their states.

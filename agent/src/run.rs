@@ -23,12 +23,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::capture::{Capture, CaptureConfig};
-use crate::config::Config;
+use crate::config::{Config, PodSource};
 use crate::enrol::{Enroller, Reports};
 use crate::mesh::{self, MeshStore};
 use crate::node::Node;
 use crate::pod::Shared;
+use crate::pods::NodePods;
 use crate::pods::folder::FolderPods;
+use crate::pods::kubernetes::{Fate, KubernetesPods};
 use crate::telemetry::Telemetry;
 
 /// Runs the agent until SIGTERM or SIGINT; two runtimes, so that control work never holds up traffic.
@@ -106,7 +108,12 @@ impl<'a> Agent<'a> {
             self.data.handle().clone(),
             self.config.drain_deadline,
         ));
-        let reports = self.enrol(&node, listed).await?;
+        let (pods, fate) = self.pods()?;
+        let reports = tokio::select! {
+            reports = self.enrol(pods, &node, listed) => reports,
+            // The pods of this node may be long in coming.
+            _ = terminate.recv() => return Ok(()),
+        };
         self.serve_admin(Admin {
             config: self.config.clone(),
             shared,
@@ -120,15 +127,19 @@ impl<'a> Agent<'a> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        self.shut_down(&node).await;
+        self.shut_down(&node, &fate).await;
         Ok(())
     }
 
     /// Enrolment first, so that nothing new begins; then the connections, still under policies; the admin port last.
-    async fn shut_down(&self, node: &Node) {
-        tracing::info!(deadline = ?self.config.drain_deadline, "draining; pods stay captured");
+    async fn shut_down(&self, node: &Node, fate: &watch::Receiver<Fate>) {
+        tracing::info!(deadline = ?self.config.drain_deadline, "draining");
         let _never_met = self.readiness.wait_for("termination", "the agent is draining");
         self.stop_enrolment.cancel();
+        if *fate.borrow() == Fate::Gone {
+            tracing::info!("the agents' DaemonSet is gone: pods are given back");
+            node.leave(&self.config.capture.bpffs).await;
+        }
         node.shut_down().await;
         self.stop.cancel();
         self.tasks.close();
@@ -242,13 +253,28 @@ impl<'a> Agent<'a> {
         }))
     }
 
-    async fn enrol(&self, node: &Arc<Node>, listed: Condition) -> anyhow::Result<Reports> {
-        let pods = FolderPods::open(&self.config.pods_dir)?;
+    /// The pods of this node, and what becomes of the agents as a whole.
+    fn pods(&self) -> anyhow::Result<(Box<dyn NodePods>, watch::Receiver<Fate>)> {
+        match &self.config.pods {
+            PodSource::Folder(folder) => {
+                // Nobody says otherwise: it stays.
+                let (_, fate) = watch::channel(Fate::Stays);
+                Ok((Box::new(FolderPods::open(folder)?), fate))
+            }
+            PodSource::ApiServer(config) => {
+                let pods = KubernetesPods::open(config.clone())?;
+                let fate = pods.fate();
+                Ok((Box::new(pods), fate))
+            }
+        }
+    }
+
+    async fn enrol(&self, pods: Box<dyn NodePods>, node: &Arc<Node>, listed: Condition) -> Reports {
         let reports = Reports::default();
-        let enroller = Enroller::new(Box::new(pods), node.clone(), reports.clone()).await;
+        let enroller = Enroller::new(pods, node.clone(), reports.clone()).await;
         let stop = self.stop_enrolment.clone();
         self.tasks.spawn(enroller.run(move || listed.met(), stop));
-        Ok(reports)
+        reports
     }
 }
 
