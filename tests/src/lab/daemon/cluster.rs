@@ -21,7 +21,7 @@ use super::complaints::{Complaints, Subject};
 use super::environment::log_file;
 use super::kubelet::{self, PodCommand, Report};
 use super::nodes::NodeLink;
-use super::pod::{Pod, ProbeKind, ProbeState, Stage};
+use super::pod::{Pod, ProbeKind, ProbeState, Progress, Stage};
 use super::verdicts::Verdicts;
 use super::workloads::NEVER_STARTED;
 use super::{Event, services};
@@ -171,6 +171,7 @@ impl Cluster {
         self.reconcile_wanted();
         self.start_pods();
         self.reconcile_enrolment();
+        self.begin_pods();
         self.write_pod_objects();
         self.reconcile_endpoints();
         self.reconcile_nodes();
@@ -225,6 +226,18 @@ impl Cluster {
         Ok(commands)
     }
 
+    /// Lets the containers of pods start that wait for nothing any more.
+    fn begin_pods(&mut self) {
+        let placed = |pod: &&mut Pod| pod.progress == Progress::Placed && !pod.waits_for_agent();
+        for pod in self.pods.values_mut().filter(placed) {
+            if let Stage::Started(commands) = &pod.stage
+                && commands.try_send(PodCommand::Begin).is_ok()
+            {
+                pod.progress = Progress::Begun;
+            }
+        }
+    }
+
     fn write_pod_objects(&mut self) {
         let objects: Vec<(Key, Value)> = self.pods.values().map(|pod| (pod.key(), pod.object())).collect();
         for (key, object) in objects {
@@ -246,8 +259,11 @@ impl Cluster {
                 let subject = Subject::Pod(uid.to_owned());
                 self.complaints.raise(subject, message);
             }
-            Report::Started { container, pid } => {
+            Report::Placed => {
                 self.complaints.settle(&Subject::Pod(uid.to_owned()));
+                pod.progress = Progress::Placed;
+            }
+            Report::Started { container, pid } => {
                 let probes = probes_of(pod, &container);
                 if let Some(state) = pod.containers.get_mut(&container) {
                     state.starts += 1;

@@ -1,4 +1,4 @@
-//! Runs one pod: makes its sandbox, starts its containers and starts them again.
+//! Runs one pod: makes its sandbox, starts its containers once it may, and starts them again.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -39,6 +39,8 @@ pub(super) enum Restart {
 
 #[derive(Debug)]
 pub(super) enum PodCommand {
+    /// Nothing is waited for any more: the containers may start.
+    Begin,
     /// Signals the containers; `hold` keeps them down until `Release`.
     Signal {
         signal: Signal,
@@ -57,6 +59,8 @@ pub(super) enum Report {
     SandboxFailed {
         reason: String,
     },
+    /// Its namespace and cgroup are there.
+    Placed,
     Started {
         container: String,
         pid: u32,
@@ -137,10 +141,13 @@ pub(super) async fn run(run: PodRun, events: mpsc::Sender<Event>, mut commands: 
         }
         retry = (retry * 2).min(LAST_BACKOFF);
     }
-    for index in 0..worker.containers.len() {
-        worker.start(index).await;
+    worker.pod.report(Report::Placed).await;
+    if worker.may_begin(&mut commands).await {
+        for index in 0..worker.containers.len() {
+            worker.start(index).await;
+        }
+        worker.serve(&mut commands).await;
     }
-    worker.serve(&mut commands).await;
     worker.stop().await;
 }
 
@@ -167,6 +174,19 @@ impl Worker {
         }
     }
 
+    /// Waits for the word to begin; false when the pod is to stop instead.
+    async fn may_begin(&mut self, commands: &mut mpsc::Receiver<PodCommand>) -> bool {
+        loop {
+            match commands.recv().await {
+                Some(PodCommand::Begin) => return true,
+                None | Some(PodCommand::Stop) => return false,
+                Some(PodCommand::Signal { hold, .. }) => self.held |= hold,
+                Some(PodCommand::Release) => self.held = false,
+                Some(PodCommand::Restart { .. }) => {}
+            }
+        }
+    }
+
     async fn serve(&mut self, commands: &mut mpsc::Receiver<PodCommand>) {
         loop {
             tokio::select! {
@@ -178,6 +198,7 @@ impl Worker {
                     }
                     Some(PodCommand::Release) => self.release(),
                     Some(PodCommand::Restart { container }) => self.terminate(&container),
+                    Some(PodCommand::Begin) => {}
                 },
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Exited(index, status)) => self.exited(index, status).await,

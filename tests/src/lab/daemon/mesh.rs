@@ -12,7 +12,7 @@ use super::super::protocol::Document;
 use super::super::store::{Key, update_file};
 use super::cluster::Cluster;
 use super::complaints::Subject;
-use super::pod::{Enrolment, Pod, Stage};
+use super::pod::{Enrolment, MESH_IMAGES, Pod, Progress};
 
 /// The mesh's own workloads.
 const MANIFESTS: &[(&str, &str)] = &[
@@ -85,7 +85,7 @@ impl Cluster {
             let pods = self
                 .pods
                 .values()
-                .filter(|pod| pod.node == node && !matches!(pod.stage, Stage::Waiting(_)));
+                .filter(|pod| pod.node == node && pod.progress != Progress::Nowhere);
             let text = json!({ "pods": pods.map(node_pod).collect::<Vec<_>>() }).to_string();
             let subject = Subject::NodePods(node.name());
             match update_file(&folder.join("pods.json"), text.as_bytes()) {
@@ -171,7 +171,7 @@ impl Cluster {
 
     /// The mesh's proxies read the root certificate when they start: not before it is there.
     pub(super) fn waits_for_root(&self, pod: &Pod) -> bool {
-        let proxy = |image: &str| image.starts_with("aquifer/") && !image.starts_with("aquifer/control");
+        let proxy = |image: &str| image.starts_with(MESH_IMAGES) && !image.starts_with("aquifer/control");
         let proxies = pod
             .spec
             .containers
@@ -210,6 +210,6 @@ fn take_answer(enrolment: &mut Enrolment, answer: Option<&EnrolledPod>) {
     enrolment.reason = match answer {
         Some(answer) if answer.reason.is_empty() => format!("the agent says {}", answer.state),
         Some(answer) => format!("the agent says {}: {}", answer.state, answer.reason),
-        None => "its node's agent has not answered yet".to_owned(),
+        None => "no answer yet".to_owned(),
     };
 }

@@ -14,6 +14,8 @@ use super::super::spec::{self, Labels, PodSpec};
 use super::super::store::{Key, object_field};
 use super::kubelet::{Exit, PodCommand};
 
+/// What the images of the mesh's own programs are called.
+pub(super) const MESH_IMAGES: &str = "aquifer/";
 /// Istio's mark for a pod whose traffic is captured.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 
@@ -32,6 +34,7 @@ pub(super) struct Pod {
     pub(super) sandbox: Sandbox,
     pub(super) containers: BTreeMap<String, Container>,
     pub(super) stage: Stage,
+    pub(super) progress: Progress,
     pub(super) enrolment: Enrolment,
     pub(super) created: SystemTime,
 }
@@ -49,6 +52,17 @@ pub(super) enum Stage {
     Waiting(String),
     Started(mpsc::Sender<PodCommand>),
     Stopping,
+}
+
+/// How far a pod has come that was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Progress {
+    #[default]
+    Nowhere,
+    /// Its namespace and cgroup are there; nothing runs in them.
+    Placed,
+    /// Its containers may run.
+    Begun,
 }
 
 /// What the node's agent says of the pod.
@@ -170,6 +184,14 @@ impl Pod {
         begun && matches!(self.stage, Stage::Started(_))
     }
 
+    /// Whether its containers must not start yet: until the node's agent has it, all that they said would be plaintext.
+    /// A CNI plugin does the same in a cluster. The mesh's own pods wait for nobody.
+    pub(super) fn waits_for_agent(&self) -> bool {
+        let own = |container: &spec::Container| container.image.starts_with(MESH_IMAGES);
+        let waits = self.progress != Progress::Begun && self.enrolment.wanted && !self.enrolment.enrolled;
+        waits && !self.spec.containers.iter().any(own)
+    }
+
     pub(super) fn ready(&self) -> bool {
         let all = !self.containers.is_empty() && self.containers.values().all(Container::ready);
         matches!(self.stage, Stage::Started(_)) && all
@@ -207,6 +229,9 @@ impl Pod {
         match &self.stage {
             Stage::Waiting(reason) => return reason.clone(),
             Stage::Stopping => return "stopping".to_owned(),
+            Stage::Started(_) if self.waits_for_agent() => {
+                return format!("waiting for its node's agent: {}", self.enrolment.reason);
+            }
             Stage::Started(_) => {}
         }
         let mut troubles = self

@@ -16,7 +16,7 @@ use super::super::store::{self, Key, object_field};
 use super::cluster::Cluster;
 use super::complaints::Subject;
 use super::kubelet::PodCommand;
-use super::pod::{Enrolment, Owner, Pod, Stage};
+use super::pod::{Enrolment, Owner, Pod, Progress, Stage};
 
 const WORKLOAD_KINDS: [&str; 3] = ["Deployment", "DaemonSet", "StatefulSet"];
 /// Pod addresses of a node end here: host 1 is the gateway, 255 IPv4's broadcast.
@@ -166,6 +166,7 @@ impl Cluster {
             manifest,
             sandbox,
             stage: Stage::Waiting("not started yet".to_owned()),
+            progress: Progress::default(),
             enrolment: Enrolment::default(),
             created: SystemTime::now(),
             namespace: namespace.clone(),
