@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use crate::reach::Reach;
-use crate::table::{Output, print};
+use crate::table::{Output, print, structured};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Section {
@@ -43,8 +43,7 @@ pub(crate) fn run(reach: &Reach, proxy: &str, section: Section, output: Output) 
         }
         (section, _) => from_dump(&proxy.page(reach, "/config_dump")?, section),
     };
-    if output == Output::Json {
-        println!("{raw:#}");
+    if structured(output, &raw)? {
         return Ok(());
     }
     print(head, rows);
@@ -59,7 +58,7 @@ impl Proxy {
 
 /// The connected proxy that is called `POD` or `POD.NAMESPACE`.
 fn find(reach: &Reach, name: &str) -> anyhow::Result<Proxy> {
-    let proxies = reach.control("/debug/syncz")?;
+    let proxies = reach.control_lists("/debug/syncz")?;
     let all = proxies
         .as_array()
         .context("the control plane's /debug/syncz is not a list")?;

@@ -3,22 +3,21 @@
 use serde_json::{Value, json};
 
 use crate::reach::Reach;
-use crate::table::{Output, print};
+use crate::table::{Output, print, say, structured};
 
 pub(crate) fn run(reach: &Reach, output: Output) -> anyhow::Result<()> {
-    let proxies = reach.control("/debug/syncz")?;
+    let proxies = reach.control_lists("/debug/syncz")?;
     let pods = reach.control("/debug/pods")?;
-    if output == Output::Json {
-        println!("{:#}", json!({ "proxies": proxies, "pods": pods }));
+    if structured(output, &json!({ "proxies": proxies, "pods": pods }))? {
         return Ok(());
     }
     let rows = rows(&proxies, proxy_row);
     if rows.is_empty() {
-        println!("No proxy is connected to the control plane.");
+        say("No proxy is connected to the control plane.");
     } else {
         print(&["PROXY", "TYPE", "NODE", "SYNC", "RESOURCES", "DETAIL"], rows);
     }
-    println!();
+    say("");
     print(
         &["NAMESPACE", "POD", "NODE", "READY", "STATE", "REASON"],
         self::rows(&pods, pod_row),

@@ -38,6 +38,9 @@ pub struct Document {
     pub bytes: Vec<u8>,
 }
 
+/// An object, and where it stands.
+pub type Placed = (Arc<str>, Arc<RawObject>);
+
 /// How much of the cluster is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
@@ -62,7 +65,7 @@ pub struct Input {
 }
 
 /// The objects of the documents that can be read, and a finding for each part that cannot.
-pub fn read(documents: &[Document], namespace: &str) -> (Vec<(Arc<str>, Arc<RawObject>)>, Vec<Finding>) {
+pub fn read(documents: &[Document], namespace: &str) -> (Vec<Placed>, Vec<Finding>) {
     let mut objects = Vec::new();
     let mut findings = Vec::new();
     for document in documents {
@@ -109,6 +112,7 @@ fn settings(root_namespace: &str) -> Settings {
         root_namespace: root_namespace.into(),
         waypoint_image: "aquifer/waypoint".into(),
         waypoint_linger: std::time::Duration::ZERO,
+        deployment: crate::compile::Deployment::default(),
     }
 }
 

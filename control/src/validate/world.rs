@@ -10,9 +10,7 @@ use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::{NETWORKING, ObjectKey, ParsedObject, RawObject};
 use crate::store::{SourceEvent, Store};
 use crate::validate::finding::{Finding, Level};
-use crate::validate::{Input, View, is_of_interest, preview};
-
-type Placed = (Arc<str>, Arc<RawObject>);
+use crate::validate::{Input, Placed, View, is_of_interest, preview};
 
 pub(super) struct World<'a> {
     judged: &'a [Placed],

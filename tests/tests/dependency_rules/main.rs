@@ -48,7 +48,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "aquifer-telemetry",
         ],
     ),
-    ("aquifer-cli", &["aquifer-core"]),
+    (
+        "aquifer-cli",
+        &[
+            "aquifer-core",
+            "aquifer-control",
+            "aquifer-identity",
+            "aquifer-xds",
+            "aquifer-telemetry",
+        ],
+    ),
     ("aquifer-codegen", &[]),
     ("aquifer-crdgen", &[]),
     ("aquifer-oci", &[]),

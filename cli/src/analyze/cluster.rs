@@ -1,0 +1,85 @@
+//! What the mesh reads of a cluster, by kubectl.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use aquifer_control::validate::{Document, SecretName};
+use serde_json::Value;
+
+use crate::kubectl::Kubectl;
+
+/// Kubernetes' own kinds that decide what becomes of the mesh's.
+const KINDS: [&str; 4] = [
+    "namespaces",
+    "pods",
+    "services",
+    "endpointslices.discovery.k8s.io",
+];
+/// Groups of the mesh's kinds.
+const GROUPS: [&str; 5] = [
+    ".networking.istio.io",
+    ".security.istio.io",
+    ".telemetry.istio.io",
+    ".extensions.istio.io",
+    ".gateway.networking.k8s.io",
+];
+
+/// Every object as a document of its own.
+pub(super) fn documents(kubectl: &Kubectl, root_namespace: &str) -> anyhow::Result<Vec<Document>> {
+    let known = kubectl.text(&["api-resources", "--verbs=list", "-o", "name"])?;
+    let ours = known
+        .lines()
+        .filter(|kind| GROUPS.iter().any(|group| kind.ends_with(group)));
+    let kinds: Vec<&str> = KINDS.into_iter().chain(ours).collect();
+    let mut objects = kubectl.items(&[&kinds.join(","), "--all-namespaces"])?;
+    objects.extend(kubectl.object(&["configmap", "istio", "-n", root_namespace])?);
+    objects.iter().map(document).collect()
+}
+
+fn document(object: &Value) -> anyhow::Result<Document> {
+    Ok(Document {
+        origin: "cluster".into(),
+        bytes: serde_json::to_vec(object).context("an object of the cluster cannot be written")?,
+    })
+}
+
+/// Those of the Secrets that exist. Only their names are asked for, never their content.
+pub(super) fn existing_secrets(
+    kubectl: &Kubectl,
+    named: &BTreeSet<SecretName>,
+) -> anyhow::Result<BTreeSet<SecretName>> {
+    let mut by_namespace: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for secret in named {
+        by_namespace
+            .entry(&secret.namespace)
+            .or_default()
+            .push(&secret.name);
+    }
+    let mut existing = BTreeSet::new();
+    for (namespace, names) in by_namespace {
+        let arguments = [
+            &[
+                "get",
+                "secret",
+                "-n",
+                namespace,
+                "--ignore-not-found",
+                "-o",
+                "name",
+            ],
+            &*names,
+        ]
+        .concat();
+        let found = kubectl.text(&arguments)?;
+        existing.extend(
+            found
+                .lines()
+                .filter_map(|line| line.strip_prefix("secret/"))
+                .map(|name| SecretName {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                }),
+        );
+    }
+    Ok(existing)
+}

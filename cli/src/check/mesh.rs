@@ -1,0 +1,228 @@
+//! The mesh itself: control plane, an agent on every node, versions, webhook, proxies in sync, pods enrolled.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::check::report::Report;
+use crate::install::rollout::{is_ready, reasons};
+use crate::kubectl::Kubectl;
+use crate::reach::Reach;
+
+const VERSION: &str = "app.kubernetes.io/version";
+const AGENTS: &str = "app=ztunnel,app.kubernetes.io/part-of=aquifer";
+const WEBHOOKS: &str = "app.kubernetes.io/part-of=aquifer";
+/// Names that a line shows.
+const SHOWN: usize = 5;
+
+/// Whether a mesh is installed at all.
+pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Result<bool> {
+    let Some(control) = kubectl.object(&["deployment", "aquifer-control", "-n", namespace])? else {
+        report.warn(
+            "mesh",
+            format!("not installed in namespace {namespace}"),
+            "`aquifer install`",
+        );
+        return Ok(false);
+    };
+    control_plane(&control, &reasons(kubectl, namespace)?, report);
+    agents(kubectl, namespace, report)?;
+    versions(
+        &control,
+        &kubectl.items(&["pods", "-n", namespace, "-l", AGENTS])?,
+        report,
+    );
+    webhook(kubectl, report)?;
+    Ok(true)
+}
+
+fn control_plane(control: &Value, reasons: &[String], report: &mut Report) {
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let (ready, wanted) = (
+        number(&control["status"]["readyReplicas"]),
+        number(&control["spec"]["replicas"]),
+    );
+    let detail = format!("{ready} of {wanted} replicas are ready");
+    let why: Vec<&str> = reasons
+        .iter()
+        .filter(|r| r.contains("aquifer-control"))
+        .map(String::as_str)
+        .collect();
+    match (ready, wanted) {
+        (0, _) => report.fail("control plane", format!("{detail}; {}", why.join("; ")), LOGS),
+        (ready, wanted) if ready < wanted => {
+            report.warn("control plane", format!("{detail}; {}", why.join("; ")), LOGS)
+        }
+        _ => report.ok("control plane", detail),
+    }
+}
+
+const LOGS: &str = "`kubectl -n istio-system logs deployment/aquifer-control` says more";
+
+/// Every Linux node that runs pods has a ready agent.
+fn agents(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Result<()> {
+    let pods = kubectl.items(&["pods", "-n", namespace, "-l", AGENTS])?;
+    let on = |pod: &Value| pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+    let ready: BTreeSet<String> = pods.iter().filter(|p| is_ready(p)).map(on).collect();
+    let nodes = kubectl.items(&["nodes"])?;
+    let linux = nodes
+        .iter()
+        .filter(|n| n["status"]["nodeInfo"]["operatingSystem"] == "linux");
+    let names: Vec<&str> = linux.filter_map(|n| n["metadata"]["name"].as_str()).collect();
+    let without: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|name| !ready.contains(*name))
+        .collect();
+    if without.is_empty() {
+        report.ok("agents", format!("ready on all {} nodes", names.len()));
+        return Ok(());
+    }
+    let reasons = reasons(kubectl, namespace)?;
+    for node in without {
+        let why = reasons.iter().find(|r| r.contains(&format!(" on {node}:")));
+        let detail = why.map_or_else(|| "no pod of the agent is scheduled".to_owned(), Clone::clone);
+        let remedy = "pods of this node are cut off (enrolled ones) or outside the mesh; see the log of the agent, and `aquifer check --node` on the node";
+        report.fail(format!("agent on {node}"), detail, remedy);
+    }
+    Ok(())
+}
+
+/// This program, the control plane and the agents.
+fn versions(control: &Value, agents: &[Value], report: &mut Report) {
+    let label = |object: &Value| {
+        object["metadata"]["labels"][VERSION]
+            .as_str()
+            .unwrap_or("unknown")
+            .to_owned()
+    };
+    let mine = env!("CARGO_PKG_VERSION");
+    let theirs = label(control);
+    let others: BTreeSet<String> = agents.iter().map(label).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let detail = format!(
+        "aquifer {mine}, control plane {theirs}, agents {}",
+        others.join(", ")
+    );
+    if others.iter().any(|version| *version != theirs) {
+        report.warn("versions", detail, "the roll-out goes on, or a node was left out: `kubectl -n istio-system get pods -l app=ztunnel -o wide`");
+    } else if mine != theirs {
+        report.warn(
+            "versions",
+            detail,
+            "`aquifer upgrade` brings the mesh to this program's version, or use the program of the mesh's",
+        );
+    } else {
+        report.ok("versions", detail);
+    }
+}
+
+fn webhook(kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()> {
+    let found = kubectl.items(&["validatingwebhookconfigurations", "-l", WEBHOOKS])?;
+    let Some(configuration) = found.first() else {
+        report.ok(
+            "webhook",
+            "not installed (webhook.enabled); objects are checked when the control plane reads them",
+        );
+        return Ok(());
+    };
+    let hooks = configuration["webhooks"].as_array().into_iter().flatten();
+    let bare = hooks.into_iter().any(|hook| {
+        hook["clientConfig"]["caBundle"]
+            .as_str()
+            .unwrap_or_default()
+            .is_empty()
+    });
+    if bare {
+        report.warn(
+            "webhook",
+            "has no caBundle: the API server cannot ask it",
+            "the control plane's leader writes it; see its log",
+        );
+    } else {
+        report.ok("webhook", "installed, with the authority's root");
+    }
+    Ok(())
+}
+
+/// What only the control plane itself knows.
+pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
+    let pages = reach
+        .control_lists("/debug/syncz")
+        .and_then(|s| Ok((s, reach.control("/debug/pods")?)));
+    match pages {
+        Ok((proxies, pods)) => {
+            synced(&proxies, report);
+            enrolled(&pods, report);
+        }
+        Err(error) => report.warn(
+            "control plane's pages",
+            format!("{error:#}"),
+            "is port-forwarding allowed to you?",
+        ),
+    }
+}
+
+fn synced(proxies: &Value, report: &mut Report) {
+    let all: Vec<&Value> = proxies.as_array().into_iter().flatten().collect();
+    let late: Vec<&str> = all
+        .iter()
+        .filter(|p| p["synced"] != true)
+        .filter_map(|p| p["proxy"].as_str())
+        .collect();
+    if late.is_empty() {
+        report.ok("proxies", format!("{} connected, all in sync", all.len()));
+        return;
+    }
+    let detail = format!(
+        "{} of {} are not in sync: {}",
+        late.len(),
+        all.len(),
+        shown(&late)
+    );
+    report.warn(
+        "proxies",
+        detail,
+        "`aquifer status` says what each waits for or rejected",
+    );
+}
+
+fn enrolled(pods: &Value, report: &mut Report) {
+    let all: Vec<&Value> = pods.as_array().into_iter().flatten().collect();
+    let enrolled = all.iter().filter(|p| p["state"] == "enrolled").count();
+    let waiting = all
+        .iter()
+        .filter(|p| p["state"] == "pending" && p["phase"] == "Running");
+    let names: Vec<String> = waiting.map(|p| name(p)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        report.ok("pods", format!("{enrolled} enrolled, none waits for it"));
+    } else {
+        let detail = format!(
+            "{enrolled} enrolled, {} that run and are to be are not: {}",
+            names.len(),
+            shown(&names)
+        );
+        report.warn(
+            "pods",
+            detail,
+            "`aquifer status` gives each reason; the agent of its node may not be ready",
+        );
+    }
+}
+
+/// These pages are the control plane's own, without Kubernetes' metadata.
+fn name(pod: &Value) -> String {
+    let text = |key: &str| pod[key].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
+}
+
+fn shown(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(SHOWN);
+    let first = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if more == 0 {
+        first
+    } else {
+        format!("{first} and {more} more")
+    }
+}

@@ -1,0 +1,102 @@
+//! The lines of a check.
+
+use std::fmt;
+
+use serde::Serialize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Line {
+    pub(crate) outcome: Outcome,
+    /// What was looked at, such as `node a: kernel`.
+    pub(crate) subject: String,
+    pub(crate) detail: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) remedy: String,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) lines: Vec<Line>,
+}
+
+impl Line {
+    pub(crate) fn is_ok(&self) -> bool {
+        self.outcome == Outcome::Ok
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.outcome {
+            Outcome::Ok => "ok  ",
+            Outcome::Warn => "warn",
+            Outcome::Fail => "FAIL",
+        };
+        write!(f, "{mark}  {}: {}", self.subject, self.detail)?;
+        if self.remedy.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; remedy: {}", self.remedy)
+    }
+}
+
+impl Report {
+    pub(crate) fn ok(&mut self, subject: impl Into<String>, detail: impl Into<String>) {
+        self.add(Outcome::Ok, subject, detail, "");
+    }
+
+    pub(crate) fn warn(
+        &mut self,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Outcome::Warn, subject, detail, remedy);
+    }
+
+    pub(crate) fn fail(
+        &mut self,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Outcome::Fail, subject, detail, remedy);
+    }
+
+    fn add(
+        &mut self,
+        outcome: Outcome,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.lines.push(Line {
+            outcome,
+            subject: subject.into(),
+            detail: detail.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.lines.iter().any(|line| line.outcome == Outcome::Fail)
+    }
+
+    pub(crate) fn summary(&self) -> String {
+        let count = |outcome| self.lines.iter().filter(|line| line.outcome == outcome).count();
+        format!(
+            "{} ok, {} to look at, {} failed",
+            count(Outcome::Ok),
+            count(Outcome::Warn),
+            count(Outcome::Fail)
+        )
+    }
+}
