@@ -1,5 +1,9 @@
 //! Puts the parts together and runs them until a signal.
 
+mod backend;
+mod folder;
+mod kubernetes;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,10 +18,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::jwks::JwksVerifier;
-use crate::auth::{Authenticator, TrustedNodeAccounts};
+use crate::auth::{Authenticator, TokenVerifier, TrustedNodeAccounts};
 use crate::ca::CaService;
-use crate::compile::Settings;
+use crate::compile::{Deployment, Settings};
 use crate::config::Config;
 use crate::debug::{DebugState, routes};
 use crate::metrics::ModelMetrics;
@@ -25,17 +28,16 @@ use crate::pipeline::{Parts, Pipeline};
 use crate::serve::ads::AdsService;
 use crate::serve::grpc::{ServingCertificate, serve};
 use crate::serve::registry::ProxyRegistry;
-use crate::sink::ObjectSink;
-use crate::sink::folder::FolderSink;
 use crate::snapshots::Snapshots;
-use crate::source::ObjectSource;
-use crate::source::folder::FolderSource;
+use backend::Backend;
 
 /// Events that wait for the compiler; a source that is faster waits.
 const EVENT_QUEUE: usize = 1024;
+/// The watches' own library says at each attempt what the source says once, and better.
+const QUIET: &str = "kube_runtime=off,kube_client=off";
 
 pub fn main(config: Config) -> anyhow::Result<()> {
-    logging::init(&config.log, config.log_format)?;
+    logging::init(&format!("{QUIET},{}", config.log), config.log_format)?;
     process::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -45,66 +47,109 @@ pub fn main(config: Config) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let cancel = CancellationToken::new();
-    let metrics = Registry::new();
-    process::describe_build(&metrics, "pilot");
-    let authority = Arc::new(authority(&config)?);
-    let mut sink = FolderSink::new(&config.sink);
-    let left = sink.load().await.context("cannot use the sink")?;
-    sink.publish_root(&authority.roots_pem())
-        .await
-        .context("cannot use the sink")?;
-
-    let snapshots = Arc::new(Snapshots::default());
-    let registry = ProxyRegistry::default();
-    let parts = Parts {
-        settings: Arc::new(settings(&config)),
-        snapshots: snapshots.clone(),
-        registry: registry.clone(),
-        sink: Box::new(sink),
-        metrics: ModelMetrics::new(&metrics),
-    };
-    let pipeline = Pipeline::new(parts, left);
-    let readiness = Readiness::default();
-    let serving = readiness.wait_for(
-        "serving",
-        "the objects have not been read yet, or the gRPC port is not open",
-    );
-    let mut ready = pipeline.ready();
-    let debug = DebugState {
-        view: pipeline.view(),
-        snapshots: snapshots.clone(),
-        registry: registry.clone(),
-        cluster_id: config.cluster_id.as_str().into(),
-    };
-
-    let mut tasks = JoinSet::new();
-    let monitoring = bind(config.monitoring_listen, "--monitoring-listen").await?;
-    let admin_routes = routes(&debug).metrics(&metrics).readiness(&readiness);
-    spawn(&mut tasks, admin::serve(monitoring, admin_routes, cancel.clone()));
-    tasks.spawn(upkeep(metrics.clone(), cancel.clone()));
-    let (events, incoming) = mpsc::channel(EVENT_QUEUE);
-    let source: Box<dyn ObjectSource> = Box::new(FolderSource::new(&config.objects));
-    let stop = cancel.clone();
-    tasks.spawn(async move { source.run(events, stop).await.map_err(anyhow::Error::from) });
-    spawn(&mut tasks, pipeline.run(incoming, cancel.clone()));
-
-    let server = Server {
-        config,
-        authority,
-        snapshots,
-        registry,
-        metrics,
-        cancel: cancel.clone(),
-    };
-    tasks.spawn(async move {
-        // Proxies are answered from the first complete model on, never from half of one.
-        if ready.wait_for(|ready| *ready).await.is_err() {
+    let mut app = App::new(config);
+    app.open_admin().await?;
+    let backend = tokio::select! {
+        backend = Backend::open(&app.config) => backend?,
+        signal = termination() => {
+            tracing::info!(signal = signal?, "stopping before the start was over");
             return Ok(());
         }
-        server.run(serving).await
-    });
-    finish(tasks, cancel).await
+    };
+    app.start(backend).await?;
+    finish(app.tasks, app.cancel).await
+}
+
+/// What all parts share, and the tasks they run as.
+struct App {
+    config: Config,
+    cancel: CancellationToken,
+    metrics: Registry,
+    readiness: Readiness,
+    debug: DebugState,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl App {
+    fn new(config: Config) -> Self {
+        let metrics = Registry::new();
+        process::describe_build(&metrics, "pilot");
+        let debug = DebugState {
+            view: Arc::default(),
+            snapshots: Arc::new(Snapshots::default()),
+            registry: ProxyRegistry::default(),
+            cluster_id: config.cluster_id.as_str().into(),
+        };
+        Self {
+            config,
+            cancel: CancellationToken::new(),
+            metrics,
+            readiness: Readiness::default(),
+            debug,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// First of all, so that whoever wonders why nothing is ready can ask.
+    async fn open_admin(&mut self) -> anyhow::Result<()> {
+        let listener = bind(self.config.monitoring_listen, "--monitoring-listen").await?;
+        let routes = routes(&self.debug)
+            .metrics(&self.metrics)
+            .readiness(&self.readiness);
+        self.spawn(admin::serve(listener, routes, self.cancel.clone()));
+        let upkeep = upkeep(self.metrics.clone(), self.cancel.clone());
+        self.tasks.spawn(upkeep);
+        Ok(())
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            Ok(())
+        });
+    }
+
+    async fn start(&mut self, backend: Backend) -> anyhow::Result<()> {
+        let serving = self.readiness.wait_for(
+            "serving",
+            "the objects have not been read yet, or the gRPC port is not open",
+        );
+        let parts = Parts {
+            settings: Arc::new(settings(&self.config)),
+            view: self.debug.view.clone(),
+            snapshots: self.debug.snapshots.clone(),
+            registry: self.debug.registry.clone(),
+            sink: backend.sink,
+            metrics: ModelMetrics::new(&self.metrics),
+        };
+        let pipeline = Pipeline::new(parts, backend.left);
+        let mut ready = pipeline.ready();
+        let (events, incoming) = mpsc::channel(EVENT_QUEUE);
+        let (source, stop) = (backend.source, self.cancel.clone());
+        self.tasks
+            .spawn(async move { source.run(events, stop).await.map_err(anyhow::Error::from) });
+        self.spawn(pipeline.run(incoming, self.cancel.clone()));
+        for duty in backend.duties {
+            self.spawn(duty(self.cancel.clone()));
+        }
+        let server = Server {
+            config: self.config.clone(),
+            authority: backend.authority,
+            verifier: backend.verifier,
+            snapshots: self.debug.snapshots.clone(),
+            registry: self.debug.registry.clone(),
+            metrics: self.metrics.clone(),
+            cancel: self.cancel.clone(),
+        };
+        self.tasks.spawn(async move {
+            // Proxies are answered from the first complete model on, never from half of one.
+            if ready.wait_for(|ready| *ready).await.is_err() {
+                return Ok(());
+            }
+            server.run(serving).await
+        });
+        Ok(())
+    }
 }
 
 async fn upkeep(metrics: Registry, cancel: CancellationToken) -> anyhow::Result<()> {
@@ -113,13 +158,6 @@ async fn upkeep(metrics: Registry, cancel: CancellationToken) -> anyhow::Result<
         () = cancel.cancelled() => {}
     }
     Ok(())
-}
-
-fn spawn(tasks: &mut JoinSet<anyhow::Result<()>>, task: impl Future<Output = ()> + Send + 'static) {
-    tasks.spawn(async move {
-        task.await;
-        Ok(())
-    });
 }
 
 /// Runs until a signal or the first failure, then lets every part end.
@@ -156,16 +194,16 @@ fn settings(config: &Config) -> Settings {
         root_namespace: config.root_namespace.as_str().into(),
         waypoint_image: config.waypoint_image.as_str().into(),
         waypoint_linger: config.waypoint_linger,
-    }
-}
-
-fn authority(config: &Config) -> anyhow::Result<CertificateAuthority> {
-    let (domain, now) = (config.trust_domain.clone(), SystemTime::now());
-    match &config.cacerts {
-        Some(folder) => CertificateAuthority::load(folder, domain, now)
-            .with_context(|| format!("cannot use the authority in {} (--cacerts)", folder.display())),
-        None => CertificateAuthority::load_or_create(&config.state, domain, now)
-            .with_context(|| format!("cannot use the authority in {} (--state)", config.state.display())),
+        deployment: Deployment {
+            xds_address: format!("istiod.{}.svc:15012", config.namespace).into(),
+            pull_policy: config.waypoint_pull_policy.as_str().into(),
+            pull_secrets: config
+                .waypoint_pull_secrets
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+            owned: config.objects.is_none(),
+        },
     }
 }
 
@@ -179,6 +217,7 @@ async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
 struct Server {
     config: Config,
     authority: Arc<CertificateAuthority>,
+    verifier: Arc<dyn TokenVerifier>,
     snapshots: Arc<Snapshots>,
     registry: ProxyRegistry,
     metrics: Registry,
@@ -187,10 +226,8 @@ struct Server {
 
 impl Server {
     async fn run(self, serving: Condition) -> anyhow::Result<()> {
-        let keys = JwksVerifier::open(&self.config.token_keys, self.config.token_issuer.clone())
-            .context("cannot check tokens (--token-keys)")?;
         let trusted = TrustedNodeAccounts::new(self.config.trusted_node_accounts.clone());
-        let authenticator = Authenticator::new(Arc::new(keys), self.snapshots.clone(), trusted);
+        let authenticator = Authenticator::new(self.verifier, self.snapshots.clone(), trusted);
         let dns_names = self.config.dns_names.clone();
         let certificate = ServingCertificate::new(self.authority.clone(), dns_names, SystemTime::now())?;
         let ca = CaService::new(authenticator.clone(), self.authority, &self.metrics);

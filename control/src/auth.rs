@@ -8,6 +8,7 @@ pub mod jwks;
 mod keys;
 pub mod node;
 pub mod pods;
+pub mod token_review;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -71,6 +72,8 @@ pub enum AuthError {
     Issuer,
     #[error("the token is not one of a pod's service account: {0}")]
     Claims(String),
+    #[error("the API server does not accept the token; is it of another cluster, or of a pod that is gone?")]
+    NotAuthenticated,
     #[error("tokens cannot be checked now: {0}")]
     Unavailable(String),
     #[error(

@@ -17,7 +17,7 @@ pub mod waypoints;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,30 @@ pub struct Settings {
     pub waypoint_image: Arc<str>,
     /// How long a rendered waypoint outlives its last need, so that no connection is cut by a change of rules.
     pub waypoint_linger: Duration,
+    pub deployment: Deployment,
+}
+
+/// How waypoints are deployed; the default is for the lab.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// Where waypoints find the control plane.
+    pub xds_address: Arc<str>,
+    pub pull_policy: Arc<str>,
+    /// Names of Secrets for the registry, in the waypoints' namespaces.
+    pub pull_secrets: Vec<Arc<str>>,
+    /// Whether a waypoint's Gateway owns its objects: the cluster deletes them with it.
+    pub owned: bool,
+}
+
+impl Default for Deployment {
+    fn default() -> Self {
+        Self {
+            xds_address: "istiod.istio-system.svc:15012".into(),
+            pull_policy: "IfNotPresent".into(),
+            pull_secrets: Vec::new(),
+            owned: false,
+        }
+    }
 }
 
 /// What one compilation hands to the next.
@@ -59,6 +83,8 @@ pub struct Carry {
     pub leaving: BTreeMap<Place, Instant>,
     /// Rendered waypoints that nothing needs any more, and since when.
     pub lingering: BTreeMap<WaypointKey, Instant>,
+    /// Waypoints whose objects go with their Gateway, and which therefore cannot outlive it.
+    pub owned: BTreeSet<WaypointKey>,
     /// Waypoints that were rendered last time.
     pub rendered: Vec<WaypointKey>,
 }

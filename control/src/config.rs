@@ -12,21 +12,30 @@ use clap::Parser;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "aquifer-control", version)]
 pub struct Config {
-    /// Folder of manifests to read and watch.
-    #[arg(long, env = "AQUIFER_OBJECTS")]
-    pub objects: PathBuf,
+    /// Folder of manifests to read and watch instead of an API server; needs --sink, --state and --token-keys.
+    #[arg(long, env = "AQUIFER_OBJECTS", requires_all = ["sink", "state", "token_keys"])]
+    pub objects: Option<PathBuf>,
     /// Folder for what the control plane writes: objects to apply, statuses, the root certificate.
-    #[arg(long, env = "AQUIFER_SINK")]
-    pub sink: PathBuf,
+    #[arg(long, env = "AQUIFER_SINK", requires = "objects")]
+    pub sink: Option<PathBuf>,
     /// Folder of the authority's own key and root; survives a restart.
-    #[arg(long, env = "AQUIFER_STATE")]
-    pub state: PathBuf,
+    #[arg(long, env = "AQUIFER_STATE", requires = "objects")]
+    pub state: Option<PathBuf>,
+    /// Kubeconfig of the API server; without one the service account of the pod that this runs in is used.
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the control plane: where its Lease, its Secrets and the mesh's settings are.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    pub namespace: String,
+    /// Name of this replica; the host's name by default.
+    #[arg(long, env = "POD_NAME")]
+    pub name: Option<String>,
     /// Folder with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem to sign with instead of an own root.
-    #[arg(long, env = "AQUIFER_CACERTS")]
+    #[arg(long, env = "AQUIFER_CACERTS", requires = "objects")]
     pub cacerts: Option<PathBuf>,
-    /// Key set (JWKS) that service account tokens are checked with.
-    #[arg(long, env = "AQUIFER_TOKEN_KEYS")]
-    pub token_keys: PathBuf,
+    /// Key set (JWKS) that service account tokens are checked with; an API server is asked instead where there is one.
+    #[arg(long, env = "AQUIFER_TOKEN_KEYS", requires = "objects")]
+    pub token_keys: Option<PathBuf>,
     /// Issuer that tokens must name; any by default.
     #[arg(long, env = "AQUIFER_TOKEN_ISSUER")]
     pub token_issuer: Option<String>,
@@ -67,6 +76,12 @@ pub struct Config {
     /// Image of the waypoints that the control plane asks for.
     #[arg(long, env = "AQUIFER_WAYPOINT_IMAGE", default_value = "aquifer/waypoint")]
     pub waypoint_image: String,
+    /// When the nodes pull that image: Always, IfNotPresent or Never.
+    #[arg(long, env = "AQUIFER_WAYPOINT_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub waypoint_pull_policy: String,
+    /// Names of Secrets for the registry, in the waypoints' namespaces.
+    #[arg(long, env = "AQUIFER_WAYPOINT_PULL_SECRETS", value_delimiter = ',')]
+    pub waypoint_pull_secrets: Vec<String>,
     /// Seconds that an automatic waypoint outlives the last rule that needed it.
     #[arg(long, env = "AQUIFER_WAYPOINT_LINGER", default_value = "30", value_parser = seconds)]
     pub waypoint_linger: Duration,
@@ -108,5 +123,12 @@ mod tests {
         assert_eq!(config.dns_names[0], "istiod.istio-system.svc");
         assert_eq!(config.waypoint_linger, Duration::from_secs(30));
         assert!(Config::try_parse_from(args.iter().chain(&["--waypoint-linger", "x"])).is_err());
+    }
+
+    #[test]
+    fn a_folder_needs_all_of_its_flags_and_an_api_server_none() {
+        assert!(Config::try_parse_from(["x"]).unwrap().objects.is_none());
+        assert!(Config::try_parse_from(["x", "--objects", "o"]).is_err());
+        assert!(Config::try_parse_from(["x", "--sink", "s"]).is_err());
     }
 }

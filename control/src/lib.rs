@@ -15,6 +15,7 @@ pub mod compile;
 pub mod config;
 pub mod debug;
 pub mod envoy;
+pub mod kubernetes;
 pub mod mesh_config;
 pub mod metrics;
 pub mod model;

@@ -54,6 +54,7 @@ pub struct Pipeline {
 /// What a pipeline works with.
 pub struct Parts {
     pub settings: Arc<Settings>,
+    pub view: Arc<RwLock<View>>,
     pub snapshots: Arc<Snapshots>,
     pub registry: ProxyRegistry,
     pub sink: Box<dyn ObjectSink>,
@@ -64,13 +65,10 @@ impl Pipeline {
     /// Continues where the run that left `left` stopped.
     pub fn new(parts: Parts, left: Left) -> Self {
         let carry = carry_of(&left);
-        let view = View {
-            store: Store::default(),
-            statuses: Statuses::starting_with(left.statuses),
-        };
+        parts.view.write().statuses = Statuses::starting_with(left.statuses);
         Self {
             settings: parts.settings,
-            view: Arc::new(RwLock::new(view)),
+            view: parts.view,
             snapshots: parts.snapshots,
             registry: parts.registry,
             sink: parts.sink,
@@ -80,10 +78,6 @@ impl Pipeline {
             pending: Batch::default(),
             ready: watch::Sender::new(false),
         }
-    }
-
-    pub fn view(&self) -> Arc<RwLock<View>> {
-        self.view.clone()
     }
 
     /// True once the first model is published.
@@ -182,6 +176,7 @@ impl Pipeline {
             // Written first: a restart must not forget a binding that proxies already rely on.
             self.note(&compiled, moment.generation);
             self.write_statuses().await;
+            self.sink.settle().await;
         }
         let generation = self.snapshots.publish(&compiled, changed_at);
         self.note(&compiled, generation);
@@ -287,12 +282,16 @@ fn carry_of(left: &Left) -> Carry {
         let service = aquifer_core::names::NamespacedHostname::new(&key.namespace, &host);
         Some((service, bound_waypoint(status)?))
     });
-    let deployments = left.objects.keys().filter(|key| &*key.kind == "Deployment");
+    let deployments = || left.objects.iter().filter(|(key, _)| &*key.kind == "Deployment");
+    let waypoint = |key: &ObjectKey| WaypointKey::new(&key.namespace, &key.name);
+    let is_owned = |value: &serde_json::Value| value.pointer("/metadata/ownerReferences/0").is_some();
     Carry {
         bound: bound.collect(),
-        rendered: deployments
-            .map(|key| WaypointKey::new(&key.namespace, &key.name))
+        owned: deployments()
+            .filter(|(_, value)| is_owned(value))
+            .map(|(key, _)| waypoint(key))
             .collect(),
+        rendered: deployments().map(|(key, _)| waypoint(key)).collect(),
         ..Carry::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Where the control plane's own output goes: objects to apply, statuses, the root certificate.
 
 pub mod folder;
+pub mod kubernetes;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ pub enum SinkError {
     Write { path: String, source: std::io::Error },
     #[error("cannot read {path}")]
     Read { path: String, source: std::io::Error },
+    #[error("cannot read from the API server: {}", crate::kubernetes::explain(.0))]
+    Api(#[source] Box<kube::Error>),
 }
 
 /// Changes that are written together; a later entry for a key replaces an earlier one.
@@ -43,6 +46,9 @@ pub trait ObjectSink: Send {
     async fn load(&mut self) -> Result<Left, SinkError>;
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError>;
+
+    /// Waits, for a moment at most, until what others rely on has been written.
+    async fn settle(&mut self) {}
 
     /// The certificate that everybody's trust starts from, in PEM.
     async fn publish_root(&mut self, pem: &str) -> Result<(), SinkError>;

@@ -2,6 +2,7 @@
 
 pub mod document;
 pub mod folder;
+pub mod kubernetes;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;

@@ -76,6 +76,8 @@ pub struct Waypoint {
     pub key: WaypointKey,
     /// From a Gateway object; otherwise made because rules need it.
     pub explicit: bool,
+    /// UID of its Gateway object; empty without one.
+    pub owner: Arc<str>,
     /// Namespace and name of its ready pods; none while its Service is not there.
     pub pods: Vec<(Arc<str>, Arc<str>)>,
     pub serves: Serves,
@@ -157,6 +159,7 @@ pub struct Waypoints {
     /// Waypoint of a workload's own address, by namespace and pod name.
     pod_waypoints: BTreeMap<(Arc<str>, Arc<str>), WaypointKey>,
     lingering: BTreeMap<WaypointKey, Instant>,
+    owned: BTreeSet<WaypointKey>,
     pub again_at: Option<Instant>,
 }
 
@@ -175,8 +178,12 @@ impl Waypoints {
         let wanted = waypoints.wanted(inputs, discovery);
         let end = |since: Instant| since + settings.waypoint_linger;
         waypoints.linger(carry, moment.now, end);
+        if settings.deployment.owned {
+            let owned = waypoints.all.values().filter(|w| !w.owner.is_empty());
+            waypoints.owned = owned.map(|w| w.key.clone()).collect();
+        }
         waypoints.judge_readiness(discovery);
-        waypoints.bind(wanted, carry, inputs, moment);
+        waypoints.bind(wanted, carry, inputs, discovery, moment);
         waypoints.leave(carry, discovery, moment.now, end);
         waypoints.pod_waypoints = explicit::pods(inputs, &waypoints);
         waypoints
@@ -214,6 +221,7 @@ impl Waypoints {
         self.all.entry(key.clone()).or_insert_with(|| Waypoint {
             key: key.clone(),
             explicit: false,
+            owner: "".into(),
             pods: Vec::new(),
             serves: Serves::Services,
         });
@@ -224,7 +232,7 @@ impl Waypoints {
         for key in carry
             .rendered
             .iter()
-            .filter(|key| !self.all.contains_key(*key))
+            .filter(|key| !self.all.contains_key(*key) && !carry.owned.contains(*key))
             .cloned()
             .collect::<Vec<_>>()
         {
@@ -259,16 +267,23 @@ impl Waypoints {
         wanted: BTreeMap<NamespacedHostname, WaypointKey>,
         carry: &Carry,
         inputs: &Inputs,
+        discovery: &Discovery,
         moment: &Moment,
     ) {
         for (service, waypoint) in wanted {
+            // Another replica may have seen the waypoint serve it; then all hold to that.
+            let elsewhere = discovery
+                .services
+                .get(&service)
+                .and_then(|s| s.spec.bound.as_ref());
+            let bound = carry.bound.get(&service).or(elsewhere);
             let binding = match explicit::admits(inputs, &self.all, &waypoint, &service.namespace) {
                 Err(reason) => Binding::Refused { waypoint, reason },
                 Ok(()) => {
                     let place = (service.clone(), waypoint.clone());
                     let since = carry.offered.get(&place).copied().unwrap_or(moment.generation);
                     self.offered.insert(place, since);
-                    self.decide(waypoint, carry.bound.get(&service), since, moment)
+                    self.decide(waypoint, bound, since, moment)
                 }
             };
             self.bindings.insert(service, binding);
@@ -387,6 +402,7 @@ impl Waypoints {
             offered: self.offered.clone(),
             leaving: self.leaving.clone(),
             lingering: self.lingering.clone(),
+            owned: self.owned.clone(),
             rendered: self.to_render().into_iter().collect(),
         }
     }
@@ -399,7 +415,8 @@ impl Waypoints {
     pub fn render(&self, settings: &Settings) -> BTreeMap<ObjectKey, serde_json::Value> {
         let mut objects = BTreeMap::new();
         for key in self.to_render() {
-            objects.extend(render::waypoint(&key, settings));
+            let owner = self.all.get(&key).map(|w| &*w.owner);
+            objects.extend(render::waypoint(&key, owner.unwrap_or_default(), settings));
         }
         objects
     }

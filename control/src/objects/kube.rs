@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::read::{lenient, or_default};
 use super::{RawObject, Rejection};
+use crate::compile::report::bound_waypoint;
+use crate::compile::waypoints::WaypointKey;
 
 fn part<'a>(raw: &'a RawObject, field: &str) -> &'a Value {
     raw.value.get(field).unwrap_or(&Value::Null)
@@ -143,11 +145,18 @@ pub struct Service {
     pub internal_traffic_policy: Arc<str>,
     #[serde(deserialize_with = "or_default")]
     pub traffic_distribution: Arc<str>,
+    /// The waypoint that its status says it is behind: what this or another replica decided.
+    #[serde(skip)]
+    pub bound: Option<WaypointKey>,
 }
 
 impl Service {
     pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
-        lenient(part(raw, "spec"), "spec")
+        let service: Self = lenient(part(raw, "spec"), "spec")?;
+        Ok(Self {
+            bound: bound_waypoint(&raw.value),
+            ..service
+        })
     }
 
     /// Virtual addresses; none for a headless service.

@@ -90,6 +90,7 @@ impl Running {
         let snapshots = Arc::new(Snapshots::default());
         let parts = Parts {
             settings: settings(),
+            view: Arc::default(),
             snapshots: snapshots.clone(),
             registry: ProxyRegistry::default(),
             sink: Box::new(TestSink {

@@ -29,6 +29,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         root_namespace: "istio-system".into(),
         waypoint_image: "aquifer/waypoint".into(),
         waypoint_linger: Duration::from_secs(30),
+        deployment: crate::compile::Deployment::default(),
     })
 }
 

@@ -33,6 +33,7 @@ pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
             Waypoint {
                 key,
                 explicit: true,
+                owner: gateway.meta.uid.clone(),
                 pods: Vec::new(),
                 serves: serves(&gateway.meta.labels),
             },

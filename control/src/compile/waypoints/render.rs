@@ -1,20 +1,38 @@
 //! The Deployment, Service and ServiceAccount of a waypoint.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use crate::compile::Settings;
 use crate::compile::discovery::WAYPOINT_CLASS;
 use crate::compile::waypoints::{GATEWAY_NAME_LABEL, HBONE_PORT, MANAGED_BY, MANAGED_LABEL, WaypointKey};
-use crate::objects::ObjectKey;
+use crate::kubernetes::kinds::ROOT_CONFIG_MAP;
+use crate::kubernetes::{MADE_BY, MADE_BY_LABEL};
+use crate::objects::{GATEWAY_API, ObjectKey};
 
-pub(super) fn waypoint(key: &WaypointKey, settings: &Settings) -> Vec<(ObjectKey, Value)> {
+/// Nobody: the images' own user.
+const USER: u32 = 65532;
+
+pub(super) fn waypoint(key: &WaypointKey, owner: &str, settings: &Settings) -> Vec<(ObjectKey, Value)> {
     let objects = [service_account(key), service(key), deployment(key, settings)];
-    objects
-        .into_iter()
-        .map(|(group, kind, value)| (object_key(group, kind, key), value))
-        .collect()
+    let complete = |(group, kind, mut value): (&str, &str, Value)| {
+        value["metadata"]["labels"][MADE_BY_LABEL] = json!(MADE_BY);
+        if settings.deployment.owned && !owner.is_empty() {
+            value["metadata"]["ownerReferences"] = json!([owner_reference(key, owner)]);
+        }
+        (object_key(group, kind, key), value)
+    };
+    objects.into_iter().map(complete).collect()
+}
+
+/// The Gateway object: the cluster deletes what it owns with it.
+fn owner_reference(key: &WaypointKey, uid: &str) -> Value {
+    json!({
+        "apiVersion": format!("{GATEWAY_API}/v1"),
+        "kind": "Gateway",
+        "name": *key.name,
+        "uid": uid,
+        "controller": true,
+    })
 }
 
 fn object_key(group: &str, kind: &str, key: &WaypointKey) -> ObjectKey {
@@ -27,6 +45,7 @@ fn labels(key: &WaypointKey) -> Value {
         "gateway.networking.k8s.io/gateway-class-name": WAYPOINT_CLASS,
         MANAGED_LABEL: MANAGED_BY,
         "istio.io/dataplane-mode": "none",
+        "sidecar.istio.io/inject": "false",
         "service.istio.io/canonical-name": *key.name,
         "service.istio.io/canonical-revision": "latest",
     })
@@ -84,31 +103,23 @@ fn deployment(key: &WaypointKey, settings: &Settings) -> (&'static str, &'static
 }
 
 fn pod_spec(key: &WaypointKey, settings: &Settings) -> Value {
-    let image: Arc<str> = settings.waypoint_image.clone();
+    let secrets = &settings.deployment.pull_secrets;
+    let secrets: Vec<Value> = secrets.iter().map(|name| json!({ "name": **name })).collect();
     json!({
         "serviceAccountName": *key.name,
+        // It speaks to the control plane, never to the API server.
+        "automountServiceAccountToken": false,
+        "imagePullSecrets": secrets,
         "terminationGracePeriodSeconds": 30,
-        "containers": [{
-            "name": "istio-proxy",
-            "image": *image,
-            "args": ["--role", "waypoint"],
-            "env": env(key, settings),
-            "ports": [
-                { "name": "mesh", "containerPort": HBONE_PORT, "protocol": "TCP" },
-                { "name": "metrics", "containerPort": 15020, "protocol": "TCP" },
-                { "name": "status-port", "containerPort": 15021, "protocol": "TCP" },
-            ],
-            "readinessProbe": {
-                "httpGet": { "path": "/healthz/ready", "port": 15021 },
-                "periodSeconds": 1,
-                "timeoutSeconds": 1,
-                "failureThreshold": 4,
-            },
-            "volumeMounts": [
-                { "name": "istio-token", "mountPath": "/var/run/secrets/tokens" },
-                { "name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio" },
-            ],
-        }],
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "nodeSelector": { "kubernetes.io/os": "linux" },
+        "containers": [container(key, settings)],
         "volumes": [
             {
                 "name": "istio-token",
@@ -116,7 +127,38 @@ fn pod_spec(key: &WaypointKey, settings: &Settings) -> Value {
                     "audience": "istio-ca", "expirationSeconds": 43200, "path": "istio-token",
                 } }] },
             },
-            { "name": "istiod-ca-cert", "configMap": { "name": "istio-ca-root-cert" } },
+            { "name": "istiod-ca-cert", "configMap": { "name": ROOT_CONFIG_MAP } },
+        ],
+    })
+}
+
+fn container(key: &WaypointKey, settings: &Settings) -> Value {
+    json!({
+        "name": "istio-proxy",
+        "image": *settings.waypoint_image,
+        "imagePullPolicy": *settings.deployment.pull_policy,
+        "args": ["--role", "waypoint"],
+        "env": env(key, settings),
+        "ports": [
+            { "name": "mesh", "containerPort": HBONE_PORT, "protocol": "TCP" },
+            { "name": "metrics", "containerPort": 15020, "protocol": "TCP" },
+            { "name": "status-port", "containerPort": 15021, "protocol": "TCP" },
+        ],
+        "readinessProbe": {
+            "httpGet": { "path": "/healthz/ready", "port": 15021 },
+            "periodSeconds": 1,
+            "timeoutSeconds": 1,
+            "failureThreshold": 4,
+        },
+        "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+        },
+        "volumeMounts": [
+            { "name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true },
+            { "name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true },
         ],
     })
 }
@@ -131,6 +173,8 @@ fn env(key: &WaypointKey, settings: &Settings) -> Value {
         field("NODE_NAME", "spec.nodeName"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         { "name": "CLUSTER_ID", "value": *settings.cluster_id },
+        { "name": "NETWORK", "value": *settings.network },
+        { "name": "XDS_ADDRESS", "value": *settings.deployment.xds_address },
         { "name": "TRUST_DOMAIN", "value": settings.trust_domain.as_str() },
         { "name": "GATEWAY_NAME", "value": *key.name },
     ])

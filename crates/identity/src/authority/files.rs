@@ -122,6 +122,16 @@ impl CertificateAuthority {
         Ok(authority)
     }
 
+    /// The authority as texts, for keeping it somewhere else than in a folder.
+    pub fn files(&self) -> AuthorityFiles {
+        AuthorityFiles {
+            ca_cert: pem::encode_certificates([&self.certificate]),
+            ca_key: Zeroizing::new(self.issuer.key().serialize_pem()),
+            cert_chain: pem::encode_certificates(&self.intermediates),
+            root_cert: self.roots_pem(),
+        }
+    }
+
     /// Finds a wrong key, a wrong root or a certificate that may not sign at once, not at the first workload.
     fn prove(&self, now: SystemTime) -> Result<(), LoadError> {
         let unusable = |e: &dyn std::fmt::Display| LoadError::Unusable(e.to_string());
@@ -141,13 +151,11 @@ impl CertificateAuthority {
             path: directory.to_owned(),
             source,
         })?;
-        let certificate = pem::encode_certificates([&self.certificate]);
-        let key = Zeroizing::new(self.issuer.key().serialize_pem());
-        let chain = pem::encode_certificates(&self.intermediates);
-        write(directory, CA_KEY, &key, 0o600)?;
-        write(directory, CERT_CHAIN, &chain, 0o644)?;
-        write(directory, ROOT_CERT, &self.roots_pem(), 0o644)?;
-        write(directory, CA_CERT, &certificate, 0o644)
+        let files = self.files();
+        write(directory, CA_KEY, &files.ca_key, 0o600)?;
+        write(directory, CERT_CHAIN, &files.cert_chain, 0o644)?;
+        write(directory, ROOT_CERT, &files.root_cert, 0o644)?;
+        write(directory, CA_CERT, &files.ca_cert, 0o644)
     }
 }
 

@@ -1,0 +1,35 @@
+//! What the control plane stands on: an API server, or folders.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use aquifer_identity::CertificateAuthority;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::TokenVerifier;
+use crate::config::Config;
+use crate::sink::{Left, ObjectSink};
+use crate::source::ObjectSource;
+
+/// A task that runs beside the pipeline until cancelled.
+pub(super) type Duty = Box<dyn FnOnce(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+pub(super) struct Backend {
+    pub(super) authority: Arc<CertificateAuthority>,
+    pub(super) verifier: Arc<dyn TokenVerifier>,
+    pub(super) source: Box<dyn ObjectSource>,
+    pub(super) sink: Box<dyn ObjectSink>,
+    /// What an earlier run left in the sink.
+    pub(super) left: Left,
+    pub(super) duties: Vec<Duty>,
+}
+
+impl Backend {
+    /// Returns when the authority is there and what an earlier run left is known.
+    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+        match &config.objects {
+            Some(objects) => super::folder::open(config, objects).await,
+            None => super::kubernetes::open(config).await,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The kinds that the control plane reads and writes: their groups, versions and plural names.
+
+use kube::core::{ApiResource, GroupVersionKind};
+
+use crate::compile::waypoints::MANAGED_LABEL;
+use crate::objects::{GATEWAY_API, NETWORKING, ObjectKey, SECURITY};
+
+const DISCOVERY: &str = "discovery.k8s.io";
+const TELEMETRY: &str = "telemetry.istio.io";
+const EXTENSIONS: &str = "extensions.istio.io";
+/// Name of the ConfigMap of the root certificate, in every namespace.
+pub const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+
+/// A kind as the API server serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub group: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    /// The best first; the first one that is served is read.
+    pub versions: &'static [&'static str],
+}
+
+impl Kind {
+    pub fn resource(&self, version: &str) -> ApiResource {
+        let gvk = GroupVersionKind::gvk(self.group, version, self.kind);
+        ApiResource::from_gvk_with_plural(&gvk, self.plural)
+    }
+
+    /// `PLURAL.GROUP`, as in the name of a definition.
+    pub fn name(&self) -> String {
+        match self.group {
+            "" => self.plural.to_owned(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+}
+
+/// Which objects of a kind are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    /// Those of this name, in all namespaces.
+    Named(&'static str),
+    /// The one of this name in the control plane's namespace.
+    OwnNamed(&'static str),
+    /// Those with this label.
+    Labelled(&'static str),
+}
+
+/// Who reads a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// The model cannot do without it: nothing is served before it has been read.
+    Essential,
+    Model,
+    /// Only the writer of objects, to see what is there.
+    Writer,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    pub kind: Kind,
+    pub which: Which,
+    pub reader: Reader,
+}
+
+const fn kind(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    versions: &'static [&'static str],
+) -> Kind {
+    Kind {
+        group,
+        kind,
+        plural,
+        versions,
+    }
+}
+
+const V1: &[&str] = &["v1"];
+const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const ISTIO_SECURITY: &[&str] = &["v1", "v1beta1"];
+
+pub const CONFIG_MAP: Kind = kind("", "ConfigMap", "configmaps", V1);
+pub const DEFINITIONS: Kind = kind(
+    "apiextensions.k8s.io",
+    "CustomResourceDefinition",
+    "customresourcedefinitions",
+    V1,
+);
+
+/// Kinds that are read whole.
+const WHOLE: [Kind; 15] = [
+    kind(NETWORKING, "VirtualService", "virtualservices", ISTIO),
+    kind(NETWORKING, "DestinationRule", "destinationrules", ISTIO),
+    kind(NETWORKING, "Gateway", "gateways", ISTIO),
+    kind(NETWORKING, "ServiceEntry", "serviceentries", ISTIO),
+    kind(NETWORKING, "WorkloadEntry", "workloadentries", ISTIO),
+    kind(NETWORKING, "WorkloadGroup", "workloadgroups", ISTIO),
+    kind(NETWORKING, "Sidecar", "sidecars", ISTIO),
+    kind(NETWORKING, "ProxyConfig", "proxyconfigs", &["v1beta1"]),
+    kind(NETWORKING, "EnvoyFilter", "envoyfilters", &["v1alpha3"]),
+    kind(
+        SECURITY,
+        "AuthorizationPolicy",
+        "authorizationpolicies",
+        ISTIO_SECURITY,
+    ),
+    kind(
+        SECURITY,
+        "PeerAuthentication",
+        "peerauthentications",
+        ISTIO_SECURITY,
+    ),
+    kind(
+        SECURITY,
+        "RequestAuthentication",
+        "requestauthentications",
+        ISTIO_SECURITY,
+    ),
+    kind(TELEMETRY, "Telemetry", "telemetries", &["v1", "v1alpha1"]),
+    kind(EXTENSIONS, "WasmPlugin", "wasmplugins", &["v1alpha1"]),
+    kind(GATEWAY_API, "Gateway", "gateways", &["v1", "v1beta1"]),
+];
+
+const NAMESPACES: Kind = kind("", "Namespace", "namespaces", V1);
+const PODS: Kind = kind("", "Pod", "pods", V1);
+const SERVICES: Kind = kind("", "Service", "services", V1);
+const ENDPOINT_SLICES: Kind = kind(DISCOVERY, "EndpointSlice", "endpointslices", V1);
+const SERVICE_ACCOUNTS: Kind = kind("", "ServiceAccount", "serviceaccounts", V1);
+const DEPLOYMENTS: Kind = kind("apps", "Deployment", "deployments", V1);
+
+/// Slices that Kubernetes makes from a selector say what the Pod objects say; only the others are read. In a large
+/// cluster that is most of all changes.
+const BY_HAND: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+
+/// Everything that is watched.
+pub fn watches() -> Vec<Watch> {
+    let essential = [NAMESPACES, PODS, SERVICES].map(|kind| Watch {
+        kind,
+        which: Which::All,
+        reader: Reader::Essential,
+    });
+    let slices = Watch {
+        kind: ENDPOINT_SLICES,
+        which: Which::Labelled(BY_HAND),
+        reader: Reader::Essential,
+    };
+    let whole = WHOLE.map(|kind| Watch {
+        kind,
+        which: Which::All,
+        reader: Reader::Model,
+    });
+    let settings = Watch {
+        kind: CONFIG_MAP,
+        which: Which::OwnNamed(crate::mesh_config::CONFIG_MAP),
+        reader: Reader::Model,
+    };
+    let roots = Watch {
+        kind: CONFIG_MAP,
+        which: Which::Named(ROOT_CONFIG_MAP),
+        reader: Reader::Writer,
+    };
+    let made = [SERVICE_ACCOUNTS, DEPLOYMENTS].map(|kind| Watch {
+        kind,
+        which: Which::Labelled(MANAGED_LABEL),
+        reader: Reader::Writer,
+    });
+    essential
+        .into_iter()
+        .chain(whole)
+        .chain([slices, settings, roots])
+        .chain(made)
+        .collect()
+}
+
+/// The kind of an object that is written, by its key.
+pub fn of(key: &ObjectKey) -> Option<Kind> {
+    [
+        NAMESPACES,
+        PODS,
+        SERVICES,
+        SERVICE_ACCOUNTS,
+        DEPLOYMENTS,
+        CONFIG_MAP,
+    ]
+    .into_iter()
+    .chain(WHOLE)
+    .find(|kind| *kind.group == *key.group && *kind.kind == *key.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_watched_once_per_choice() {
+        let mut names: Vec<String> = watches()
+            .iter()
+            .map(|w| format!("{} {:?}", w.kind.name(), w.which))
+            .collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn kinds_of_one_name_are_told_apart_by_group() {
+        let key = |group| ObjectKey::new(group, "Gateway", "a", "b");
+        assert_eq!(of(&key(NETWORKING)).unwrap().group, NETWORKING);
+        assert_eq!(of(&key(GATEWAY_API)).unwrap().group, GATEWAY_API);
+        assert_eq!(of(&key("example.com")), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! The objects of an API server, watched.
+//!
+//! Each kind is listed and watched on its own, so that one that cannot be read (no such definition, no permission) stops
+//! none of the others: it is named in the log and in `/debug/objects`, and tried again. What is there at the start has
+//! been delivered when every kind has been listed or turned out not to be readable; the kinds that the model cannot do
+//! without are waited for however long it takes.
+
+mod follow;
+mod trim;
+mod watched;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::kubernetes::kinds::{self, DEFINITIONS};
+use crate::sink::kubernetes::Desk;
+use crate::source::{ObjectSource, SourceError};
+use crate::store::SourceEvent;
+use follow::Follower;
+
+/// Where objects stand, in reports.
+pub const ORIGIN: &str = "kubernetes";
+/// A definition that was just made is served a little later.
+const AFTER_DEFINITION: Duration = Duration::from_millis(500);
+
+pub struct KubernetesSource {
+    client: Client,
+    /// The namespace of the control plane itself.
+    namespace: Arc<str>,
+    desk: Arc<Desk>,
+}
+
+impl KubernetesSource {
+    pub fn new(client: Client, namespace: &str, desk: Arc<Desk>) -> Self {
+        Self {
+            client,
+            namespace: namespace.into(),
+            desk,
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectSource for KubernetesSource {
+    async fn run(
+        self: Box<Self>,
+        events: mpsc::Sender<SourceEvent>,
+        cancel: CancellationToken,
+    ) -> Result<(), SourceError> {
+        let (definitions, _) = watch::channel(0_u64);
+        let mut tasks = JoinSet::new();
+        let mut started = Vec::new();
+        for watch in kinds::watches() {
+            let (first, begun) = watch::channel(false);
+            started.push((watch.kind.name(), begun));
+            let follower = Follower::new(
+                watch,
+                self.client.clone(),
+                self.namespace.clone(),
+                self.desk.clone(),
+                events.clone(),
+                first,
+            );
+            tasks.spawn(follower.run(definitions.subscribe()));
+        }
+        tasks.spawn(follow::definitions(
+            self.client.clone(),
+            definitions,
+            AFTER_DEFINITION,
+        ));
+        let first = async {
+            for (kind, mut begun) in started {
+                let waited = begun.wait_for(|begun| *begun).await.is_ok();
+                tracing::debug!(kind, waited, "first look at a kind is over");
+            }
+            self.desk.complete();
+            let _ = events.send(SourceEvent::Synced).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            // Ended by a closed channel: nobody listens any more.
+            _ = tasks.join_next() => if events.is_closed() { Ok(()) } else { Err(SourceError::Stopped { path: ORIGIN.to_owned() }) },
+            () = first => Ok(()),
+        }
+    }
+}
+
+/// The API resource of definitions, whose changes make it worth looking for a kind again.
+fn definition_resource() -> kube::core::ApiResource {
+    DEFINITIONS.resource("v1")
+}

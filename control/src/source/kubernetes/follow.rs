@@ -1,0 +1,304 @@
+//! One kind, listed and watched for ever.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::core::{ApiResource, PartialObjectMeta};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+
+use super::trim::trim;
+use super::watched::Watched;
+use super::{ORIGIN, definition_resource};
+use crate::kubernetes::backoff::Backoff;
+use crate::kubernetes::kinds::{Reader, Watch, Which};
+use crate::kubernetes::{code, explain};
+use crate::objects::{ObjectKey, RawObject};
+use crate::sink::kubernetes::Desk;
+use crate::store::SourceEvent;
+
+/// Objects per answer of a list: what is in memory at once before it is trimmed.
+const PAGE: u32 = 500;
+/// Seconds after which a watch is begun anew, so that a connection that died in silence is noticed.
+const WATCH_SECONDS: u32 = 240;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// For kinds that are not there or not allowed: nothing but a person changes that.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(60);
+
+/// What stopped a watch.
+enum Stop {
+    /// Nobody listens any more.
+    Closed,
+    /// The API server does not serve this version of the kind.
+    NotServed,
+}
+
+pub(super) struct Follower {
+    watch: Watch,
+    client: Client,
+    namespace: Arc<str>,
+    desk: Arc<Desk>,
+    events: mpsc::Sender<SourceEvent>,
+    /// Set once the first list is through, or will not be for now.
+    first: watch::Sender<bool>,
+    /// The objects that were delivered, by namespace and name.
+    known: HashSet<ObjectKey>,
+    /// Those that the list under way has named so far.
+    listed: HashSet<ObjectKey>,
+    backoff: Backoff,
+    absence: Backoff,
+    problem: Option<String>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        watch: Watch,
+        client: Client,
+        namespace: Arc<str>,
+        desk: Arc<Desk>,
+        events: mpsc::Sender<SourceEvent>,
+        first: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            watch,
+            client,
+            namespace,
+            desk,
+            events,
+            first,
+            known: HashSet::new(),
+            listed: HashSet::new(),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            absence: Backoff::new(Duration::from_secs(2), LONGEST_ABSENCE),
+            problem: None,
+        }
+    }
+
+    /// Ends only when nobody takes the events any more.
+    pub(super) async fn run(mut self, mut definitions: watch::Receiver<u64>) {
+        loop {
+            for version in self.watch.kind.versions {
+                match self.follow(version).await {
+                    Stop::Closed => return,
+                    Stop::NotServed => {}
+                }
+            }
+            let problem = format!("the API server has no kind {}", self.watch.kind.name());
+            if self.unreadable(problem).await.is_err() {
+                return;
+            }
+            let pause = self.absence.pause();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = definitions.changed() => if changed.is_err() { tokio::time::sleep(pause).await },
+            }
+        }
+    }
+
+    fn api(&self, resource: &ApiResource) -> (Api<Watched>, watcher::Config) {
+        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+        let all = || Api::all_with(self.client.clone(), resource);
+        match self.watch.which {
+            Which::All => (all(), config),
+            Which::Named(name) => (all(), config.fields(&format!("metadata.name={name}"))),
+            Which::Labelled(label) => (all(), config.labels(label)),
+            Which::OwnNamed(name) => {
+                let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
+                (own, config.fields(&format!("metadata.name={name}")))
+            }
+        }
+    }
+
+    async fn follow(&mut self, version: &str) -> Stop {
+        let resource = self.watch.kind.resource(version);
+        let (api, config) = self.api(&resource);
+        let mut events = pin!(watcher(api, config));
+        while let Some(event) = events.next().await {
+            let taken = match event {
+                Ok(event) => self.take(event, &resource).await,
+                Err(error) if not_served(&error) => return Stop::NotServed,
+                Err(error) => self.failed(&error).await,
+            };
+            if taken.is_err() {
+                return Stop::Closed;
+            }
+        }
+        Stop::Closed
+    }
+
+    async fn take(&mut self, event: Event<Watched>, resource: &ApiResource) -> Result<(), Closed> {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => {
+                self.listed.insert(self.key(&object));
+                self.apply(object, resource).await?;
+            }
+            Event::InitDone => return self.list_done().await,
+            Event::Apply(object) => self.apply(object, resource).await?,
+            Event::Delete(object) => {
+                let key = self.key(&object);
+                self.delete(key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the new list does not name was deleted while nobody watched.
+    async fn list_done(&mut self) -> Result<(), Closed> {
+        let listed = std::mem::take(&mut self.listed);
+        let gone: Vec<ObjectKey> = self.known.difference(&listed).cloned().collect();
+        for key in gone {
+            self.delete(key).await?;
+        }
+        self.backoff.reset();
+        self.absence.reset();
+        self.first.send_replace(true);
+        if self.problem.take().is_some() {
+            tracing::info!(kind = self.watch.kind.name(), "kind can be read now");
+            self.report(Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    fn key(&self, object: &Watched) -> ObjectKey {
+        let kind = &self.watch.kind;
+        ObjectKey::new(kind.group, kind.kind, object.namespace(), object.name())
+    }
+
+    async fn apply(&mut self, object: Watched, resource: &ApiResource) -> Result<(), Closed> {
+        let key = self.key(&object);
+        let mut value = object.value;
+        value["apiVersion"] = resource.api_version.as_str().into();
+        value["kind"] = resource.kind.as_str().into();
+        self.known.insert(key.clone());
+        self.desk.saw(&key, Some(&value));
+        if self.watch.reader == Reader::Writer {
+            return Ok(());
+        }
+        trim(&key.group, &key.kind, &mut value);
+        let object = RawObject {
+            api_version: resource.api_version.as_str().into(),
+            key,
+            value,
+        };
+        self.send(SourceEvent::Applied {
+            origin: ORIGIN.into(),
+            object: Arc::new(object),
+        })
+        .await
+    }
+
+    async fn delete(&mut self, key: ObjectKey) -> Result<(), Closed> {
+        self.known.remove(&key);
+        self.desk.saw(&key, None);
+        if self.watch.reader == Reader::Writer {
+            return Ok(());
+        }
+        self.send(SourceEvent::Deleted {
+            origin: ORIGIN.into(),
+            key,
+        })
+        .await
+    }
+
+    async fn send(&self, event: SourceEvent) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// A list or watch failed; the watcher goes on where it was after the pause.
+    async fn failed(&mut self, error: &watcher::Error) -> Result<(), Closed> {
+        if is_expired(error) {
+            tracing::debug!(kind = self.watch.kind.name(), "watch is too old; listing again");
+            return Ok(());
+        }
+        if matches!(status_code(error), Some(403)) {
+            self.unreadable(reason(error)).await?;
+            let pause = self.absence.pause();
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
+        // One that breaks off once is daily life: connections end, API servers restart.
+        let pause = self.backoff.pause();
+        if pause > Duration::from_secs(1) {
+            self.note(reason(error)).await?;
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    async fn unreadable(&mut self, problem: String) -> Result<(), Closed> {
+        if self.watch.reader != Reader::Essential {
+            self.first.send_replace(true);
+        }
+        self.note(problem).await
+    }
+
+    async fn note(&mut self, problem: String) -> Result<(), Closed> {
+        if self.problem.as_ref() == Some(&problem) {
+            return Ok(());
+        }
+        self.problem = Some(problem.clone());
+        self.report(vec![problem]).await
+    }
+
+    async fn report(&self, problems: Vec<String>) -> Result<(), Closed> {
+        let origin = self.watch.kind.name().into();
+        self.send(SourceEvent::Unreadable { origin, problems }).await
+    }
+}
+
+/// Nobody takes the events any more.
+struct Closed;
+
+fn status_code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(e)
+        | watcher::Error::WatchStartFailed(e)
+        | watcher::Error::WatchFailed(e) => code(e),
+        watcher::Error::WatchError(status) => Some(status.code),
+        watcher::Error::NoResourceVersion => None,
+    }
+}
+
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(status_code(error), Some(410))
+}
+
+/// 404 for a list is a kind that is not there; 405 one that cannot be listed.
+fn not_served(error: &watcher::Error) -> bool {
+    matches!(status_code(error), Some(404 | 405))
+}
+
+fn reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(e) => format!("cannot be listed: {}", explain(e)),
+        watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            format!("cannot be watched: {}", explain(e))
+        }
+        other => format!("cannot be watched: {other}"),
+    }
+}
+
+/// Counts up when a definition came or changed: a kind that was missing may be there now.
+pub(super) async fn definitions(client: Client, changes: watch::Sender<u64>, served_after: Duration) {
+    let api: Api<PartialObjectMeta<Watched>> = Api::all_with(client, &definition_resource());
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_ABSENCE);
+    let mut events = pin!(watcher(api, watcher::Config::default()));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(_)) => {
+                backoff.reset();
+                tokio::time::sleep(served_after).await;
+                changes.send_modify(|count| *count += 1);
+            }
+            Ok(_) => {}
+            // Without it a kind that comes is found by its own back-off.
+            Err(_) => tokio::time::sleep(backoff.pause()).await,
+        }
+    }
+}
