@@ -16,10 +16,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub mod cli;
+pub mod helm;
 pub mod image;
 pub mod kubectl;
 pub mod layout;
+pub mod mesh;
 pub mod parts;
+pub mod programs;
 pub mod status;
 
 mod addons;

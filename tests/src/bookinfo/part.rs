@@ -50,19 +50,28 @@ impl FromStr for Part {
     }
 }
 
+/// The parts that the sample's manifests run.
+pub const NAMES: [&str; 8] = [
+    "productpage-v1",
+    "details-v1",
+    "reviews-v1",
+    "reviews-v2",
+    "reviews-v3",
+    "ratings-v1",
+    "ratings-v2",
+    "mongodb",
+];
+/// Of the sample whose manifests are in `deploy/samples`.
+const TAG: &str = "1.20.3";
+
+/// The image of a part, as the sample's manifests name it.
+pub fn image_name(part: &str) -> String {
+    format!("docker.io/istio/{IMAGE_PREFIX}{part}:{TAG}")
+}
+
 /// Lab mappings `GLOB=COMMAND` from the sample's images to `program`, this crate's `bookinfo`.
 pub fn image_mappings(program: &std::path::Path) -> Vec<String> {
-    let parts = [
-        "productpage-v1",
-        "details-v1",
-        "reviews-v1",
-        "reviews-v2",
-        "reviews-v3",
-        "ratings-v1",
-        "ratings-v2",
-        "mongodb",
-    ];
-    parts
+    NAMES
         .iter()
         .map(|part| format!("*{IMAGE_PREFIX}{part}*='{}' {part}", program.display()))
         .collect()

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::cgroup::Cgroups;
 use super::layout::{ClusterName, Layout, Member};
+use super::mesh::Mesh;
 use super::{Cluster, ClusterOptions, OnFailure, member, parts, take_down};
 
 /// A Kubernetes cluster on this machine: real parts, nodes made of namespaces.
@@ -66,6 +67,14 @@ enum Action {
         verb: Power,
         member: Member,
     },
+    /// Put the mesh on the cluster, built from this checkout and installed by helm, or take it off again.
+    Mesh {
+        #[arg(value_enum)]
+        verb: MeshVerb,
+        /// A value of the chart, as in helm's --set; may be repeated.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
     /// Print what a member's service wrote.
     Logs { member: Member, service: String },
     /// Print what a member's service says of itself, in Prometheus's format.
@@ -118,6 +127,17 @@ enum Power {
     Start,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MeshVerb {
+    Install,
+    /// Load the images anew and upgrade the release.
+    Upgrade,
+    Uninstall,
+}
+
+/// How long helm and the workloads may take.
+const MESH_PATIENCE: Duration = Duration::from_secs(120);
+
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli.name, cli.command) {
@@ -154,6 +174,7 @@ fn run(name: &ClusterName, command: Action) -> Result<ExitCode> {
             service,
         } => control(name, verb, member, &service)?,
         Action::Member { verb, member } => power(&Cluster::attach(name)?, verb, member)?,
+        Action::Mesh { verb, set } => mesh(&Cluster::attach(name)?, verb, &set)?,
         Action::Logs { member, service } => logs(name, member, &service)?,
         Action::Metrics { member, service } => print(&Cluster::attach(name)?.metrics(member, &service)?)?,
         Action::Down => take_down(name)?,
@@ -228,6 +249,26 @@ fn power(cluster: &Cluster, verb: Power, member: Member) -> Result<()> {
     match verb {
         Power::Stop => cluster.stop_member(member)?,
         Power::Start => cluster.start_member(member)?,
+    }
+    Ok(())
+}
+
+fn mesh(cluster: &Cluster, verb: MeshVerb, set: &[String]) -> Result<()> {
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    let mesh = match verb {
+        MeshVerb::Uninstall => Mesh::of(cluster)?,
+        MeshVerb::Install | MeshVerb::Upgrade => {
+            let program = std::env::current_exe().context("cannot find this program's folder")?;
+            Mesh::prepare(cluster, program.parent().unwrap_or(Path::new(".")))?
+        }
+    };
+    match verb {
+        MeshVerb::Install => mesh.install(&set, MESH_PATIENCE)?,
+        MeshVerb::Upgrade => {
+            mesh.upgrade(&set)?;
+            mesh.wait_ready(MESH_PATIENCE)?;
+        }
+        MeshVerb::Uninstall => mesh.uninstall(MESH_PATIENCE)?,
     }
     Ok(())
 }

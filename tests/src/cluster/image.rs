@@ -1,6 +1,7 @@
-//! Images of one static program each, as archives that `ctr`, `docker load` and `skopeo` take.
+//! Images of one program each, as archives that `ctr`, `docker load` and `skopeo` take.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
@@ -26,39 +27,110 @@ const BLOCK: usize = 512;
 
 impl Image<'_> {
     /// Writes the archive. The same image gives the same bytes.
-    pub fn write(&self, mut out: impl Write) -> io::Result<()> {
-        let mut layer = Vec::new();
-        entry(&mut layer, self.path, 0o755, self.program)?;
-        end(&mut layer)?;
-        let config = self.config(&layer).to_string();
-        let name = hex(config.as_bytes());
-        let manifest = json!([{
-            "Config": format!("{name}.json"),
-            "RepoTags": [self.name],
-            "Layers": ["layer.tar"],
-        }]);
-        entry(&mut out, "manifest.json", 0o644, manifest.to_string().as_bytes())?;
-        entry(&mut out, &format!("{name}.json"), 0o644, config.as_bytes())?;
-        entry(&mut out, "layer.tar", 0o644, &layer)?;
-        end(&mut out)
+    pub fn write(&self, out: impl Write) -> io::Result<()> {
+        let mut archive = Archive::default();
+        let layer = archive.add_layer(Layer::of_program(self.path, self.program)?)?;
+        let variant = Variant {
+            name: self.name.to_owned(),
+            entrypoint: vec![format!("/{}", self.path)],
+            arguments: self
+                .arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
+            user: "0:0",
+        };
+        archive.add_image(&variant, &[layer]);
+        archive.write(out)
+    }
+}
+
+/// Files that images share: what is in one archive twice is in it once.
+#[derive(Debug, Default)]
+pub struct Layer(Vec<u8>);
+
+impl Layer {
+    pub fn of_program(path: &str, program: &[u8]) -> io::Result<Self> {
+        let mut layer = Self::default();
+        layer.add(Path::new(path), program)?;
+        Ok(layer)
     }
 
-    fn config(&self, layer: &[u8]) -> serde_json::Value {
-        let architecture = match std::env::consts::ARCH {
-            "aarch64" => "arm64",
-            _ => "amd64",
-        };
-        json!({
-            "architecture": architecture,
-            "os": "linux",
-            "config": {
-                "Entrypoint": [format!("/{}", self.path)],
-                "Cmd": self.arguments,
-                "WorkingDir": "/",
-            },
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))]},
-        })
+    /// Adds an executable file at this path of the image.
+    pub fn add(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let path = path.to_string_lossy();
+        entry(&mut self.0, path.trim_start_matches('/'), 0o755, content)
     }
+}
+
+/// What makes an image of layers.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    pub name: String,
+    pub entrypoint: Vec<String>,
+    pub arguments: Vec<String>,
+    /// User and group, as numbers.
+    pub user: &'static str,
+}
+
+/// Several images in one file.
+#[derive(Debug, Default)]
+pub struct Archive {
+    layers: Vec<(String, Vec<u8>)>,
+    manifest: Vec<serde_json::Value>,
+    configurations: Vec<(String, String)>,
+}
+
+impl Archive {
+    /// Takes a layer and answers the number by which images name it.
+    pub fn add_layer(&mut self, layer: Layer) -> io::Result<usize> {
+        let Layer(mut content) = layer;
+        end(&mut content)?;
+        self.layers.push((hex(&content), content));
+        Ok(self.layers.len() - 1)
+    }
+
+    pub fn add_image(&mut self, image: &Variant, layers: &[usize]) {
+        let digests: Vec<&String> = layers.iter().map(|&layer| &self.layers[layer].0).collect();
+        let configuration = configuration(image, &digests).to_string();
+        let name = format!("{}.json", hex(configuration.as_bytes()));
+        let files: Vec<String> = digests.iter().map(|digest| format!("{digest}.tar")).collect();
+        self.manifest
+            .push(json!({"Config": name, "RepoTags": [image.name], "Layers": files}));
+        self.configurations.push((name, configuration));
+    }
+
+    pub fn write(&self, mut out: impl Write) -> io::Result<()> {
+        let manifest = serde_json::Value::from(self.manifest.clone()).to_string();
+        entry(&mut out, "manifest.json", 0o644, manifest.as_bytes())?;
+        for (name, configuration) in &self.configurations {
+            entry(&mut out, name, 0o644, configuration.as_bytes())?;
+        }
+        for (digest, content) in &self.layers {
+            entry(&mut out, &format!("{digest}.tar"), 0o644, content)?;
+        }
+        end(&mut out)?;
+        out.flush()
+    }
+}
+
+fn configuration(image: &Variant, digests: &[&String]) -> serde_json::Value {
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    };
+    let layers: Vec<String> = digests.iter().map(|digest| format!("sha256:{digest}")).collect();
+    json!({
+        "architecture": architecture,
+        "os": "linux",
+        "config": {
+            "Entrypoint": image.entrypoint,
+            "Cmd": image.arguments,
+            "User": image.user,
+            "WorkingDir": "/",
+        },
+        "rootfs": {"type": "layers", "diff_ids": layers},
+    })
 }
 
 /// A regular file in ustar format, of nobody in particular and no time.
