@@ -100,6 +100,8 @@ pub(crate) struct Shared {
     mesh: ArcSwap<MeshSnapshot>,
     /// Tells the keeper of sockets that the listeners changed.
     listeners_changed: watch::Sender<u64>,
+    /// Tells connections that are judged again that the mesh changed.
+    mesh_changed: watch::Sender<()>,
 }
 
 impl Shared {
@@ -108,6 +110,7 @@ impl Shared {
             proxy: ArcSwap::default(),
             mesh: ArcSwap::default(),
             listeners_changed: watch::Sender::new(0),
+            mesh_changed: watch::Sender::new(()),
         })
     }
 
@@ -121,5 +124,9 @@ impl Shared {
 
     pub(crate) fn listeners_changed(&self) -> watch::Receiver<u64> {
         self.listeners_changed.subscribe()
+    }
+
+    pub(crate) fn mesh_changed(&self) -> watch::Receiver<()> {
+        self.mesh_changed.subscribe()
     }
 }

@@ -69,11 +69,17 @@ pub(crate) async fn tunnelled(
     });
     let mut report = Report::new(proxy, &client, &service, started);
     match connect(proxy, &destination.cluster, &client, &mut report).await {
-        Ok(upstream) => {
+        Ok((upstream, endpoint)) => {
             let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
                 return;
             };
-            copy(stream, upstream, listener.idle_timeout, &mut report).await;
+            let mut denied = std::pin::pin!(policy::denied(&proxy.shared, &client, &endpoint));
+            let copied = copy(stream, upstream, listener.idle_timeout, &mut report);
+            let error = tokio::select! {
+                error = copied => error,
+                denied = &mut denied => Some(denied.to_string()),
+            };
+            report.closed(error);
         }
         Err(error) => {
             report.failed(&error);
@@ -87,7 +93,7 @@ async fn connect(
     cluster: &str,
     client: &ClientInfo,
     report: &mut Report<'_>,
-) -> Result<UpstreamIo, TcpError> {
+) -> Result<(UpstreamIo, Endpoint), TcpError> {
     let state = proxy.shared.proxy();
     let cluster: &Arc<ClusterState> = state
         .clusters
@@ -106,7 +112,7 @@ async fn connect(
             .connect(&state.key, timeout, Some(client.address))
             .await
         {
-            Ok(upstream) => return Ok(upstream),
+            Ok(upstream) => return Ok((upstream, endpoint.clone())),
             // Nothing was sent yet: another endpoint may serve the connection.
             Err(error) if tried.len() + 1 < MAX_ATTEMPTS && !tried.contains(&endpoint.address) => {
                 tracing::debug!(%error, endpoint = %endpoint.address, "trying another endpoint");
@@ -117,7 +123,13 @@ async fn connect(
     }
 }
 
-async fn copy(client: TunnelStream, upstream: UpstreamIo, idle: Option<Duration>, report: &mut Report<'_>) {
+/// Copies until both sides have ended, and tells what went wrong.
+async fn copy(
+    client: TunnelStream,
+    upstream: UpstreamIo,
+    idle: Option<Duration>,
+    report: &mut Report<'_>,
+) -> Option<String> {
     let counters = ByteCounters::default();
     report.opened();
     let mut copying = std::pin::pin!(copy_bidirectional(client, upstream, &counters));
@@ -133,7 +145,7 @@ async fn copy(client: TunnelStream, upstream: UpstreamIo, idle: Option<Duration>
         }
     };
     report.counted(&counters);
-    report.closed(result.err());
+    result.err()
 }
 
 /// What is told of one connection, while it lives and at its end.

@@ -72,7 +72,11 @@ pub(crate) struct Mesh {
     pub(crate) drain: CancellationToken,
     pub(crate) connections: TaskTracker,
     stop: CancellationToken,
+    /// How tunnels to pods have ended, as their agents saw it.
+    ended: Ended,
 }
+
+type Ended = Arc<Mutex<Vec<Result<(), String>>>>;
 
 impl Drop for Mesh {
     fn drop(&mut self) {
@@ -112,7 +116,19 @@ impl Mesh {
             drain: CancellationToken::new(),
             connections: TaskTracker::new(),
             stop,
+            ended: Ended::default(),
         }
+    }
+
+    /// How the tunnels to pods have ended, once one has.
+    pub(crate) async fn tunnel_ends(&self) -> Vec<Result<(), String>> {
+        let ended = async {
+            while self.ended.lock().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ended).await.unwrap();
+        self.ended.lock().clone()
     }
 
     /// Starts the waypoint's port and answers its address.
@@ -154,9 +170,10 @@ impl Mesh {
         let certificate = self.certificates.certificate(&id(service_account)).await.unwrap();
         let config = tunnel_server_config(&certificate, &TrustDomain::default());
         let stop = self.stop.clone();
+        let agent = Arc::new(Agent(self.ended.clone()));
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
             while let Ok((tcp, _)) = socket.accept().await {
-                let serving = aquifer_hbone::serve(tcp, config.clone(), Arc::new(Agent), stop.clone());
+                let serving = aquifer_hbone::serve(tcp, config.clone(), agent.clone(), stop.clone());
                 tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
             }
         }));
@@ -181,7 +198,7 @@ pub(crate) fn endpoint(address: SocketAddr, service_account: &str) -> Endpoint {
 }
 
 /// What a node agent does for a pod: dials the application, then copies.
-struct Agent;
+struct Agent(Ended);
 
 impl TunnelHandler for Agent {
     async fn handle(&self, tunnel: IncomingTunnel) {
@@ -191,7 +208,8 @@ impl TunnelHandler for Agent {
                 let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
                     return;
                 };
-                let _ = copy_bidirectional(stream, app, &ByteCounters::default()).await;
+                let copied = copy_bidirectional(stream, app, &ByteCounters::default()).await;
+                self.0.lock().push(copied.map(drop).map_err(|e| e.to_string()));
             }
             Err(e) => tunnel.reject(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod dial;
+mod ending;
 pub(crate) mod endpoint;
 mod io;
 

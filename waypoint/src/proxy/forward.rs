@@ -11,7 +11,6 @@ use aquifer_core::http::retry::{Attempt, RetryPolicy};
 use aquifer_core::http::rewrite::HostRewrite;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::sleep;
 
 use super::attempt::{Answer, Template};
@@ -21,6 +20,7 @@ use super::headers::{ORIGINAL_PATH, UPSTREAM_TIME, X_FORWARDED_HOST, ask_for_web
 use super::record::{Record, UpstreamFacts};
 use super::request::Downstream;
 use super::response::{ResponseBody, Streaming};
+use super::upgrade::Offer;
 use super::upload::Upload;
 use super::{local, upgrade};
 use crate::policy;
@@ -46,7 +46,7 @@ impl Forwarding<'_> {
     pub(crate) async fn run(
         self,
         head: Head,
-        websocket: Option<OnUpgrade>,
+        websocket: Option<Offer>,
         cors: &CorsDecision,
         mut record: Record,
     ) -> Response<ResponseBody> {
@@ -213,7 +213,7 @@ impl Forwarding<'_> {
     fn respond(
         &self,
         answer: Answer,
-        websocket: Option<OnUpgrade>,
+        websocket: Option<Offer>,
         cors: &CorsDecision,
         progress: &Progress,
         mut record: Record,

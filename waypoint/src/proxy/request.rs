@@ -15,6 +15,7 @@ use super::head::Head;
 use super::headers::{prepare, trusted_client, wants_websocket};
 use super::record::{Record, RequestFacts};
 use super::response::ResponseBody;
+use super::upgrade::Offer;
 use super::upload::{Keep, Upload};
 use super::{ConnectionInfo, Proxy, local};
 
@@ -29,8 +30,9 @@ impl Downstream {
     pub(crate) async fn handle(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let mut record = Record::new(self.proxy.clone(), self.connection.clone());
         let (mut parts, body) = request.into_parts();
-        let upgrade = parts.extensions.remove::<OnUpgrade>();
-        let websocket = upgrade.filter(|_| wants_websocket(&parts.headers));
+        let offer = parts.extensions.remove::<OnUpgrade>();
+        let offer = offer.map(|connection| Offer::new(connection, &self.proxy.tasks));
+        let websocket = offer.filter(|_| wants_websocket(&parts.headers));
         let mut head = match Head::parse(parts, self.connection.http.path) {
             Ok(head) => head,
             Err(failure) => return local::failure(&failure, record, false),
@@ -59,7 +61,7 @@ impl Downstream {
         table: &RouteTable,
         head: Head,
         body: Incoming,
-        websocket: Option<OnUpgrade>,
+        websocket: Option<Offer>,
         mut record: Record,
     ) -> Response<ResponseBody> {
         let decision = route(table, &head.view(self.connection.client.source()), rand::random());

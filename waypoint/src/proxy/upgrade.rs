@@ -1,9 +1,11 @@
-//! WebSockets: once both sides have agreed, bytes in both directions.
+//! Changes of protocol that a client asks for; of WebSockets, once both sides have agreed, bytes in both directions.
 
 use aquifer_hbone::{ByteCounters, Plain, copy_bidirectional};
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio_util::task::TaskTracker;
 
 use super::attempt::Answer;
 use super::forward::Forwarding;
@@ -12,13 +14,45 @@ use super::local;
 use super::record::Record;
 use super::response::ResponseBody;
 
+/// A client's connection, which it wants to use for another protocol.
+///
+/// From the request on it is no longer hyper's to end. Offered and not taken, it is ended in order here; dropped, it
+/// would be reset in a tunnel, and the reset could overtake the answer.
+pub(crate) struct Offer {
+    connection: Option<OnUpgrade>,
+    tasks: TaskTracker,
+}
+
+impl Offer {
+    pub(crate) fn new(connection: OnUpgrade, tasks: &TaskTracker) -> Self {
+        Self {
+            connection: Some(connection),
+            tasks: tasks.clone(),
+        }
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.tasks.spawn(async move {
+                // An error means that the connection has ended already, or goes on with other requests.
+                if let Ok(connection) = connection.await {
+                    let _ = TokioIo::new(connection).shutdown().await;
+                }
+            });
+        }
+    }
+}
+
 /// Passes the 101 on; a task of the proxy's copies from then on, and reports at the end.
 pub(crate) fn respond(
     forwarding: &Forwarding<'_>,
     mut answer: Answer,
-    client: OnUpgrade,
+    mut offer: Offer,
     mut record: Record,
 ) -> Response<ResponseBody> {
+    let client = offer.connection.take();
     let service = hyper::upgrade::on(&mut answer.response);
     let (mut parts, _) = answer.response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
@@ -26,7 +60,9 @@ pub(crate) fn respond(
     local::mutate(&forwarding.decision, &mut parts.headers);
     let proxy = forwarding.downstream.proxy.clone();
     proxy.tasks.spawn(async move {
-        copy(client, service, &mut record).await;
+        if let Some(client) = client {
+            copy(client, service, &mut record).await;
+        }
         drop(answer.active);
     });
     Response::from_parts(parts, ResponseBody::unreported())

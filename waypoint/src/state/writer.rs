@@ -104,6 +104,7 @@ impl StateWriter {
     pub(crate) fn mesh(&mut self, changes: Vec<Change>) {
         self.mesh = self.mesh.apply(changes);
         self.shared.mesh.store(Arc::new(self.mesh.clone()));
+        self.shared.mesh_changed.send_replace(());
     }
 
     fn publish(&mut self) {

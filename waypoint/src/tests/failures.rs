@@ -5,11 +5,12 @@ use std::time::Duration;
 use aquifer_core::http::fault::{Abort, Fault, Share};
 use bytes::Bytes;
 use http::{Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::testing::app::{ClosesIdle, Echo, Named, Silent, Status};
 use crate::testing::client::app;
 use crate::testing::model::{MONGO, REVIEWS, retries, route, to};
-use crate::testing::{Mesh, endpoint, ip};
+use crate::testing::{DEADLINE, Mesh, endpoint, ip};
 
 /// One request through a mesh where reviews leads to `forward`.
 async fn ask(mesh: &Mesh, forward: aquifer_core::http::action::Forward) -> Response<Bytes> {
@@ -178,7 +179,16 @@ async fn a_policy_about_clients_holds_behind_the_waypoint() {
     let waypoint = mesh.waypoint().await;
     let other = mesh.client(waypoint, "ratings", ip(51));
     assert_eq!(app(&other.get(REVIEWS, "/").await), "v1");
-    assert!(other.tunnel(MONGO).await.is_ok());
+    let mut open = other.tunnel(MONGO).await.unwrap();
+    let mut byte = [0; 1];
+    open.write_all(b"x").await.unwrap();
+    open.read_exact(&mut byte).await.unwrap();
+    mesh.deny("ratings");
+    let cut = tokio::time::timeout(DEADLINE, open.read(&mut byte))
+        .await
+        .unwrap();
+    assert!(cut.is_err(), "judged again: {cut:?}");
+    mesh.deny("productpage");
     let refused = mesh.client(waypoint, "productpage", ip(50)).tunnel(MONGO).await;
     assert!(refused.err().unwrap().to_string().contains("401"));
 }

@@ -136,6 +136,15 @@ async fn connections_are_kept_on_both_sides() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_needed_no_more_is_ended_in_order() {
+    let mesh = mesh().await;
+    let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
+    client.get(REVIEWS, "/").await;
+    mesh.cluster("v1", vec![]);
+    assert_eq!(mesh.tunnel_ends().await, [Ok(())]);
+}
+
+#[tokio::test]
 async fn http2_with_prior_knowledge_is_served_and_kept_to_the_service() {
     let mesh = mesh().await;
     let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
@@ -151,6 +160,21 @@ async fn http2_with_prior_knowledge_is_served_and_kept_to_the_service() {
         assert_eq!(response.headers()["x-seen-te"], "trailers");
         assert!(!response.headers().contains_key("x-seen-host"));
         assert_eq!(response.collect().await.unwrap().to_bytes(), "body");
+    }
+}
+
+/// hyper gives such a connection away: it has to be ended by whoever got it.
+#[tokio::test]
+async fn another_protocol_is_declined_with_an_answer_and_an_orderly_end() {
+    let connect = "CONNECT 127.0.0.1:15000 HTTP/1.1\r\nhost: h\r\n\r\n";
+    let upgrade = "GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
+    let websocket = "GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    for (request, status) in [(connect, 400), (upgrade, 200), (websocket, 200)] {
+        let text = answer(request.as_bytes()).await;
+        assert!(
+            text.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {text}"
+        );
     }
 }
 

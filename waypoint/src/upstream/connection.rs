@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::UpstreamIo;
+use super::ending::Ending;
 use super::endpoint::{ConnectionSlot, EndpointState};
 use crate::proxy::upload::RequestBody;
 
@@ -107,7 +108,7 @@ impl Drivers {
             .max_headers(MAX_RESPONSE_HEADERS)
             .max_buf_size(MAX_BUFFER)
             .preserve_header_case(false)
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(Ending::new(io, &self.tasks)))
             .await?;
         self.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {

@@ -36,7 +36,9 @@ impl EndpointKey {
 pub(crate) struct EndpointState {
     pub(crate) key: EndpointKey,
     active: AtomicU32,
-    connections: AtomicU32,
+    /// Shared with the connections themselves. They must not keep the endpoint: it keeps those that wait, and goes with
+    /// the last cluster that it is in.
+    connections: Arc<AtomicU32>,
     // Guards the waiting connections; held for a push or a pop, never across an await.
     waiting: Mutex<Waiting>,
 }
@@ -57,7 +59,7 @@ impl EndpointState {
         Self {
             key,
             active: AtomicU32::new(0),
-            connections: AtomicU32::new(0),
+            connections: Arc::default(),
             waiting: Mutex::default(),
         }
     }
@@ -74,9 +76,9 @@ impl EndpointState {
     }
 
     /// A place for one more connection; `None` where the limit is reached.
-    pub(crate) fn connection(self: &Arc<Self>) -> Option<ConnectionSlot> {
+    pub(crate) fn connection(&self) -> Option<ConnectionSlot> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let slot = ConnectionSlot(self.clone());
+        let slot = ConnectionSlot(self.connections.clone());
         (before < MAX_CONNECTIONS).then_some(slot)
     }
 
@@ -129,10 +131,10 @@ impl Drop for ActiveRequest {
 }
 
 /// One open connection; held by the task that drives it.
-pub(crate) struct ConnectionSlot(Arc<EndpointState>);
+pub(crate) struct ConnectionSlot(Arc<AtomicU32>);
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
