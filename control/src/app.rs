@@ -48,6 +48,11 @@ pub fn main(config: Config) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let mut app = App::new(config);
+    // Before the page that tells of it: a start that waits for the API server is not a ready control plane.
+    let serving = app.readiness.wait_for(
+        "serving",
+        "the objects have not been read yet, or the gRPC port is not open",
+    );
     app.open_admin().await?;
     let backend = tokio::select! {
         backend = Backend::open(&app.config) => backend?,
@@ -56,7 +61,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    app.start(backend).await?;
+    app.start(backend, serving);
     finish(app.tasks, app.cancel).await
 }
 
@@ -109,11 +114,7 @@ impl App {
         });
     }
 
-    async fn start(&mut self, backend: Backend) -> anyhow::Result<()> {
-        let serving = self.readiness.wait_for(
-            "serving",
-            "the objects have not been read yet, or the gRPC port is not open",
-        );
+    fn start(&mut self, backend: Backend, serving: Condition) {
         let parts = Parts {
             settings: Arc::new(settings(&self.config)),
             view: self.debug.view.clone(),
@@ -148,7 +149,6 @@ impl App {
             }
             server.run(serving).await
         });
-        Ok(())
     }
 }
 
