@@ -21,6 +21,7 @@ pub mod image;
 pub mod kubectl;
 pub mod layout;
 pub mod mesh;
+pub mod observe;
 pub mod parts;
 pub mod programs;
 pub mod status;

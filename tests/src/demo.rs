@@ -1,6 +1,6 @@
 //! The main job, told and proved: bookinfo's canary through the mesh on two nodes.
 //!
-//! Uses only [`crate::lab::Lab`] and looks from outside: packets on the links, answers at the client,
+//! In the lab or on a real cluster ([`place`]), and looks from outside: packets on the links, answers at the client,
 //! metrics that the proxies show. Each step either ends with a figure or with a [`failure::Failure`]
 //! that says which step, why, and what to do. Read [`story`] for the order of events and [`report`]
 //! for what is held to be proved.
@@ -13,6 +13,7 @@ mod client;
 mod failure;
 mod identities;
 mod manifests;
+mod place;
 mod progress;
 mod report;
 mod story;
@@ -26,9 +27,10 @@ pub use report::Report;
 /// What a person may choose.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The lab's name; an older lab of that name is cleared first.
+    /// The lab's or cluster's name; an older one of that name is cleared first.
     pub name: String,
-    /// Leave the lab running at the end.
+    pub stage: Stage,
+    /// Leave it running at the end.
     pub keep: bool,
     /// Requests for `/productpage` once the namespace is in the mesh.
     pub requests: usize,
@@ -38,6 +40,14 @@ pub struct Options {
     pub samples: PathBuf,
     /// The program that stands for bookinfo's images.
     pub bookinfo: PathBuf,
+}
+
+/// Where the demo plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Lab,
+    /// A cluster of real parts, with the mesh installed by helm.
+    Kubernetes,
 }
 
 /// Runs the demo and takes the lab down, whatever happens, unless it is to be kept.

@@ -1,4 +1,4 @@
-//! Ctrl-C in the programs that bring up a lab of their own: the lab goes with them.
+//! Ctrl-C in the programs that bring up a lab or a cluster of their own: it goes with them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +17,15 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on SIGINT and SIGTERM take the lab down, whatever the main thread is doing, and end the
 /// process.
+pub fn take_down_on_signal(name: LabName) -> io::Result<()> {
+    on_signal(move || lab::take_down(&name).map_err(|error| error.to_string()))
+}
+
+/// From now on SIGINT and SIGTERM run `take_down`, whatever the main thread is doing, and end the process.
 ///
 /// Call it before any other thread starts: the signals are blocked here and in all threads to come, so
 /// that only the watcher sees them.
-pub fn take_down_on_signal(name: LabName) -> io::Result<()> {
+pub fn on_signal(take_down: impl FnOnce() -> Result<(), String> + Send + 'static) -> io::Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
@@ -28,8 +33,8 @@ pub fn take_down_on_signal(name: LabName) -> io::Result<()> {
     let watch = move || {
         let Ok(signal) = signals.wait() else { return };
         INTERRUPTED.store(true, Ordering::SeqCst);
-        eprintln!("\n{signal}: taking the lab down");
-        if let Err(error) = lab::take_down(&name) {
+        eprintln!("\n{signal}: taking everything down");
+        if let Err(error) = take_down() {
             eprintln!("{error}");
         }
         std::process::exit(INTERRUPTED_STATUS);

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aquifer_tests::demo::{self, Options, Report};
+use aquifer_tests::cluster;
+use aquifer_tests::cluster::layout::ClusterName;
+use aquifer_tests::demo::{self, Options, Report, Stage};
 use aquifer_tests::interrupt;
 use aquifer_tests::lab::layout::LabName;
 use clap::Parser;
@@ -14,13 +16,16 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask demo")]
 struct Arguments {
-    /// Leave the lab running and print how to look around
+    /// On a Kubernetes cluster of real parts, with the mesh installed by helm, instead of the lab
+    #[arg(long)]
+    kubernetes: bool,
+    /// Leave everything running and print how to look around
     #[arg(long)]
     keep: bool,
     /// Write the figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Name of the lab
+    /// Name of the lab or cluster
     #[arg(long, default_value = "demo")]
     name: String,
     /// Requests for /productpage through the mesh
@@ -40,8 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let name: LabName = arguments.name.parse()?;
-    interrupt::take_down_on_signal(name).context("cannot watch for signals")?;
+    watch_for_signals(arguments)?;
     let report = demo::run(&options(arguments)?)?;
     interrupt::wait_if_interrupted();
     if let Some(path) = &arguments.json {
@@ -49,7 +53,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     print(&report.to_string());
     if arguments.keep {
-        print(&hints(&arguments.name));
+        print(&if arguments.kubernetes {
+            cluster_hints(&arguments.name)
+        } else {
+            hints(&arguments.name)
+        });
     }
     let problems = report.problems();
     if problems.is_empty() {
@@ -62,10 +70,26 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+fn watch_for_signals(arguments: &Arguments) -> Result<()> {
+    let watched = if arguments.kubernetes {
+        let name: ClusterName = arguments.name.parse()?;
+        interrupt::on_signal(move || cluster::take_down(&name).map_err(|error| error.to_string()))
+    } else {
+        let name: LabName = arguments.name.parse()?;
+        interrupt::take_down_on_signal(name)
+    };
+    watched.context("cannot watch for signals")
+}
+
 fn options(arguments: &Arguments) -> Result<Options> {
     let program = std::env::current_exe().context("cannot find this program's folder")?;
     Ok(Options {
         name: arguments.name.clone(),
+        stage: if arguments.kubernetes {
+            Stage::Kubernetes
+        } else {
+            Stage::Lab
+        },
         keep: arguments.keep,
         requests: arguments.requests,
         load: Duration::from_secs(3),
@@ -83,6 +107,19 @@ fn write_json(path: &Path, report: &Report) -> Result<()> {
 #[allow(clippy::print_stdout, reason = "the report is this program's output")]
 fn print(text: &str) {
     println!("\n{text}");
+}
+
+fn cluster_hints(name: &str) -> String {
+    let cluster = format!("cargo xtask cluster --name {name}");
+    format!(
+        "The cluster is still running. To look around:\n\
+         \x20 export KUBECONFIG=$({cluster} kubeconfig)\n\
+         \x20 kubectl get pods -A -o wide\n\
+         \x20 kubectl -n istio-system logs -l app=istiod     what the control plane did\n\
+         \x20 kubectl -n bookinfo logs -l gateway.networking.k8s.io/gateway-name=waypoint\n\
+         \x20 {cluster} exec world -- curl -s http://172.30.0.11:30080/productpage\n\
+         \x20 {cluster} down                                  take everything down"
+    )
 }
 
 fn hints(name: &str) -> String {

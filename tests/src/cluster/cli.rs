@@ -259,7 +259,7 @@ fn mesh(cluster: &Cluster, verb: MeshVerb, set: &[String]) -> Result<()> {
         MeshVerb::Uninstall => Mesh::of(cluster)?,
         MeshVerb::Install | MeshVerb::Upgrade => {
             let program = std::env::current_exe().context("cannot find this program's folder")?;
-            Mesh::prepare(cluster, program.parent().unwrap_or(Path::new(".")))?
+            Mesh::prepare(cluster, program.parent().unwrap_or_else(|| Path::new(".")))?
         }
     };
     match verb {

@@ -60,8 +60,28 @@ impl Kubectl {
 
     /// Applies manifests, server-side: nothing needs to be known of what is there.
     pub fn apply(&self, manifests: &str) -> Result<String, KubectlError> {
-        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        let mut command = self.command(&arguments);
+        self.feed(
+            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
+            manifests,
+        )
+    }
+
+    /// Manifests that name no other namespace than this one, or none.
+    pub fn apply_in(&self, namespace: &str, manifests: &str) -> Result<String, KubectlError> {
+        let arguments = [
+            "-n",
+            namespace,
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-f",
+            "-",
+        ];
+        self.feed(&arguments, manifests)
+    }
+
+    fn feed(&self, arguments: &[&str], manifests: &str) -> Result<String, KubectlError> {
+        let mut command = self.command(arguments);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -72,7 +92,7 @@ impl Kubectl {
             drop(stdin.write_all(manifests.as_bytes()));
         }
         let output = child.wait_with_output().map_err(|source| self.not_run(source))?;
-        read(&arguments, &output)
+        read(arguments, &output)
     }
 
     /// Runs it again and again until it succeeds.

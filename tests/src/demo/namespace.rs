@@ -25,8 +25,13 @@ pub enum NamespaceError {
 pub struct Namespace(PathBuf);
 
 impl Namespace {
+    /// By the name under which it is mounted.
+    pub fn named(name: &str) -> Self {
+        Self(Path::new("/run/netns").join(name))
+    }
+
     pub fn of(layout: &Layout, member: &str) -> Self {
-        Self(Path::new("/run/netns").join(layout.netns(member)))
+        Self::named(&layout.netns(member))
     }
 
     /// Runs `inside` on a thread of its own, which alone is in the namespace; sockets made there stay

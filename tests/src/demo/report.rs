@@ -29,6 +29,8 @@ pub struct Report {
     /// Identities that had to be proved and were not.
     pub(crate) unproved: Vec<String>,
     pub(crate) change: Change,
+    /// From the label on the namespace to the last of its pods enrolled.
+    pub(crate) enrolled: Duration,
     pub(crate) restarts: u64,
     pub(crate) took: Duration,
 }
@@ -170,9 +172,19 @@ impl Report {
             },
             "identities": self.proved.identities(),
             "restarts": self.restarts,
+            "label_to_enrolled_ms": milliseconds(self.enrolled),
+            "weights": {
+                "requests": self.change.requests,
+                "failures": self.change.failures,
+                "change_to_new_split_ms": self.change.took.map(milliseconds),
+            },
             "seconds": (self.took.as_secs_f64() * 10.0).round() / 10.0,
         })
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -233,6 +245,7 @@ pub(crate) mod tests {
                 per_second: 200,
                 took: Some(Duration::from_millis(150)),
             },
+            enrolled: Duration::from_millis(300),
             restarts: 0,
             took: Duration::from_secs(30),
         }
@@ -306,6 +319,8 @@ pub(crate) mod tests {
             (&json["requests"], &json["failures"], &json["restarts"]),
             (&json!(400), &json!(0), &json!(0))
         );
+        assert_eq!(json["label_to_enrolled_ms"], json!(300));
+        assert_eq!(json["weights"]["change_to_new_split_ms"], json!(150));
         assert!(json["identities"].is_array() && json["seconds"].is_number());
     }
 }

@@ -1,18 +1,16 @@
 //! The order of events.
 
 mod change;
-mod steps;
+pub(super) mod steps;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use regex::bytes::Regex;
 
-use crate::bookinfo::{CONNECTION_AGE, part};
-use crate::lab::layout::{LabName, Layout};
+use crate::bookinfo::CONNECTION_AGE;
 use crate::lab::status::{PodStatus, Status};
-use crate::lab::{self, Lab, LabOptions};
 
 use super::Options;
 use super::capture::{Capture, Edge, Seen};
@@ -21,15 +19,15 @@ use super::failure::{Failure, OrFailed};
 use super::identities::Proved;
 use super::manifests::{self, Manifests};
 use super::namespace::Namespace;
+use super::place::{self, Place};
 use super::progress::Progress;
 use super::report::{Hop, PodLine, Report};
 use super::tally::Tally;
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
-const SYSTEM: &str = "istio-system";
-const GATEWAY: &str = "istio-ingressgateway";
+pub(crate) const SYSTEM: &str = "istio-system";
+pub(crate) const GATEWAY: &str = "istio-ingressgateway";
 const WAYPOINT: &str = "waypoint";
-const HTTP_PORT: u16 = 80;
 /// Text of the application's answers: of the page, of the JSON between its parts, of the database.
 const TEXTS: &str = r"Simple Bookstore App|Reviewer1|servedBy|ISBN-1|x-served-by";
 const PARALLEL: usize = 4;
@@ -40,12 +38,12 @@ const READY: Duration = Duration::from_secs(90);
 const SETTLE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A lab with bookinfo in it, and a client outside.
+/// A place with bookinfo in it, and a client outside.
 struct Story<'a> {
     options: &'a Options,
     progress: Progress,
     start: Instant,
-    lab: Lab,
+    place: Box<dyn Place>,
     manifests: Manifests,
     client: Client,
     nodes: Vec<Namespace>,
@@ -55,13 +53,19 @@ struct Story<'a> {
 pub(crate) fn tell(options: &Options) -> Result<Report, Failure> {
     let start = Instant::now();
     let progress = Progress::new(start);
-    let story = Story::begin(options, progress, start)?;
-    let result = story.go_on();
+    let place = place::build(options, progress)?;
+    let remedy = place.remedy();
+    let advise = |failure: Failure| Failure {
+        remedy: remedy.unwrap_or(failure.remedy),
+        ..failure
+    };
+    let story = Story::begin(options, progress, start, place).map_err(advise)?;
+    let result = story.go_on().map_err(advise);
     if options.keep {
         return result;
     }
-    progress.say("taking the lab down");
-    let down = story.lab.down();
+    progress.say("taking everything down");
+    let down = story.place.down();
     // The story's own failure says more than that of the clean-up.
     let report = result?;
     down.or_failed(steps::DOWN)?;
@@ -69,29 +73,21 @@ pub(crate) fn tell(options: &Options) -> Result<Report, Failure> {
 }
 
 impl<'a> Story<'a> {
-    fn begin(options: &'a Options, progress: Progress, start: Instant) -> Result<Self, Failure> {
-        let name: LabName = options.name.parse().or_failed(steps::LAB)?;
-        // Most likely kept by an earlier run; it is this program's own name.
-        if Lab::attach(&options.name).is_ok_and(|lab| lab.status().is_ok()) {
-            progress.say(format_args!("taking down the lab {name} that is still there"));
-            lab::take_down(&name).or_failed(steps::LAB)?;
-        }
-        progress.say("lab: two nodes, control plane, node agents, ingress gateway");
-        let mut lab_options = LabOptions::named(&options.name);
-        lab_options.images = part::image_mappings(&options.bookinfo);
-        let mut lab = Lab::up(&lab_options).or_failed(steps::LAB)?;
-        if options.keep {
-            lab.keep();
-        }
+    fn begin(
+        options: &'a Options,
+        progress: Progress,
+        start: Instant,
+        place: Box<dyn Place>,
+    ) -> Result<Self, Failure> {
         let manifests = Manifests::in_folder(&options.samples);
         progress.say("bookinfo, its gateway and the canary, in a namespace that is not in the mesh");
-        let status = deploy(&lab, &manifests)?;
-        let (client, nodes, edge) = places(&name, &status)?;
+        let status = deploy(&*place, &manifests)?;
+        let (client, nodes, edge) = places(&*place, &status)?;
         Ok(Self {
             options,
             progress,
             start,
-            lab,
+            place,
             manifests,
             client,
             nodes,
@@ -103,12 +99,12 @@ impl<'a> Story<'a> {
         self.first_page()?;
         let before = self.unlabelled()?;
         let pods_before = self.application_pods()?;
-        self.enrol()?;
+        let enrolled = self.enrol()?;
         self.canary_in_force()?;
         let (tally, after) = self.requests()?;
         let (proved, unproved) = self.identities()?;
         let change = self.change_weights()?;
-        let status = self.lab.status().or_failed(steps::REQUESTS)?;
+        let status = self.place.status().or_failed(steps::REQUESTS)?;
         Ok(Report {
             nodes: nodes(&status),
             pods: pods(&status),
@@ -121,6 +117,7 @@ impl<'a> Story<'a> {
             proved,
             unproved,
             change,
+            enrolled,
         })
     }
 
@@ -159,32 +156,34 @@ impl<'a> Story<'a> {
         Ok(seen)
     }
 
-    fn enrol(&self) -> Result<(), Failure> {
+    /// How long it took from the label to the last pod enrolled.
+    fn enrol(&self) -> Result<Duration, Failure> {
         self.progress.say(format_args!(
             "labelling namespace {NAMESPACE}: istio.io/dataplane-mode=ambient"
         ));
         let labelled = Instant::now();
-        self.lab
+        self.place
             .apply("default", &manifests::namespace(NAMESPACE, true))
             .or_failed(steps::ENROL)?;
         let all_enrolled = |status: &Status| application(status).all(|pod| pod.enrolled);
-        self.lab
-            .wait_until("every bookinfo pod is enrolled", READY, all_enrolled)
+        self.place
+            .wait_until("every bookinfo pod is enrolled", READY, &all_enrolled)
             .or_failed(steps::ENROL)?;
+        let enrolled = labelled.elapsed();
         self.progress.say(format_args!(
             "  all pods enrolled after {} ms",
-            labelled.elapsed().as_millis()
+            enrolled.as_millis()
         ));
         let waypoint = |status: &Status| status.pods_of(NAMESPACE, WAYPOINT).any(|pod| pod.ready);
-        self.lab
-            .wait_until("a waypoint is ready", READY, waypoint)
+        self.place
+            .wait_until("a waypoint is ready", READY, &waypoint)
             .or_failed(steps::WAYPOINT)?;
-        self.lab.wait_ready(READY).or_failed(steps::WAYPOINT)?;
+        self.place.wait_ready(READY).or_failed(steps::WAYPOINT)?;
         self.progress.say(format_args!(
             "  waypoint ready after {} ms",
             labelled.elapsed().as_millis()
         ));
-        Ok(())
+        Ok(enrolled)
     }
 
     /// Traffic stays on layer 4 until proxies know of the waypoint, and connections that were opened
@@ -207,7 +206,7 @@ impl<'a> Story<'a> {
             Err("older connections may still be open".to_owned())
         };
         let since = eventually(SETTLE, attempt)
-            .map_err(|why| format!("{why}{}", change::routing_status(&self.lab)))
+            .map_err(|why| format!("{why}{}", self.place.routing_status()))
             .or_failed(steps::CANARY)?;
         self.progress.say(format_args!(
             "  in force after {} ms",
@@ -249,7 +248,7 @@ impl<'a> Story<'a> {
     fn identities(&self) -> Result<(Proved, Vec<String>), Failure> {
         self.progress
             .say("reading who proved to be whom from the proxies' metrics");
-        let status = self.lab.status().or_failed(steps::IDENTITIES)?;
+        let status = self.place.status().or_failed(steps::IDENTITIES)?;
         let node = self
             .nodes
             .first()
@@ -268,61 +267,54 @@ impl<'a> Story<'a> {
     }
 
     fn application_pods(&self) -> Result<Vec<PodStatus>, Failure> {
-        Ok(application(&self.lab.status().or_failed(steps::ENROL)?)
+        Ok(application(&self.place.status().or_failed(steps::ENROL)?)
             .cloned()
             .collect())
     }
 }
 
 /// Applies everything and returns the status once all is ready.
-fn deploy(lab: &Lab, manifests: &Manifests) -> Result<Status, Failure> {
-    let status = lab.status().or_failed(steps::DEPLOY)?;
+fn deploy(place: &dyn Place, manifests: &Manifests) -> Result<Status, Failure> {
+    let status = place.status().or_failed(steps::DEPLOY)?;
     let gateway_node = status.pods_of(SYSTEM, GATEWAY).map(|pod| pod.node.clone()).next();
-    let gateway_node = gateway_node.ok_or_else(|| steps::DEPLOY.failed("the lab runs no ingress gateway"))?;
+    let gateway_node = gateway_node.ok_or_else(|| steps::DEPLOY.failed("no ingress gateway runs"))?;
     let other_node = status
         .nodes
         .iter()
         .map(|node| &node.name)
         .find(|name| **name != gateway_node);
-    let other_node = other_node.ok_or_else(|| steps::DEPLOY.failed("the lab has no second node"))?;
-    lab.apply("default", &manifests::namespace(NAMESPACE, false))
+    let other_node = other_node.ok_or_else(|| steps::DEPLOY.failed("there is no second node"))?;
+    place
+        .apply("default", &manifests::namespace(NAMESPACE, false))
         .or_failed(steps::DEPLOY)?;
     let application = manifests
         .application(&gateway_node, other_node)
         .or_failed(steps::DEPLOY)?;
-    lab.apply(NAMESPACE, &application).or_failed(steps::DEPLOY)?;
+    place.apply(NAMESPACE, &application).or_failed(steps::DEPLOY)?;
     for path in manifests.routing() {
-        lab.apply_path(NAMESPACE, &path).or_failed(steps::DEPLOY)?;
+        place.apply_path(NAMESPACE, &path).or_failed(steps::DEPLOY)?;
     }
-    lab.wait_ready(READY).or_failed(steps::DEPLOY)
+    place.wait_ready(READY).or_failed(steps::DEPLOY)
 }
 
 /// The client outside, the nodes' namespaces, and what marks the client's own link.
-fn places(name: &LabName, status: &Status) -> Result<(Client, Vec<Namespace>, Edge), Failure> {
-    let layout = Layout::new(name);
-    let entry: Vec<IpAddr> = status
-        .service(SYSTEM, GATEWAY)
-        .map(|service| service.addresses.clone())
-        .unwrap_or_default();
-    let first = *entry.first().ok_or_else(|| {
-        steps::FIRST_PAGE.failed(format!(
-            "Service {SYSTEM}/{GATEWAY} has no address for clients outside"
-        ))
-    })?;
+fn places(place: &dyn Place, status: &Status) -> Result<(Client, Vec<Namespace>, Edge), Failure> {
+    let gateway_pods: Vec<&PodStatus> = status.pods_of(SYSTEM, GATEWAY).collect();
+    let address = place.entry(status).or_failed(steps::FIRST_PAGE)?;
     let client = Client {
-        namespace: Namespace::of(&layout, "world"),
-        address: SocketAddr::new(first, HTTP_PORT),
+        namespace: place.namespace("world"),
+        address,
     };
     let nodes = status
         .nodes
         .iter()
-        .map(|node| Namespace::of(&layout, &node.name))
+        .map(|node| place.namespace(&node.name))
         .collect();
-    let gateway_pods = status
-        .pods_of(SYSTEM, GATEWAY)
-        .flat_map(|pod| pod.ips.clone())
-        .collect();
-    Ok((client, nodes, Edge { entry, gateway_pods }))
+    let edge = Edge {
+        entry: vec![address.ip()],
+        gateway_pods: gateway_pods.iter().flat_map(|pod| pod.ips.clone()).collect(),
+    };
+    Ok((client, nodes, edge))
 }
 
 /// The canary's two rules on ratings, and nothing failed.

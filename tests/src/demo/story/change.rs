@@ -9,7 +9,6 @@ use crate::demo::client::Outcome;
 use crate::demo::failure::{Failure, OrFailed};
 use crate::demo::report::Change;
 use crate::demo::tally::{Tally, find};
-use crate::lab::Lab;
 
 use super::{NAMESPACE, Story, steps};
 
@@ -31,13 +30,13 @@ impl Story<'_> {
             .or_failed(steps::WEIGHTS)?;
         wait(self.options.load);
         let at = Instant::now();
-        let applied = self.lab.apply(NAMESPACE, &changed);
+        let applied = self.place.apply(NAMESPACE, &changed);
         wait(self.options.load);
         stop.cancel();
         let outcomes = load.join().or_failed(steps::WEIGHTS)?;
         applied.or_failed(steps::WEIGHTS)?;
         // Whoever looks around afterwards finds the canary as it was written.
-        self.lab
+        self.place
             .apply_path(NAMESPACE, &self.manifests.canary())
             .or_failed(steps::WEIGHTS)?;
         Ok(judge(outcomes, at))
@@ -71,19 +70,6 @@ fn wait(time: Duration) {
     {
         std::thread::park_timeout(left);
     }
-}
-
-/// What the control plane says about the routing objects, for the person whose canary does not work.
-pub(super) fn routing_status(lab: &Lab) -> String {
-    let folder = lab.sink_dir().join("status");
-    let mut text = String::new();
-    for name in ["reviews", "ratings", "bookinfo"] {
-        let path = folder.join(format!("VirtualService.{NAMESPACE}.{name}.json"));
-        if let Ok(status) = std::fs::read_to_string(path) {
-            text.push_str(&format!("\n  status of VirtualService {name}: {}", status.trim()));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

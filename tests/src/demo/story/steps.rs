@@ -3,7 +3,7 @@
 use crate::demo::failure::Step;
 
 /// Service accounts of the application; each must have proved to be itself.
-pub(super) const ACCOUNTS: [&str; 6] = [
+pub(crate) const ACCOUNTS: [&str; 6] = [
     "bookinfo-productpage",
     "bookinfo-details",
     "bookinfo-reviews",
@@ -15,51 +15,51 @@ pub(super) const ACCOUNTS: [&str; 6] = [
 const LOOK: &str = "run `cargo xtask demo --keep`, then `cargo xtask lab --name demo status` and \
                     `cargo xtask lab --name demo logs NAMESPACE/POD`";
 
-pub(super) const LAB: Step = Step {
+pub(crate) const LAB: Step = Step {
     name: "lab",
     remedy: "run it as root on Linux 6.1 or later with cgroup2 mounted; `cargo xtask lab --name demo up` shows more",
 };
-pub(super) const DEPLOY: Step = Step {
+pub(crate) const DEPLOY: Step = Step {
     name: "deploy",
     remedy: LOOK,
 };
-pub(super) const FIRST_PAGE: Step = Step {
+pub(crate) const FIRST_PAGE: Step = Step {
     name: "first page",
     remedy: "look whether the gateway has its configuration: run `cargo xtask demo --keep`, then \
              `cargo xtask lab --name demo logs istio-system/istio-ingressgateway` and `... logs istio-system/istiod`",
 };
-pub(super) const UNLABELLED: Step = Step {
+pub(crate) const UNLABELLED: Step = Step {
     name: "requests without the mesh",
     remedy: LOOK,
 };
-pub(super) const ENROL: Step = Step {
+pub(crate) const ENROL: Step = Step {
     name: "enrol",
     remedy: "look at the node agents: run `cargo xtask demo --keep`, then `cargo xtask lab --name demo status` \
              and `cargo xtask lab --name demo logs istio-system/ztunnel-...`",
 };
-pub(super) const WAYPOINT: Step = Step {
+pub(crate) const WAYPOINT: Step = Step {
     name: "waypoint",
     remedy: "look at what the control plane rendered: run `cargo xtask demo --keep`, then \
              `cargo xtask lab --name demo logs istio-system/istiod` and `... logs bookinfo/waypoint`",
 };
-pub(super) const CANARY: Step = Step {
+pub(crate) const CANARY: Step = Step {
     name: "canary",
     remedy: "look at the status of the VirtualServices and at the waypoint: run `cargo xtask demo --keep`, then \
              `cargo xtask lab --name demo logs bookinfo/waypoint`",
 };
-pub(super) const REQUESTS: Step = Step {
+pub(crate) const REQUESTS: Step = Step {
     name: "requests in the mesh",
     remedy: LOOK,
 };
-pub(super) const IDENTITIES: Step = Step {
+pub(crate) const IDENTITIES: Step = Step {
     name: "identities",
     remedy: LOOK,
 };
-pub(super) const WEIGHTS: Step = Step {
+pub(crate) const WEIGHTS: Step = Step {
     name: "change of weights",
     remedy: LOOK,
 };
-pub(super) const DOWN: Step = Step {
+pub(crate) const DOWN: Step = Step {
     name: "clean-up",
     remedy: "`cargo xtask lab --name demo down` removes the rest",
 };
