@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::setup::{self, Needs};
 
-/// The suite that needs it.
-pub(crate) const SUITE: &str = "cluster";
+/// The suites that need it.
+pub(crate) const SUITES: &[&str] = &["cluster", "kubernetes"];
 
 /// Any of these files says that the package is there.
 const PACKAGES: &[(&[&str], &str)] = &[

@@ -59,7 +59,7 @@ enum Task {
     /// Bookinfo's canary through the mesh, with a report of what happened
     #[command(disable_help_flag = true)]
     Demo {
-        /// `--keep`, `--json FILE`
+        /// `--kubernetes`, `--keep`, `--json FILE`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -105,7 +105,12 @@ fn run(task: Task) -> Result<()> {
             cluster::install()?;
             spawn_tool(&workspace, "aquifer-cluster", &arguments, Needs::Lab)
         }
-        Task::Demo { arguments } => spawn_tool(&workspace, "aquifer-demo", &arguments, Needs::Lab),
+        Task::Demo { arguments } => {
+            if arguments.iter().any(|argument| argument == "--kubernetes") {
+                cluster::install()?;
+            }
+            spawn_tool(&workspace, "aquifer-demo", &arguments, Needs::Lab)
+        }
         Task::Bench { arguments } => {
             if arguments.first().is_some_and(|layer| layer == "control") {
                 cluster::install()?;

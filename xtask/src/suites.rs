@@ -10,7 +10,7 @@ use crate::workspace::{TOOLS, Workspace};
 use crate::{cluster, ebpf, process};
 
 /// Run only when they are named: building the cluster's parts takes minutes where nothing is cached.
-const ON_REQUEST: &[&str] = &[cluster::SUITE];
+const ON_REQUEST: &[&str] = cluster::SUITES;
 
 /// Everything that can be asked for by name. One file or folder in `tests/tests` is one suite.
 enum Suite {
@@ -81,7 +81,7 @@ pub(crate) fn list(workspace: &Workspace) -> Result<()> {
 pub(crate) fn run(workspace: &Workspace, wanted: &[String]) -> Result<()> {
     let suites = select(all(workspace)?, wanted)?;
     setup::install(Needs::Everything)?;
-    if suites.iter().any(|suite| suite.name() == cluster::SUITE) {
+    if suites.iter().any(|suite| cluster::SUITES.contains(&suite.name())) {
         cluster::install()?;
     }
     ebpf::build()?;
