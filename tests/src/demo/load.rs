@@ -1,0 +1,86 @@
+//! Pages at a steady rate while something happens, for suites.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, Outcome};
+use super::namespace::{Inside, Namespace, NamespaceError};
+use super::tally::find;
+
+/// Examples of failures that are worth showing.
+const MAX_EXAMPLES: usize = 5;
+
+/// Requests for `/productpage` under way, each on a connection of its own.
+pub struct Load {
+    stop: CancellationToken,
+    outcomes: Inside<Vec<Outcome>>,
+}
+
+/// What came of them.
+#[derive(Clone, Debug, Default)]
+pub struct Pages {
+    pub requests: usize,
+    pub failures: usize,
+    pub examples: Vec<String>,
+    /// By the versions of reviews and of the ratings that it asked, such as `v3/v2`, or `v1/-`.
+    pub served: BTreeMap<String, usize>,
+    /// Since the last failure.
+    pub clean_at_the_end: usize,
+}
+
+impl Load {
+    pub fn start(from: &Namespace, address: SocketAddr, per_second: u32) -> Result<Self, NamespaceError> {
+        let client = Client {
+            namespace: from.clone(),
+            address,
+        };
+        let stop = CancellationToken::new();
+        let outcomes = client.load(per_second, stop.clone())?;
+        Ok(Self { stop, outcomes })
+    }
+
+    /// Waits for the answers that are still to come.
+    pub fn stop(self) -> Result<Pages, NamespaceError> {
+        self.stop.cancel();
+        let mut outcomes = self.outcomes.join()?;
+        outcomes.sort_by_key(|outcome| outcome.finished);
+        Ok(Pages::of(&outcomes))
+    }
+
+    /// That many pages, a few at a time.
+    pub fn pages(from: &Namespace, address: SocketAddr, count: usize) -> Result<Pages, NamespaceError> {
+        const PARALLEL: usize = 4;
+        let client = Client {
+            namespace: from.clone(),
+            address,
+        };
+        Ok(Pages::of(&client.pages(count, PARALLEL)?))
+    }
+}
+
+impl Pages {
+    fn of(outcomes: &[Outcome]) -> Self {
+        let mut pages = Self::default();
+        for outcome in outcomes {
+            pages.requests += 1;
+            match &outcome.result {
+                Ok(chain) => {
+                    let version = |service| find(chain, service).map_or("-", |by| by.version.as_str());
+                    let served = format!("{}/{}", version("reviews"), version("ratings"));
+                    *pages.served.entry(served).or_default() += 1;
+                    pages.clean_at_the_end += 1;
+                }
+                Err(why) => {
+                    pages.failures += 1;
+                    pages.clean_at_the_end = 0;
+                    if pages.examples.len() < MAX_EXAMPLES {
+                        pages.examples.push(why.clone());
+                    }
+                }
+            }
+        }
+        pages
+    }
+}

@@ -1,0 +1,58 @@
+//! Out of the mesh, and the mesh off the cluster.
+
+use super::world::{NAMESPACE, PATIENCE, World};
+
+pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
+    // Without its rules nobody needs the waypoint, whose absence would be refused.
+    let pages = world.under_load(|| {
+        world.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode-"]);
+        world.until("nobody is enrolled", |status| {
+            status.pods.iter().all(|pod| !pod.enrolled)
+        });
+        world.settled("bookinfo answers without the mesh", |_| true);
+    });
+    world.assert_none_failed("leaving", &pages);
+    world
+        .cluster()
+        .kubectl()
+        .until("no pod has a kernel object any more", PATIENCE, || {
+            let pins: Vec<String> = pins(world);
+            if pins.iter().any(|pin| pin.contains("sk_lookup_")) {
+                return Err(aquifer_tests::cluster::kubectl::KubectlError::Failed {
+                    arguments: "pins".to_owned(),
+                    message: format!("{pins:?}"),
+                });
+            }
+            Ok(())
+        })
+        .unwrap();
+    // Back again, for what comes next.
+    world.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode=ambient"]);
+    world.until("every pod is enrolled again", |status| {
+        World::application(status).iter().all(|pod| pod.enrolled)
+    });
+}
+
+pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
+    let before = world.status();
+    world.mesh().uninstall(PATIENCE).unwrap();
+    world.until("the agents are gone", |status| {
+        status.pods_of("istio-system", "aquifer-agent").next().is_none()
+    });
+    assert_eq!(pins(world), Vec::<String>::new());
+    for node in world.cluster().nodes() {
+        let rules = world.in_node(node, "nft list ruleset; ip rule");
+        assert!(!rules.contains("15008") && !rules.contains("aquifer"), "{rules}");
+    }
+    world.settled("bookinfo answers without the mesh", |_| true);
+    let after = world.status();
+    let started = |uid: &str| before.pods.iter().any(|pod| pod.uid == uid && pod.restarts == 0);
+    for pod in World::application(&after) {
+        assert!(!pod.enrolled && pod.restarts == 0 && started(&pod.uid), "{pod:?}");
+    }
+}
+
+fn pins(world: &World) -> Vec<String> {
+    let nodes = world.cluster().nodes();
+    nodes.flat_map(|node| world.mesh().pins(node).unwrap()).collect()
+}

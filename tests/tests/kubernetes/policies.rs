@@ -1,0 +1,163 @@
+//! STRICT, the kubelet's probes, and pods that come and go.
+
+use aquifer_tests::cluster::layout::Member;
+
+use super::world::{NAMESPACE, World};
+
+const STRICT: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+";
+
+/// One pod on each node, probed by HTTP, TCP and a command, with a way in from outside; and a client.
+const PROBED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: probed}
+spec:
+  type: NodePort
+  selector: {app: probed}
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30082}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: probed}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: probed}}
+  template:
+    metadata: {labels: {app: probed}}
+    spec:
+      topologySpreadConstraints:
+      - maxSkew: 1
+        topologyKey: kubernetes.io/hostname
+        whenUnsatisfiable: DoNotSchedule
+        labelSelector: {matchLabels: {app: probed}}
+      containers:
+      - name: web
+        image: aquifer-cluster/app:1
+        args: [serve, '8080']
+        ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, failureThreshold: 1}
+        livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 3}
+        startupProbe: {exec: {command: [/app, get, 'http://127.0.0.1:8080/']}, periodSeconds: 1}
+";
+
+const CLIENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: client}
+spec:
+  selector: {matchLabels: {app: client}}
+  template:
+    metadata: {labels: {app: client}}
+    spec:
+      containers:
+      - {name: client, image: 'aquifer-cluster/app:1', args: [serve, '8080']}
+";
+
+const NAME: &str = "http://probed.bookinfo.svc.cluster.local/";
+
+pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
+    world.apply(NAMESPACE, PROBED);
+    world.apply(NAMESPACE, CLIENT);
+    world.apply("default", CLIENT);
+    world.available(NAMESPACE);
+    world.available("default");
+    enrolled(world, "probed", 2);
+    enrolled(world, "client", 1);
+    assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
+    assert!(
+        world.get_from("default", "client", NAME).is_ok(),
+        "plaintext is taken until STRICT"
+    );
+
+    world.apply(NAMESPACE, STRICT);
+    world
+        .cluster()
+        .kubectl()
+        .until(
+            "a client without the mesh is refused",
+            super::world::PATIENCE,
+            || match world.get_from("default", "client", NAME) {
+                Err(_) => Ok(()),
+                Ok(answer) => Err(aquifer_tests::cluster::kubectl::KubectlError::Failed {
+                    arguments: NAME.to_owned(),
+                    message: answer,
+                }),
+            },
+        )
+        .unwrap();
+    assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
+    // What kube-proxy masquerades comes from a node's address, as the probes do, and is no probe.
+    for node in world.cluster().nodes() {
+        let url = format!("http://{}:30082/", node.address());
+        let curl = format!("curl -s -m 3 -o /dev/null {url} && echo answered");
+        assert_eq!(world.in_node(Member::World, &curl), "", "{url} under STRICT");
+    }
+    // Whoever starts now is probed under STRICT from the first time on.
+    world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "deployment/probed"]);
+    world.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "rollout",
+        "status",
+        "deployment/probed",
+        "--timeout=90s",
+    ]);
+    enrolled(world, "probed", 2);
+    let status = world.status();
+    assert!(
+        status.pods_of(NAMESPACE, "probed").all(|pod| pod.restarts == 0),
+        "{status}"
+    );
+    world.kubectl(&["-n", NAMESPACE, "delete", "peerauthentication", "default"]);
+}
+
+pub(crate) fn pods_that_come_and_go_are_followed(world: &World) {
+    world.kubectl(&["-n", NAMESPACE, "scale", "deployment/probed", "--replicas=6"]);
+    enrolled(world, "probed", 6);
+    world.kubectl(&["-n", NAMESPACE, "scale", "deployment/probed", "--replicas=0"]);
+    world.until("the pods are gone", |status| {
+        status.pods_of(NAMESPACE, "probed").next().is_none()
+    });
+    world.kubectl(&["-n", NAMESPACE, "scale", "deployment/probed", "--replicas=2"]);
+    enrolled(world, "probed", 2);
+    // A pod may stay out, and come in after all.
+    let out = r#"{"spec":{"template":{"metadata":{"labels":{"istio.io/dataplane-mode":"none"}}}}}"#;
+    world.kubectl(&["-n", "bookinfo", "patch", "deployment/client", "-p", out]);
+    world.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "rollout",
+        "status",
+        "deployment/client",
+        "--timeout=90s",
+    ]);
+    world.until("the client stays out", |status| {
+        let pods: Vec<_> = status.pods_of(NAMESPACE, "client").collect();
+        pods.len() == 1 && !pods[0].enrolled
+    });
+    world.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "label",
+        "pods",
+        "-l",
+        "app=client",
+        "istio.io/dataplane-mode-",
+    ]);
+    enrolled(world, "client", 1);
+}
+
+fn enrolled(world: &World, workload: &str, count: usize) {
+    world.until(
+        &format!("{count} pods of {workload} are ready and enrolled"),
+        |status| {
+            let pods: Vec<_> = status.pods_of(NAMESPACE, workload).collect();
+            pods.len() == count && pods.iter().all(|pod| pod.ready && pod.enrolled)
+        },
+    );
+}

@@ -1,0 +1,214 @@
+//! A cluster with the mesh and, outside of it at first, bookinfo; and what the chapters look at.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use aquifer_tests::cluster::kubectl::KubectlError;
+use aquifer_tests::cluster::layout::{ClusterName, Layout, Member};
+use aquifer_tests::cluster::mesh::Mesh;
+use aquifer_tests::cluster::{Cluster, ClusterOptions, observe};
+use aquifer_tests::demo::load::{Load, Pages};
+use aquifer_tests::demo::namespace::Namespace;
+use aquifer_tests::lab::status::{PodStatus, Status};
+
+pub(crate) const NAMESPACE: &str = "bookinfo";
+pub(crate) const SYSTEM: &str = "istio-system";
+/// Generous: the machine may be busy with other builds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+const PER_SECOND: u32 = 40;
+const FRONT_PORT: u16 = 30081;
+/// Pages that have to be served in a row before a change counts as over.
+const SETTLED: usize = 20;
+
+/// The way in that stays when the mesh's gateway is gone.
+const FRONT: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: front}
+spec:
+  type: NodePort
+  selector: {app: productpage}
+  ports: [{name: http, port: 9080, nodePort: 30081}]
+";
+
+pub(crate) struct World {
+    cluster: Cluster,
+}
+
+impl World {
+    /// None where this is not root, but not in CI.
+    pub(crate) fn build() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "the suite needs root");
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        drop(tracing_subscriber::fmt().with_writer(std::io::stderr).try_init());
+        let name: ClusterName = "test-mesh".parse().unwrap();
+        let cluster = Cluster::up(&ClusterOptions::new(name), &|step| eprintln!("{step}")).unwrap();
+        let world = Self { cluster };
+        // Loads the images of both.
+        let mesh = Mesh::prepare(&world.cluster, programs()).unwrap();
+        world.deploy_bookinfo();
+        mesh.install(&[], PATIENCE).unwrap();
+        drop(mesh);
+        Some(world)
+    }
+
+    fn deploy_bookinfo(&self) {
+        self.kubectl(&["create", "namespace", NAMESPACE]);
+        for file in [
+            "bookinfo/bookinfo",
+            "bookinfo/bookinfo-db",
+            "bookinfo/bookinfo-ratings-v2",
+        ] {
+            self.apply_sample(file);
+        }
+        self.apply(NAMESPACE, FRONT);
+    }
+
+    pub(crate) fn down(self) {
+        let layout = Layout::new(self.cluster.layout().name());
+        self.cluster.down().unwrap();
+        assert!(!layout.state_dir().exists());
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub(crate) fn mesh(&self) -> Mesh<'_> {
+        Mesh::of(&self.cluster).unwrap()
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl().run(arguments).unwrap()
+    }
+
+    pub(crate) fn apply(&self, namespace: &str, manifests: &str) {
+        self.cluster.kubectl().apply_in(namespace, manifests).unwrap();
+    }
+
+    pub(crate) fn apply_sample(&self, name: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/samples/{name}.yaml"));
+        self.apply(NAMESPACE, &std::fs::read_to_string(path).unwrap());
+    }
+
+    /// Waits until every Deployment of the namespace is available.
+    pub(crate) fn available(&self, namespace: &str) {
+        let limit = format!("--timeout={}s", PATIENCE.as_secs());
+        let wait = [
+            "-n",
+            namespace,
+            "wait",
+            "--for=condition=Available",
+            "deployment",
+            "--all",
+            &*limit,
+        ];
+        self.kubectl(&wait);
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        observe::status(&self.cluster).unwrap()
+    }
+
+    /// Waits for a state of the cluster and tells how long it took.
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Duration {
+        let start = Instant::now();
+        let attempt = || {
+            let status = observe::status(&self.cluster)?;
+            if wanted(&status) {
+                return Ok(());
+            }
+            Err(KubectlError::Failed {
+                arguments: "get pods".to_owned(),
+                message: status.to_string(),
+            })
+        };
+        let done = self.cluster.kubectl().until(what, PATIENCE, attempt);
+        if let Err(error) = done {
+            panic!("{error}\n{}", self.mesh().describe());
+        }
+        start.elapsed()
+    }
+
+    pub(crate) fn application(status: &Status) -> Vec<&PodStatus> {
+        let ours = |pod: &&PodStatus| pod.namespace == NAMESPACE && pod.workload != "waypoint";
+        status.pods.iter().filter(ours).collect()
+    }
+
+    pub(crate) fn outside(&self) -> Namespace {
+        Namespace::named(&self.cluster.layout().netns(Member::World))
+    }
+
+    /// Where the world reaches productpage, past every gateway.
+    pub(crate) fn front() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Member::Node(1).address()), FRONT_PORT)
+    }
+
+    /// Runs something under load and tells what came of the requests.
+    pub(crate) fn under_load(&self, act: impl FnOnce()) -> Pages {
+        let load = Load::start(&self.outside(), Self::front(), PER_SECOND).unwrap();
+        act();
+        load.stop().unwrap()
+    }
+
+    pub(crate) fn assert_none_failed(&self, what: &str, pages: &Pages) {
+        eprintln!(
+            "{what}: {} requests, {} failed; {:?}",
+            pages.requests, pages.failures, pages.served
+        );
+        assert!(pages.requests > 0, "{what}: no request was made");
+        assert_eq!(
+            pages.failures,
+            0,
+            "{what}: of {} requests: {:?}\n{}",
+            pages.requests,
+            pages.examples,
+            self.mesh().describe()
+        );
+    }
+
+    /// Waits until pages are served, all of a number in a row, and `right` says that they are as they should be.
+    pub(crate) fn settled(&self, what: &str, right: impl Fn(&Pages) -> bool) {
+        let attempt = || {
+            let pages = Load::pages(&self.outside(), Self::front(), SETTLED).unwrap();
+            if pages.failures == 0 && right(&pages) {
+                return Ok(());
+            }
+            Err(KubectlError::Failed {
+                arguments: what.to_owned(),
+                message: format!("{pages:?}"),
+            })
+        };
+        if let Err(error) = self.cluster.kubectl().until(what, PATIENCE, attempt) {
+            panic!("{error}\n{}", self.mesh().describe());
+        }
+    }
+
+    /// What a command inside a node prints; it may fail.
+    pub(crate) fn in_node(&self, node: Member, script: &str) -> String {
+        let output = self
+            .cluster
+            .exec_command(node, &["sh", "-c", script])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Fetches from inside a pod; the error is what the client said.
+    pub(crate) fn get_from(&self, namespace: &str, workload: &str, url: &str) -> Result<String, String> {
+        let target = format!("deployment/{workload}");
+        let get = ["-n", namespace, "exec", &*target, "--", "/app", "get", url];
+        self.cluster
+            .kubectl()
+            .run(&get)
+            .map_err(|error| error.to_string())
+    }
+}
+
+fn programs() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_bookinfo")).parent().unwrap()
+}
