@@ -14,7 +14,7 @@ use aquifer_telemetry::readiness::{Condition, Readiness};
 use aquifer_telemetry::registry::Registry;
 use aquifer_telemetry::{admin, logging, process};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,11 +24,13 @@ use crate::compile::{Deployment, Settings};
 use crate::config::Config;
 use crate::debug::{DebugState, routes};
 use crate::metrics::ModelMetrics;
+use crate::peers::{Elsewhere, Peers};
 use crate::pipeline::{Parts, Pipeline};
 use crate::serve::ads::AdsService;
 use crate::serve::grpc::{ServingCertificate, serve};
 use crate::serve::registry::ProxyRegistry;
 use crate::snapshots::Snapshots;
+use crate::webhook;
 use backend::Backend;
 
 /// Events that wait for the compiler; a source that is faster waits.
@@ -114,8 +116,22 @@ impl App {
         });
     }
 
+    fn peers(&self, found: watch::Sender<Arc<Elsewhere>>) -> Peers {
+        let own = (
+            self.config.namespace.as_str(),
+            self.config.name.as_deref().unwrap_or_default(),
+        );
+        let (port, fixed) = (self.config.monitoring_listen.port(), self.config.peers.clone());
+        Peers::new(self.debug.snapshots.clone(), own, port, fixed, found)
+    }
+
     fn start(&mut self, backend: Backend, serving: Condition) {
+        let (found, elsewhere) = watch::channel(Arc::default());
+        if self.config.objects.is_none() {
+            self.spawn(self.peers(found).run(self.cancel.clone()));
+        }
         let parts = Parts {
+            elsewhere,
             settings: Arc::new(settings(&self.config)),
             view: self.debug.view.clone(),
             snapshots: self.debug.snapshots.clone(),
@@ -230,6 +246,8 @@ impl Server {
         let authenticator = Authenticator::new(self.verifier, self.snapshots.clone(), trusted);
         let dns_names = self.config.dns_names.clone();
         let certificate = ServingCertificate::new(self.authority.clone(), dns_names, SystemTime::now())?;
+        let certificate = Arc::new(certificate);
+        let webhook = webhook(&self.config, &certificate, &self.snapshots, &self.cancel).await?;
         let ca = CaService::new(authenticator.clone(), self.authority, &self.metrics);
         let ads = AdsService::new(
             self.snapshots,
@@ -241,7 +259,26 @@ impl Server {
         let listener = bind(self.config.grpc_listen, "--grpc-listen").await?;
         serving.met();
         tracing::info!(address = %self.config.grpc_listen, "serving proxies");
-        serve(listener, Arc::new(certificate), ads, ca, self.cancel).await?;
-        Ok(())
+        let (served, ()) = tokio::join!(serve(listener, certificate, ads, ca, self.cancel), webhook);
+        served.map_err(anyhow::Error::from)
     }
+}
+
+/// The webhook's port where it is asked for: opened now, served by what is given back.
+async fn webhook(
+    config: &Config,
+    certificate: &Arc<ServingCertificate>,
+    snapshots: &Arc<Snapshots>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let listener = match config.webhook_listen {
+        Some(address) => Some(bind(address, "--webhook-listen").await?),
+        None => None,
+    };
+    let (certificate, snapshots, cancel) = (certificate.clone(), snapshots.clone(), cancel.clone());
+    Ok(async move {
+        if let Some(listener) = listener {
+            webhook::serve(listener, certificate, snapshots, cancel).await;
+        }
+    })
 }

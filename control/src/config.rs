@@ -27,6 +27,9 @@ pub struct Config {
     /// Namespace of the control plane: where its Lease, its Secrets and the mesh's settings are.
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
     pub namespace: String,
+    /// Monitoring addresses of the other replicas; the control plane's other pods by default.
+    #[arg(long, env = "AQUIFER_PEERS", value_delimiter = ',')]
+    pub peers: Vec<SocketAddr>,
     /// Name of this replica; the host's name by default.
     #[arg(long, env = "POD_NAME")]
     pub name: Option<String>,
@@ -57,6 +60,12 @@ pub struct Config {
     /// Address of metrics, readiness and debugging.
     #[arg(long, env = "AQUIFER_MONITORING_LISTEN", default_value = "[::]:15014")]
     pub monitoring_listen: SocketAddr,
+    /// Address of the validating webhook (TLS); none is served where this is not given.
+    #[arg(long, env = "AQUIFER_WEBHOOK_LISTEN")]
+    pub webhook_listen: Option<SocketAddr>,
+    /// Name of the ValidatingWebhookConfiguration that the authority's root is written to.
+    #[arg(long, env = "AQUIFER_WEBHOOK_CONFIGURATION", conflicts_with = "objects")]
+    pub webhook_configuration: Option<String>,
     /// Names in the serving certificate: what proxies dial.
     #[arg(
         long,

@@ -11,6 +11,7 @@ use aquifer_telemetry::admin::{Query, Reply, Routes};
 use http::StatusCode;
 use parking_lot::RwLock;
 
+use crate::peers;
 use crate::pipeline::View;
 use crate::serve::registry::ProxyRegistry;
 use crate::snapshots::Snapshots;
@@ -45,6 +46,7 @@ pub fn routes(state: &DebugState) -> Routes {
             "/debug/objects",
             with(|state, _| Reply::json(&objects::all(state))),
         )
+        .add(peers::PATH, with(|state, _| Reply::json(&peers::of(state))))
         .add("/debug/pods", with(|state, _| Reply::json(&pods::all(state))))
         .add("/debug/config_dump", with(config_dump))
 }

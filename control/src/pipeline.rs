@@ -13,6 +13,7 @@ use crate::compile::waypoints::WaypointKey;
 use crate::compile::{Carry, Compiled, Moment, Settings, compile, discovery};
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
+use crate::peers::Elsewhere;
 use crate::serve::ProxyType;
 use crate::serve::registry::ProxyRegistry;
 use crate::sink::{Batch, Left, ObjectSink};
@@ -41,6 +42,7 @@ pub struct Pipeline {
     view: Arc<RwLock<View>>,
     snapshots: Arc<Snapshots>,
     registry: ProxyRegistry,
+    elsewhere: watch::Receiver<Arc<Elsewhere>>,
     sink: Box<dyn ObjectSink>,
     metrics: ModelMetrics,
     carry: Carry,
@@ -57,6 +59,8 @@ pub struct Parts {
     pub view: Arc<RwLock<View>>,
     pub snapshots: Arc<Snapshots>,
     pub registry: ProxyRegistry,
+    /// What is in effect at the proxies of other replicas.
+    pub elsewhere: watch::Receiver<Arc<Elsewhere>>,
     pub sink: Box<dyn ObjectSink>,
     pub metrics: ModelMetrics,
 }
@@ -71,6 +75,7 @@ impl Pipeline {
             view: parts.view,
             snapshots: parts.snapshots,
             registry: parts.registry,
+            elsewhere: parts.elsewhere,
             sink: parts.sink,
             metrics: parts.metrics,
             carry,
@@ -109,6 +114,12 @@ impl Pipeline {
                     if self.is_outdated() {
                         again_at = self.compile(Instant::now()).await;
                     }
+                }
+                () = news(&mut self.elsewhere) => {
+                    if self.hear() {
+                        again_at = self.compile(Instant::now()).await;
+                    }
+                    statuses_at = statuses_at.or_else(|| Some(Instant::now() + STATUS_PAUSE));
                 }
                 () = at(statuses_at) => {
                     statuses_at = None;
@@ -212,6 +223,24 @@ impl Pipeline {
         compiled.is_some_and(|c| c.waypoints.is_outdated(&self.moment(Instant::now())))
     }
 
+    /// Takes what other replicas said; whether a service is now served by all pods of the waypoint that it waits for.
+    fn hear(&mut self) -> bool {
+        let elsewhere = self.elsewhere.borrow_and_update().clone();
+        self.view.write().statuses.hear(elsewhere.clone());
+        let Some(compiled) = self.snapshots.compiled() else {
+            return false;
+        };
+        let waiting = compiled.waypoints.waiting(&self.moment(Instant::now()));
+        let mut bound = false;
+        for (place, lacking) in waiting {
+            if lacking.iter().all(|pod| elsewhere.serves(&place, pod)) {
+                self.carry.bound.insert(place.0, place.1);
+                bound = true;
+            }
+        }
+        bound
+    }
+
     fn note(&self, compiled: &Compiled, generation: u64) {
         let mut view = self.view.write();
         let View { store, statuses } = &mut *view;
@@ -261,6 +290,13 @@ impl Pipeline {
                 tracing::error!(%error, cause, "cannot write objects and statuses; trying again");
             }
         }
+    }
+}
+
+/// Waits for ever where nobody will ever say anything.
+async fn news(elsewhere: &mut watch::Receiver<Arc<Elsewhere>>) {
+    if elsewhere.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -25,7 +25,7 @@ use crate::auth::Caller;
 pub(crate) use metrics::ServeMetrics;
 
 /// What a proxy says it is in the first part of its node id, once the Pod object agreed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyType {
     /// A node agent: `ztunnel~…`.

@@ -1,6 +1,6 @@
 //! Statuses as they are written: what the compiler says about an object, and at how many proxies it is in effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::compile::Compiled;
 use crate::compile::report::{Audience, Condition, ObjectReport, PodName};
-use crate::objects::{ObjectKey, ParsedObject};
+use crate::objects::{Meta, ObjectKey, ParsedObject};
+use crate::peers::{Elsewhere, Standing};
 use crate::serve::ProxyType;
 use crate::serve::registry::ProxyStatus;
 use crate::store::Store;
@@ -22,6 +23,7 @@ pub const PROGRAMMED: &str = "Programmed";
 pub struct Statuses {
     written: BTreeMap<ObjectKey, Value>,
     since: BTreeMap<ObjectKey, Since>,
+    elsewhere: Arc<Elsewhere>,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Statuses {
     pub fn starting_with(written: BTreeMap<ObjectKey, Value>) -> Self {
         Self {
             written,
-            since: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
@@ -68,33 +70,47 @@ impl Statuses {
         self.since = since;
     }
 
+    /// What the other replicas' proxies have, from now on.
+    pub fn hear(&mut self, elsewhere: Arc<Elsewhere>) {
+        self.elsewhere = elsewhere;
+    }
+
+    /// Every object that proxies need, and which of these do not have it in effect, by index.
+    pub fn here<'a>(
+        &'a self,
+        proxies: &'a [ProxyStatus],
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Meta, BTreeSet<usize>)> {
+        let needed = self
+            .since
+            .iter()
+            .filter(|(_, since)| since.report.audience != Audience::Nobody);
+        needed.map(|(key, since)| {
+            let lacking = proxies
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| !since.is_in_effect_at(p));
+            (
+                key,
+                &*since.object.meta,
+                lacking.map(|(index, _)| index).collect(),
+            )
+        })
+    }
+
     pub fn reach(&self, key: &ObjectKey, proxies: &[ProxyStatus]) -> Option<Reach> {
         let since = self.since.get(key)?;
-        let has = |p: &ProxyStatus| p.generation_in_effect.is_some_and(|g| g >= since.generation);
-        let connected = |concerned: fn(ProxyType) -> bool| {
-            let (mut in_effect, mut of) = (0, 0);
-            for proxy in proxies.iter().filter(|p| concerned(p.proxy_type)) {
-                of += 1;
-                in_effect += usize::from(has(proxy));
-            }
-            Reach { in_effect, of }
-        };
-        match &since.report.audience {
-            Audience::Nobody => None,
-            Audience::Agents => Some(connected(|kind| kind == ProxyType::Agent)),
-            Audience::WaypointsAndGateways => Some(connected(|kind| kind != ProxyType::Agent)),
-            Audience::Pods(pods) => {
-                let reached = |(namespace, name): &&PodName| {
-                    proxies
-                        .iter()
-                        .any(|p| p.namespace == *namespace && p.pod == *name && has(p))
-                };
-                Some(Reach {
-                    in_effect: pods.iter().filter(reached).count(),
-                    of: pods.len(),
-                })
-            }
+        if since.report.audience == Audience::Nobody {
+            return None;
         }
+        let here = proxies.iter().map(|proxy| Standing {
+            proxy_type: proxy.proxy_type,
+            namespace: proxy.namespace.clone(),
+            pod: proxy.pod.clone(),
+            has: since.is_in_effect_at(proxy),
+        });
+        let there = self.elsewhere.standings(key, &since.object.meta);
+        let standings: Vec<Standing> = here.chain(there).collect();
+        Some(count(&since.report.audience, &standings))
     }
 
     /// The statuses that differ from what was written last; they count as written from now on.
@@ -127,6 +143,37 @@ impl Statuses {
             changes.insert(key, None);
         }
         changes
+    }
+}
+
+impl Since {
+    fn is_in_effect_at(&self, proxy: &ProxyStatus) -> bool {
+        proxy.generation_in_effect.is_some_and(|g| g >= self.generation)
+    }
+}
+
+fn count(audience: &Audience, standings: &[Standing]) -> Reach {
+    let connected = |concerned: fn(ProxyType) -> bool| {
+        let (mut in_effect, mut of) = (0, 0);
+        for standing in standings.iter().filter(|s| concerned(s.proxy_type)) {
+            of += 1;
+            in_effect += usize::from(standing.has);
+        }
+        Reach { in_effect, of }
+    };
+    match audience {
+        Audience::Nobody => Reach { in_effect: 0, of: 0 },
+        Audience::Agents => connected(|kind| kind == ProxyType::Agent),
+        Audience::WaypointsAndGateways => connected(|kind| kind != ProxyType::Agent),
+        Audience::Pods(pods) => {
+            let has = standings.iter().filter(|s| s.has);
+            let reached: BTreeSet<(&str, &str)> = has.map(|s| (&*s.namespace, &*s.pod)).collect();
+            let is_reached = |(namespace, name): &&PodName| reached.contains(&(&**namespace, &**name));
+            Reach {
+                in_effect: pods.iter().filter(is_reached).count(),
+                of: pods.len(),
+            }
+        }
     }
 }
 

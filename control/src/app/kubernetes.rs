@@ -15,6 +15,7 @@ use crate::kubernetes::election::Elector;
 use crate::sink::kubernetes::{Desk, KubernetesSink, Writer};
 use crate::sink::{Left, ObjectSink};
 use crate::source::kubernetes::KubernetesSource;
+use crate::webhook::Bundle;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -35,10 +36,17 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
     sink.publish_root(&authority.roots_pem()).await?;
     let elector = Elector::new(client.clone(), &config.namespace, &name);
     let writer = Writer::new(client.clone(), desk.clone(), elector.leads(), &name);
-    let duties: Vec<Duty> = vec![
+    let bundle = config
+        .webhook_configuration
+        .as_deref()
+        .map(|name| Bundle::new(client.clone(), name, authority.clone(), elector.leads()));
+    let mut duties: Vec<Duty> = vec![
         Box::new(|cancel| Box::pin(elector.run(cancel))),
         Box::new(|cancel| Box::pin(writer.run(cancel))),
     ];
+    if let Some(bundle) = bundle {
+        duties.push(Box::new(|cancel| Box::pin(bundle.run(cancel))));
+    }
     Ok(Backend {
         authority,
         verifier: Arc::new(TokenReviewVerifier::new(client.clone())),

@@ -25,6 +25,11 @@ const TUNNEL_LABEL: &str = "networking.istio.io/tunnel";
 const GATEWAY_CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
 
+/// Whether a Gateway of this class asks for a waypoint.
+pub fn is_waypoint_class(class: &str) -> bool {
+    class == WAYPOINT_CLASS || class == "aquifer-waypoint"
+}
+
 #[derive(Debug, Default)]
 pub struct Discovery {
     pub services: BTreeMap<NamespacedHostname, ServiceEntry>,

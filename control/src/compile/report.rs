@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::compile::Compiled;
-use crate::compile::discovery::{WAYPOINT_CLASS, hostname};
+use crate::compile::discovery::{WAYPOINT_CLASS, hostname, is_waypoint_class};
 use crate::compile::waypoints::{Binding, HBONE_PORT, WaypointKey};
 use crate::mesh_config::CONFIG_MAP;
 use crate::objects::{Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
@@ -84,6 +84,15 @@ impl ObjectReport {
 
 /// The condition that an implicit or explicit waypoint has taken the service.
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+/// Classes of Gateways that the mesh answers for.
+const OUR_CLASSES: [&str; 6] = [
+    "istio",
+    "aquifer",
+    "istio-remote",
+    "istio-east-west",
+    WAYPOINT_CLASS,
+    "aquifer-waypoint",
+];
 /// Messages name only so many findings; the debug endpoint has all.
 const MAX_FINDINGS: usize = 8;
 
@@ -302,7 +311,11 @@ fn kube_gateway(
     class: &str,
     report: &mut ObjectReport,
 ) -> Option<()> {
-    if class != WAYPOINT_CLASS {
+    if !OUR_CLASSES.contains(&class) {
+        // Another implementation's: its status is not ours to write.
+        return None;
+    }
+    if !is_waypoint_class(class) {
         report.accepted = false;
         let message = format!("class {class:?} is not supported by this version, only {WAYPOINT_CLASS}");
         report

@@ -340,6 +340,21 @@ impl Waypoints {
         }
     }
 
+    /// Services that wait for a waypoint whose pods are ready, with those of its pods that are not known to serve it.
+    pub fn waiting(&self, moment: &Moment) -> Vec<(Place, Vec<(Arc<str>, Arc<str>)>)> {
+        let of = |(service, binding): (&NamespacedHostname, &Binding)| {
+            let (Binding::Waiting(to) | Binding::Moving { to, .. }) = binding else {
+                return None;
+            };
+            let place = (service.clone(), to.clone());
+            let since = *self.offered.get(&place)?;
+            let waypoint = self.all.get(to).filter(|w| w.is_ready())?;
+            let lacks = |pod: &&(Arc<str>, Arc<str>)| moment.in_effect.get(*pod).is_none_or(|g| *g < since);
+            Some((place, waypoint.pods.iter().filter(lacks).cloned().collect()))
+        };
+        self.bindings.iter().filter_map(of).collect()
+    }
+
     /// Whether a binding would be decided otherwise with what is in effect at the waypoints now.
     pub fn is_outdated(&self, moment: &Moment) -> bool {
         self.bindings.iter().any(|(service, binding)| {

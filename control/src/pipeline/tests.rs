@@ -91,6 +91,7 @@ impl Running {
         let parts = Parts {
             settings: settings(),
             view: Arc::default(),
+            elsewhere: watch::channel(Arc::default()).1,
             snapshots: snapshots.clone(),
             registry: ProxyRegistry::default(),
             sink: Box::new(TestSink {

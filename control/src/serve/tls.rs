@@ -49,7 +49,7 @@ impl ServingCertificate {
         })
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.current.load().config.clone()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::compile::discovery::WAYPOINT_CLASS;
+use crate::compile::discovery::{WAYPOINT_CLASS, is_waypoint_class};
 use crate::compile::inputs::{Inputs, Labels};
 use crate::compile::waypoints::{Serves, Waypoint, WaypointKey, Waypoints};
 use crate::objects::Meta;
@@ -25,7 +25,7 @@ pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
     let of_class = inputs
         .kube_gateways
         .iter()
-        .filter(|g| &*g.spec.gateway_class_name == WAYPOINT_CLASS);
+        .filter(|g| is_waypoint_class(&g.spec.gateway_class_name));
     let made = of_class.map(|gateway| {
         let key = WaypointKey::new(&gateway.meta.namespace, &gateway.meta.name);
         (

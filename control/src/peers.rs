@@ -1,0 +1,236 @@
+//! What is in effect at the proxies of the other replicas.
+//!
+//! A proxy has one stream, to one replica. For "in effect at N of M proxies" and for a waypoint with several pods each
+//! replica has to know of the others' proxies: it asks them, once a second, on the port that metrics are read from.
+//! Replicas number their models each on its own, so that they speak of objects by UID and generation.
+
+mod client;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::compile::inputs::Labels;
+use crate::compile::report::PodName;
+use crate::compile::waypoints::Place;
+use crate::objects::{Meta, ObjectKey};
+use crate::serve::ProxyType;
+use crate::snapshots::Snapshots;
+pub use report::{PATH, PeerReport, of};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// More replicas than anybody runs.
+const MOST_PEERS: usize = 16;
+/// Labels of the control plane's own pods.
+const OWN_LABELS: [(&str, &str); 2] = [("app", "istiod"), ("istio", "pilot")];
+
+/// A connected proxy, and whether it has an object in effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub proxy_type: ProxyType,
+    pub namespace: Arc<str>,
+    pub pod: Arc<str>,
+    pub has: bool,
+}
+
+/// The reports of the other replicas, by their address.
+#[derive(Debug, Default, PartialEq)]
+pub struct Elsewhere {
+    replicas: BTreeMap<SocketAddr, Replica>,
+}
+
+/// One report, indexed.
+#[derive(Debug, Default, PartialEq)]
+struct Replica {
+    proxies: Vec<report::PeerProxy>,
+    /// By key: UID, generation, and the proxies that lack it.
+    objects: HashMap<ObjectKey, (Arc<str>, Option<i64>, BTreeSet<usize>)>,
+    places: BTreeMap<Place, BTreeSet<PodName>>,
+}
+
+impl Elsewhere {
+    /// How an object stands at the other replicas' proxies. One that they do not know as it is now has nobody.
+    pub fn standings(&self, key: &ObjectKey, meta: &Meta) -> Vec<Standing> {
+        let of_replica = |replica: &Replica| {
+            let known = replica.objects.get(key);
+            let known =
+                known.filter(|(uid, generation, _)| *uid == meta.uid && *generation == meta.generation);
+            let has = |index: usize| known.is_some_and(|(_, _, lacking)| !lacking.contains(&index));
+            let standing = |(index, proxy): (usize, &report::PeerProxy)| Standing {
+                proxy_type: proxy.proxy_type,
+                namespace: proxy.namespace.clone(),
+                pod: proxy.pod.clone(),
+                has: has(index),
+            };
+            replica
+                .proxies
+                .iter()
+                .enumerate()
+                .map(standing)
+                .collect::<Vec<_>>()
+        };
+        self.replicas.values().flat_map(of_replica).collect()
+    }
+
+    /// Whether a pod of the waypoint has the service's resources in effect.
+    pub fn serves(&self, place: &Place, pod: &PodName) -> bool {
+        let pods = self
+            .replicas
+            .values()
+            .filter_map(|replica| replica.places.get(place));
+        pods.into_iter().any(|pods| pods.contains(pod))
+    }
+}
+
+/// Asks the other replicas for as long as the process runs.
+pub struct Peers {
+    snapshots: Arc<Snapshots>,
+    namespace: Arc<str>,
+    name: Arc<str>,
+    port: u16,
+    /// Instead of the pods of the control plane, where it does not run in pods.
+    fixed: Vec<SocketAddr>,
+    found: watch::Sender<Arc<Elsewhere>>,
+}
+
+impl Peers {
+    pub fn new(
+        snapshots: Arc<Snapshots>,
+        (namespace, name): (&str, &str),
+        port: u16,
+        fixed: Vec<SocketAddr>,
+        found: watch::Sender<Arc<Elsewhere>>,
+    ) -> Self {
+        Self {
+            snapshots,
+            namespace: namespace.into(),
+            name: name.into(),
+            port,
+            fixed,
+            found,
+        }
+    }
+
+    pub async fn run(self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            let asked = futures_util::future::join_all(self.addresses().into_iter().map(ask)).await;
+            let replicas = asked.into_iter().flatten().collect();
+            let elsewhere = Elsewhere { replicas };
+            self.found.send_if_modified(|old| {
+                let changed = **old != elsewhere;
+                if changed {
+                    *old = Arc::new(elsewhere);
+                }
+                changed
+            });
+        }
+    }
+
+    fn addresses(&self) -> BTreeSet<SocketAddr> {
+        if !self.fixed.is_empty() {
+            return self.fixed.iter().copied().take(MOST_PEERS).collect();
+        }
+        let Some(compiled) = self.snapshots.compiled() else {
+            return BTreeSet::new();
+        };
+        let pods = compiled.inputs.pods.iter().filter(|pod| {
+            pod.meta.namespace == self.namespace
+                && pod.meta.name != self.name
+                && is_own(&pod.meta.labels)
+                && !pod.spec.is_finished()
+        });
+        let addresses = pods.filter_map(|pod| Some(SocketAddr::new(*pod.spec.ips().first()?, self.port)));
+        addresses.take(MOST_PEERS).collect()
+    }
+}
+
+fn is_own(labels: &Labels) -> bool {
+    OWN_LABELS
+        .iter()
+        .all(|(key, value)| labels.get(*key).is_some_and(|v| **v == **value))
+}
+
+/// One that does not answer has no proxies to speak of.
+async fn ask(address: SocketAddr) -> Option<(SocketAddr, Replica)> {
+    match client::get(address, PATH).await {
+        Ok(report) => Some((address, Replica::of(report))),
+        Err(error) => {
+            tracing::debug!(peer = %address, %error, "another replica does not say what is in effect");
+            None
+        }
+    }
+}
+
+impl Replica {
+    fn of(report: PeerReport) -> Self {
+        let objects = report.objects.into_iter().map(|object| {
+            let key = ObjectKey::new(&object.group, &object.kind, &object.namespace, &object.name);
+            (key, (object.uid, object.generation, object.lacking))
+        });
+        Self {
+            objects: objects.collect(),
+            places: report
+                .places
+                .into_iter()
+                .map(report::PeerPlace::into_place)
+                .collect(),
+            proxies: report.proxies,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elsewhere() -> Elsewhere {
+        let report: PeerReport = serde_json::from_value(serde_json::json!({
+            "proxies": [
+                {"proxyType": "waypoint", "namespace": "a", "pod": "w1"},
+                {"proxyType": "agent", "namespace": "b", "pod": "z"},
+            ],
+            "objects": [{"group": "g", "kind": "K", "namespace": "a", "name": "n", "uid": "u", "generation": 3, "lacking": [1]}],
+            "places": [{"namespace": "a", "hostname": "web.a", "waypoint": {"namespace": "a", "name": "w"}, "pods": [["a", "w1"]]}],
+        }))
+        .unwrap();
+        let address = "10.0.0.1:15014".parse().unwrap();
+        Elsewhere {
+            replicas: [(address, Replica::of(report))].into(),
+        }
+    }
+
+    #[test]
+    fn an_object_counts_as_it_is_now_only() {
+        let key = ObjectKey::new("g", "K", "a", "n");
+        let mut meta = Meta {
+            uid: "u".into(),
+            generation: Some(3),
+            ..Meta::default()
+        };
+        let has =
+            |meta: &Meta| -> Vec<bool> { elsewhere().standings(&key, meta).iter().map(|s| s.has).collect() };
+        assert_eq!(has(&meta), [true, false]);
+        meta.generation = Some(4);
+        assert_eq!(has(&meta), [false, false]);
+    }
+
+    #[test]
+    fn a_waypoints_pod_counts_for_its_services() {
+        use crate::compile::waypoints::WaypointKey;
+        use aquifer_core::names::NamespacedHostname;
+        let place = |host: &str| (NamespacedHostname::new("a", host), WaypointKey::new("a", "w"));
+        let pod = |name: &str| ("a".into(), name.into());
+        assert!(elsewhere().serves(&place("web.a"), &pod("w1")));
+        assert!(!elsewhere().serves(&place("web.a"), &pod("w2")));
+        assert!(!elsewhere().serves(&place("other.a"), &pod("w1")));
+    }
+}
