@@ -219,8 +219,8 @@ fn a_captured_connection_may_share_the_port_of_a_delivery() {
     let (served, far) = (a.listen("[::]:0"), c.listen("[::]:0"));
     agent.enrol(world.spec(A));
     world.single_local_port(A, SHARED_PORT);
-    let at: [(fn(Place, u16) -> SocketAddr, &str); 2] = [(Place::at_v4, "127.0.0.1"), (Place::at_v6, "::1")];
-    for (at, loopback) in at {
+    let at: [fn(Place, u16) -> SocketAddr; 2] = [Place::at_v4, Place::at_v6];
+    for (at, loopback) in at.into_iter().zip(["127.0.0.1", "::1"]) {
         let loopback = SocketAddr::new(loopback.parse().expect("an address"), SHARED_PORT);
         let delivery = c.connect(at(A, served));
         assert_eq!(canonical(delivery.server.accepted), canonical(delivery.local));
