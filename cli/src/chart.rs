@@ -39,7 +39,7 @@ pub(crate) fn unpack() -> anyhow::Result<TempDir> {
         .context("cannot make a temporary folder for the chart")?;
     for (path, text) in carried::CHART {
         let file = folder.path().join(path);
-        let parent = file.parent().unwrap_or(folder.path());
+        let parent = file.parent().unwrap_or_else(|| folder.path());
         fs::create_dir_all(parent)
             .and_then(|()| fs::write(&file, text))
             .with_context(|| format!("cannot write {}", file.display()))?;

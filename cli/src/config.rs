@@ -58,7 +58,7 @@ impl Proxy {
 
 /// The connected proxy that is called `POD` or `POD.NAMESPACE`.
 fn find(reach: &Reach, name: &str) -> anyhow::Result<Proxy> {
-    let proxies = reach.control_lists("/debug/syncz")?;
+    let proxies = reach.proxies()?;
     let all = proxies
         .as_array()
         .context("the control plane's /debug/syncz is not a list")?;

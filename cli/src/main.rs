@@ -79,7 +79,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(&Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("aquifer: {e:#}");
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let kubectl = Kubectl::new(&cli.access);
     let output = cli.output;
     let reach = || {

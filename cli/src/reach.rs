@@ -62,14 +62,20 @@ impl Reach {
         first.context("no replica of the control plane answered")
     }
 
-    /// The lists that all replicas give, one after the other: each knows only the proxies that are connected to it.
-    pub(crate) fn control_lists(&self, path: &str) -> anyhow::Result<Value> {
-        let pages = self.control_pages(path, usize::MAX)?.into_iter();
-        let items = pages.flat_map(|page| match page {
-            Value::Array(items) => items,
-            other => vec![other],
-        });
-        Ok(items.collect())
+    /// The proxies that all replicas know, each once: a replica may know only those that are connected to it.
+    pub(crate) fn proxies(&self) -> anyhow::Result<Value> {
+        let mut proxies: Vec<Value> = Vec::new();
+        for page in self.control_pages("/debug/syncz", usize::MAX)? {
+            let Value::Array(page) = page else {
+                bail!("the control plane's /debug/syncz is not a list")
+            };
+            let news = page
+                .into_iter()
+                .filter(|p| !proxies.iter().any(|known| known["proxy"] == p["proxy"]));
+            let news: Vec<Value> = news.collect();
+            proxies.extend(news);
+        }
+        Ok(Value::Array(proxies))
     }
 
     fn control_pages(&self, path: &str, most: usize) -> anyhow::Result<Vec<Value>> {

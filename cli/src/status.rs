@@ -6,7 +6,7 @@ use crate::reach::Reach;
 use crate::table::{Output, print, say, structured};
 
 pub(crate) fn run(reach: &Reach, output: Output) -> anyhow::Result<()> {
-    let proxies = reach.control_lists("/debug/syncz")?;
+    let proxies = reach.proxies()?;
     let pods = reach.control("/debug/pods")?;
     if structured(output, &json!({ "proxies": proxies, "pods": pods }))? {
         return Ok(());

@@ -58,7 +58,10 @@ pub(crate) fn run(options: &Options, kubectl: &Kubectl) -> anyhow::Result<ExitCo
             "kept: the definitions of Istio's kinds with your objects, and Secret istio-ca-secret (--purge deletes them)",
         );
     }
-    say("Pods of the mesh talk plainly now; none was restarted.");
+    if !options.dry_run {
+        uninstall.wait();
+        say("Pods of the mesh talk plainly now; none was restarted.");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,6 +84,31 @@ impl Uninstall<'_> {
         self.delete(&["lease", "aquifer-leader", "-n", &self.options.namespace])?;
         let field = format!("metadata.name={ROOT_CONFIG_MAP}");
         self.delete(&["configmaps", "--all-namespaces", "--field-selector", &field])
+    }
+
+    /// Until the mesh's own pods have ended: agents clean up while they end.
+    fn wait(&self) {
+        let timeout = format!("--timeout={}s", self.options.timeout);
+        let arguments = [
+            "wait",
+            "--for=delete",
+            "pods",
+            "-l",
+            OURS,
+            "-n",
+            &self.options.namespace,
+            &timeout,
+        ];
+        let ended = self
+            .kubectl
+            .spawn(&arguments)
+            .and_then(|mut child| Ok(child.wait()?));
+        if !ended.is_ok_and(|status| status.success()) {
+            say(&format!(
+                "pods of the mesh are still ending: `kubectl -n {} get pods -l {OURS}`",
+                self.options.namespace
+            ));
+        }
     }
 
     fn purge(&self) -> anyhow::Result<()> {

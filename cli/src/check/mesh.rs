@@ -148,7 +148,7 @@ fn webhook(kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()> {
 /// What only the control plane itself knows.
 pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
     let pages = reach
-        .control_lists("/debug/syncz")
+        .proxies()
         .and_then(|s| Ok((s, reach.control("/debug/pods")?)));
     match pages {
         Ok((proxies, pods)) => {

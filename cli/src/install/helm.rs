@@ -70,17 +70,11 @@ impl Helm {
     }
 
     pub(crate) fn is_installed(&self, namespace: &str) -> anyhow::Result<bool> {
-        let arguments = [
-            "list",
-            "--all",
-            "--short",
-            "--filter",
-            "^aquifer$",
-            "-n",
-            namespace,
-        ];
-        let listed = self.run(&arguments.map(str::to_owned))?;
-        Ok(listed.lines().any(|line| line.trim() == RELEASE))
+        match self.run(&["status", RELEASE, "-n", namespace].map(str::to_owned)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.to_string().contains("not found") => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn uninstall(&self, namespace: &str, timeout: u32) -> anyhow::Result<()> {

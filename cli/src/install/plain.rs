@@ -10,7 +10,7 @@ use crate::kubectl::Kubectl;
 use crate::table::say;
 
 /// Who owns the fields, for server-side apply.
-const MANAGER: &str = "--field-manager=aquifer";
+const MANAGER: &str = "--field-manager=aquifer-cli";
 /// Says that a definition is ours.
 pub(crate) const PART_OF: &str = "app.kubernetes.io/part-of";
 
@@ -53,7 +53,7 @@ pub(crate) fn apply(options: &Options, kubectl: &Kubectl, verb: Verb) -> anyhow:
     namespace(kubectl)?;
     apply_definitions(kubectl)?;
     let objects = objects(chart::rendered(options.profile.unwrap_or_default()))?;
-    send(kubectl, objects).context("cannot apply the objects")
+    send(kubectl, &objects).context("cannot apply the objects")
 }
 
 fn namespace(kubectl: &Kubectl) -> anyhow::Result<()> {
@@ -81,7 +81,7 @@ fn apply_definitions(kubectl: &Kubectl) -> anyhow::Result<()> {
         list.extend(objects(text)?);
         names.push(format!("customresourcedefinition/{name}"));
     }
-    send(kubectl, list).context("cannot apply the definitions of Istio's kinds")?;
+    send(kubectl, &list).context("cannot apply the definitions of Istio's kinds")?;
     let mut arguments = vec!["wait", "--for=condition=Established", "--timeout=50s"];
     arguments.extend(names.iter().map(String::as_str));
     if names.is_empty() {
@@ -109,7 +109,7 @@ fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(marked.collect())
 }
 
-fn send(kubectl: &Kubectl, objects: Vec<Value>) -> anyhow::Result<()> {
+fn send(kubectl: &Kubectl, objects: &[Value]) -> anyhow::Result<()> {
     if objects.is_empty() {
         return Ok(());
     }
