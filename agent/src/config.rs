@@ -214,6 +214,7 @@ impl Flags {
             None => PodSource::ApiServer(KubernetesConfig {
                 node: self.node_name.clone(),
                 namespace: self.pod_namespace.clone(),
+                pod: self.pod_name.clone(),
                 daemonset: self.daemonset,
                 netns_dir: self.pod_netns_dir,
                 captured_cgroup: self.captured_cgroup.clone(),

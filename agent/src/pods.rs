@@ -22,6 +22,8 @@ pub struct NodePod {
     /// A file that is the pod's network namespace.
     pub netns: PathBuf,
     pub cgroup: PathBuf,
+    /// Grows when another agent, which may have captured the pod at the same time, has gone: then it is captured anew.
+    pub turn: u32,
     pub wanted: bool,
     /// Why it is wanted or not, for people.
     pub reason: String,

@@ -299,6 +299,7 @@ impl Pod {
                 self.leave(now, actions);
             }
             Phase::Unprepared { .. } | Phase::Enrolled if self.outdated() => self.release(actions),
+            Phase::Unprepared { .. } | Phase::Enrolled if self.contested() => self.capture(actions),
             Phase::Unprepared { retry_at, .. } if *retry_at <= now => {
                 self.phase = Phase::Preparing;
                 actions.push(Action::Prepare(uid.clone()));
@@ -311,6 +312,12 @@ impl Pod {
     fn outdated(&self) -> bool {
         let captured = self.captured.as_ref();
         captured.is_some_and(|captured| !captured.same_enrolment(&self.wanted))
+    }
+
+    /// Whether another agent may have captured the pod after this one did.
+    fn contested(&self) -> bool {
+        let captured = self.captured.as_ref();
+        captured.is_some_and(|captured| captured.turn != self.wanted.turn)
     }
 
     fn capture(&mut self, actions: &mut Vec<Action>) {

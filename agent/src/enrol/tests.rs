@@ -20,9 +20,25 @@ fn pod(uid: &str, wanted: bool) -> NodePod {
         ips: vec!["10.0.0.1".parse().unwrap()],
         netns: format!("/run/netns/{uid}").into(),
         cgroup: "/c".into(),
+        turn: 0,
         wanted,
         reason: "a label".to_owned(),
     }
+}
+
+#[test]
+fn a_pod_that_another_agent_may_have_captured_is_captured_anew_and_stays_advertised() {
+    let mut bench = Bench::new(&[]);
+    bench.event(list(&[pod("u", true)]));
+    bench.enrol("u");
+    let mut again = pod("u", true);
+    again.turn = 1;
+    let actions = bench.event(list(std::slice::from_ref(&again)));
+    assert_eq!(actions, [Action::Capture(Arc::new(again.clone()))]);
+    assert_eq!(bench.state("u").0, PodState::Enrolled);
+    bench.enrol("u");
+    assert_eq!(bench.event(list(&[again])), []);
+    assert_eq!(bench.state("u").0, PodState::Enrolled);
 }
 
 fn list(pods: &[NodePod]) -> Event {

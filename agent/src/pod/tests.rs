@@ -109,6 +109,7 @@ fn node_pod(name: &str, ip: IpAddr) -> Arc<NodePod> {
         ips: vec![ip],
         netns: "/none".into(),
         cgroup: "/none".into(),
+        turn: 0,
         wanted: true,
         reason: String::new(),
     })

@@ -144,6 +144,7 @@ impl From<Entry> for NodePod {
             ips: entry.ips.into_iter().map(|ip| ip.to_canonical()).collect(),
             netns: entry.netns,
             cgroup: entry.cgroup,
+            turn: 0,
             wanted: entry.wanted,
             reason: entry.reason,
         }

@@ -5,6 +5,7 @@
 
 mod annotate;
 mod connect;
+mod handover;
 mod listed;
 mod observed;
 mod places;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use super::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError};
 use annotate::{Annotator, Wish, Wishes};
 pub use connect::ConnectError;
+use handover::Handover;
 use observed::Observed;
 use places::{Place, Places, Sought};
 use watches::{Change, Changes, View};
@@ -35,8 +37,10 @@ const LONGEST_LOOK: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct KubernetesConfig {
     pub node: String,
-    /// The agents' own namespace and DaemonSet, to tell an uninstallation from a restart.
+    /// This agent's own pod, to tell others of its kind from it.
     pub namespace: String,
+    pub pod: String,
+    /// The agents' DaemonSet, to tell an uninstallation from a restart.
     pub daemonset: Option<String>,
     /// Where the container runtime keeps pods' network namespaces.
     pub netns_dir: PathBuf,
@@ -61,6 +65,7 @@ pub struct KubernetesPods {
     /// Away while a thread looks for pods with it.
     places: Option<Places>,
     annotator: Annotator,
+    handover: Handover,
     /// What the last report said of each pod.
     reported: BTreeMap<Arc<str>, bool>,
     /// Something was heard since the last list.
@@ -78,6 +83,7 @@ impl KubernetesPods {
         Ok(Self {
             changes: watches::follow(&client, &config),
             view: View::new(config.daemonset.is_some()),
+            handover: Handover::new(&config.namespace, &config.pod),
             places: Some(Places::new(config.netns_dir, config.captured_cgroup)),
             annotator: Annotator::start(client),
             reported: BTreeMap::new(),
@@ -100,7 +106,7 @@ impl KubernetesPods {
             while let Some(Some(change)) = self.changes.next().now_or_never() {
                 self.heard(change);
             }
-            if self.stale && self.view.is_complete() {
+            if self.stale && self.view.is_complete() && !self.waits() {
                 return;
             }
             tokio::select! {
@@ -111,6 +117,11 @@ impl KubernetesPods {
                 }
             }
         }
+    }
+
+    /// A later agent runs on this node: pods that come now are its own. What this one serves it serves on.
+    fn waits(&self) -> bool {
+        self.last.is_some() && self.handover.is_succeeded(self.view.pods())
     }
 
     fn heard(&mut self, change: Change) {
@@ -151,20 +162,35 @@ impl KubernetesPods {
         for pod in self.view.pods().filter(|pod| !pod.is_over) {
             let decision = self.decide(pod);
             match found.remove(&pod.uid) {
-                Some(Ok(place)) => list.pods.push(node_pod(pod, place, &decision)),
+                Some(Ok(place)) => list.pods.push(self.node_pod(pod, place, &decision)),
                 Some(Err(reason)) if decision.is_wanted() => list.malformed.push(MalformedPod {
                     uid: pod.uid.clone(),
                     reason,
                 }),
                 // Shown as not wanted; never entered.
                 Some(Err(_)) | None if !decision.is_wanted() => {
-                    list.pods.push(node_pod(pod, Place::default(), &decision));
+                    list.pods.push(self.node_pod(pod, Place::default(), &decision));
                 }
                 // Its sandbox has no address yet.
                 _ => {}
             }
         }
         list
+    }
+
+    fn node_pod(&self, pod: &Observed, place: Place, decision: &enrolment::Enrolment) -> NodePod {
+        NodePod {
+            uid: pod.uid.clone(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: pod.service_account.clone(),
+            ips: pod.ips.clone(),
+            netns: place.netns,
+            cgroup: place.cgroup,
+            turn: self.handover.turn(&pod.uid),
+            wanted: decision.is_wanted(),
+            reason: decision.because().to_owned(),
+        }
     }
 
     fn decide(&self, pod: &Observed) -> enrolment::Enrolment {
@@ -216,6 +242,7 @@ impl NodePods for KubernetesPods {
                 return Err(PodsError::Search);
             }
             let found = self.look().await;
+            self.handover.look(self.view.pods());
             let list = self.list(found);
             // Not before there is a list: a caller that gave up meanwhile gets it the next time.
             self.stale = false;
@@ -237,20 +264,6 @@ impl NodePods for KubernetesPods {
         self.reported = pods.iter().map(is_enrolled).collect();
         self.wish();
         Ok(())
-    }
-}
-
-fn node_pod(pod: &Observed, place: Place, decision: &enrolment::Enrolment) -> NodePod {
-    NodePod {
-        uid: pod.uid.clone(),
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        service_account: pod.service_account.clone(),
-        ips: pod.ips.clone(),
-        netns: place.netns,
-        cgroup: place.cgroup,
-        wanted: decision.is_wanted(),
-        reason: decision.because().to_owned(),
     }
 }
 

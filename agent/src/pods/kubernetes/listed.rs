@@ -68,7 +68,7 @@ impl<V: PartialEq> Listed<V> {
         self.current.get(key)
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> + Clone {
         self.current.values()
     }
 }

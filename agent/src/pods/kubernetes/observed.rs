@@ -27,6 +27,14 @@ pub(super) struct Observed {
     pub(super) has_sidecar: bool,
     /// Its annotation says that it is enrolled.
     pub(super) advertised: bool,
+    /// The object that made it.
+    pub(super) owner: Option<Arc<str>>,
+    /// In seconds, to tell an earlier pod of an owner from a later.
+    pub(super) created: i64,
+    /// A container of it runs, ready or not.
+    pub(super) runs: bool,
+    /// Asked to end.
+    pub(super) is_ending: bool,
     /// All its containers have ended for good: its addresses are others' soon.
     pub(super) is_over: bool,
     cgroup_uid: Arc<str>,
@@ -42,6 +50,8 @@ impl Observed {
         let annotations = metadata.annotations.unwrap_or_default();
         let named = status.pod_ips.unwrap_or_default();
         let addresses = named.into_iter().map(|ip| ip.ip);
+        let owners = metadata.owner_references.unwrap_or_default();
+        let containers = status.container_statuses.unwrap_or_default();
         Some(Self {
             namespace: metadata.namespace?.into(),
             name: metadata.name?.into(),
@@ -58,6 +68,15 @@ impl Observed {
             host_network: spec.host_network.unwrap_or_default(),
             has_sidecar: annotations.contains_key(SIDECAR_STATUS),
             advertised: annotations.get(REDIRECTION).map(String::as_str) == Some(REDIRECTION_ENABLED),
+            owner: owners
+                .into_iter()
+                .find(|owner| owner.controller == Some(true))
+                .map(|owner| owner.uid.into()),
+            created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+            runs: containers
+                .into_iter()
+                .any(|container| container.state.is_some_and(|state| state.running.is_some())),
+            is_ending: metadata.deletion_timestamp.is_some(),
             is_over: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             cgroup_uid: annotations
                 .get(STATIC_POD_HASH)

@@ -131,7 +131,7 @@ impl View {
         self.pods.is_complete() && self.namespaces.is_complete() && agents
     }
 
-    pub(super) fn pods(&self) -> impl Iterator<Item = &Observed> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Observed> + Clone {
         self.pods.values()
     }
 
