@@ -10,6 +10,8 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
     let before = uids(world, SYSTEM, "aquifer-agent");
     let pages = world.under_load(|| {
         world.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-agent"]);
+        // Pods that start while two agents are on a node.
+        renew_probed(world);
         world
             .mesh()
             .wait_rolled_out("daemonset/aquifer-agent", PATIENCE)
@@ -25,6 +27,7 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
     });
     world.assert_none_failed("rolling update of the agents", &pages);
     assert_all_enrolled(world);
+    assert_probed_answers(world);
 }
 
 pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
@@ -58,12 +61,7 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
     world.assert_none_failed("loss of the API server", &pages);
 
     // And then everything goes on: a new pod is enrolled.
-    let first: Vec<String> = uids(world, NAMESPACE, "client");
-    world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "deployment/client"]);
-    world.until("a pod that came later is enrolled", |status| {
-        let pods: Vec<_> = status.pods_of(NAMESPACE, "client").collect();
-        pods.len() == 1 && pods[0].enrolled && pods[0].ready && !first.contains(&pods[0].uid)
-    });
+    renew_probed(world);
 }
 
 /// Connections that were open may be cut; new ones wait or are refused, and work again when the agent is back.
@@ -91,6 +89,29 @@ pub(crate) fn a_killed_agent_comes_back_and_nothing_was_plain_meanwhile(world: &
                 .any(|pod| pod.restarts == 1)
     });
     assert_all_enrolled(world);
+}
+
+/// Replaces pods and waits until the new ones are enrolled.
+fn renew_probed(world: &World) {
+    let first = uids(world, NAMESPACE, "probed");
+    world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "deployment/probed"]);
+    world.until("pods that came later are enrolled", |status| {
+        let pods: Vec<_> = status.pods_of(NAMESPACE, "probed").collect();
+        pods.len() == first.len()
+            && pods
+                .iter()
+                .all(|pod| pod.enrolled && pod.ready && !first.contains(&pod.uid))
+    });
+}
+
+/// Each pod by its own address: one whose connections nobody takes would not answer.
+fn assert_probed_answers(world: &World) {
+    let status = world.status();
+    for pod in status.pods_of(NAMESPACE, "probed") {
+        let url = format!("http://{}:8080/", pod.ip.unwrap());
+        let answer = world.get_from(NAMESPACE, "client", &url);
+        assert!(answer.is_ok(), "{}: {answer:?}", pod.name);
+    }
 }
 
 fn uids(world: &World, namespace: &str, workload: &str) -> Vec<String> {
