@@ -1,6 +1,6 @@
 //! One page of a pod through a port that kubectl forwards: it also reaches what listens on the pod's loopback only.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::process::Child;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -49,11 +49,14 @@ impl Forward {
         };
         let stdout = forward.child.stdout.take().context("kubectl has no output")?;
         let (sender, receiver) = mpsc::sync_channel(1);
-        // Ends with the pipe, which ends with the child, which ends with this value.
+        // Ends with the pipe, which ends with the child, which ends with this value. Read to the end: kubectl says a line
+        // at each connection, and would die of a closed pipe.
         std::thread::spawn(move || {
-            let mut line = String::new();
-            let _ = BufReader::new(stdout.take(MAX_LINE)).read_line(&mut line);
-            let _ = sender.send(line);
+            let mut lines = BufReader::new(stdout);
+            let mut first = String::new();
+            let _ = (&mut lines).take(MAX_LINE).read_line(&mut first);
+            let _ = sender.send(first);
+            let _ = io::copy(&mut lines, &mut io::sink());
         });
         let line = receiver.recv_timeout(DEADLINE);
         let Ok(line) = line else {

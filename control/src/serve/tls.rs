@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use aquifer_identity::authority::SignRequestError;
 use aquifer_identity::tls::TlsConfigError;
-use aquifer_identity::{CertificateAuthority, control_server_config};
+use aquifer_identity::{CertificateAuthority, control_server_config, webhook_server_config};
 use arc_swap::ArcSwap;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -31,6 +31,7 @@ pub struct ServingCertificate {
 
 struct Issued {
     config: Arc<ServerConfig>,
+    webhook: Arc<ServerConfig>,
     renew_at: SystemTime,
 }
 
@@ -49,8 +50,13 @@ impl ServingCertificate {
         })
     }
 
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
         self.current.load().config.clone()
+    }
+
+    /// For the webhook's port.
+    pub(crate) fn webhook_config(&self) -> Arc<ServerConfig> {
+        self.current.load().webhook.clone()
     }
 
     /// Renews at half of the certificate's life, for ever.
@@ -95,6 +101,7 @@ fn issue(
     let life = certificate.not_after().duration_since(now).unwrap_or_default();
     Ok(Issued {
         config: control_server_config(&certificate)?,
+        webhook: webhook_server_config(&certificate)?,
         renew_at: now + life / 2,
     })
 }

@@ -56,7 +56,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let acceptor = TlsAcceptor::from(certificate.config());
+                let acceptor = TlsAcceptor::from(certificate.webhook_config());
                 connections.spawn(timeout(LIFETIME, connection(stream, acceptor, judge.clone())));
             }
             Err(error) => {

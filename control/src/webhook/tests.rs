@@ -143,7 +143,10 @@ impl Running {
     }
 
     async fn call(&self, request: &[u8]) -> (StatusCode, String) {
-        let config = control_client_config(self.authority.roots_pem().as_bytes()).unwrap();
+        let mut config = (*control_client_config(self.authority.roots_pem().as_bytes()).unwrap()).clone();
+        // As the API server does, and nothing else.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let config = Arc::new(config);
         let name = "istiod.istio-system.svc".try_into().unwrap();
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let mut tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();

@@ -26,5 +26,8 @@ pub use csr::{CsrError, KeyAndCsr, new_csr};
 pub use manager::{CertificateManager, CertificateStatus, FetchError, ManagerConfig};
 pub use peer::{PeerIdentityError, peer_identity};
 pub use source::{CertificateSource, SignError};
-pub use tls::{control_client_config, control_server_config, tunnel_client_config, tunnel_server_config};
+pub use tls::{
+    control_client_config, control_server_config, tunnel_client_config, tunnel_server_config,
+    webhook_server_config,
+};
 pub use verify::{ExpectedPeers, PeerRejected};

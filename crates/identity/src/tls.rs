@@ -128,3 +128,10 @@ pub fn control_server_config(certificate: &ServerCertificate) -> Result<Arc<Serv
     without_resumption(&mut config);
     Ok(Arc::new(config))
 }
+
+/// The same for the webhook's port: the API server offers HTTP/1.1 to webhooks, and nothing else.
+pub fn webhook_server_config(certificate: &ServerCertificate) -> Result<Arc<ServerConfig>, TlsConfigError> {
+    let mut config = Arc::unwrap_or_clone(control_server_config(certificate)?);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
