@@ -1,0 +1,129 @@
+//! Callers of the control plane: for certificates, and as a node agent.
+
+use std::path::PathBuf;
+
+use aquifer_core::identity::SpiffeId;
+use aquifer_identity::csr::new_csr;
+use aquifer_identity::{CertificateSource, SignError};
+use aquifer_xds::ca::{Asking, CaClient};
+use aquifer_xds::channel::ControlPlane;
+use aquifer_xds::client::{AdsClient, AdsConfig, NodeId, synced};
+use aquifer_xds::handler::{Rejected, ResourceHandler, Update};
+use aquifer_xds::token::TokenFile;
+use aquifer_xds::type_url;
+use tokio::runtime::Runtime;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::control::Control;
+use crate::world::World;
+
+pub(crate) struct Clients<'a> {
+    world: &'a World,
+    runtime: Runtime,
+    address: String,
+    root: PathBuf,
+}
+
+impl<'a> Clients<'a> {
+    pub(crate) fn new(world: &'a World, control: &Control) -> Self {
+        let root = world.file("root.pem");
+        let pem = [
+            "get",
+            "configmap",
+            "istio-ca-root-cert",
+            "-n",
+            "istio-system",
+            "-o",
+            r"jsonpath={.data.root-cert\.pem}",
+        ];
+        world.until("there is a root certificate", || {
+            world
+                .try_kubectl(&pem)
+                .is_some_and(|pem| std::fs::write(&root, pem).is_ok())
+        });
+        Self {
+            world,
+            runtime: Runtime::new().unwrap(),
+            address: control.address(),
+            root,
+        }
+    }
+
+    fn control_plane(&self) -> ControlPlane {
+        ControlPlane::new(&self.address, &self.root).unwrap()
+    }
+
+    fn token(&self, token: &str) -> TokenFile {
+        let file = self.world.file("token");
+        std::fs::write(&file, token).unwrap();
+        TokenFile::new(file)
+    }
+
+    fn ask(&self, token: &str, own: &SpiffeId, for_pod: Option<&SpiffeId>) -> Result<Vec<String>, SignError> {
+        let asking = if for_pod.is_some() {
+            Asking::ForPods
+        } else {
+            Asking::ForItself
+        };
+        let identity = for_pod.unwrap_or(own);
+        let csr = new_csr(identity).unwrap();
+        let (control_plane, token) = (self.control_plane(), self.token(token));
+        self.runtime.block_on(async {
+            let client = CaClient::new(&control_plane, token, "Kubernetes", asking);
+            client.sign(identity, csr.csr_pem()).await
+        })
+    }
+
+    /// The pod may be younger than what the control plane has seen.
+    pub(crate) fn gets(&self, token: &str, own: &SpiffeId, for_pod: Option<&SpiffeId>) {
+        self.world.until("a certificate is issued", || {
+            self.ask(token, own, for_pod).is_ok()
+        });
+    }
+
+    pub(crate) fn refuses(&self, token: &str, own: &SpiffeId, for_pod: Option<&SpiffeId>, why: &str) {
+        let error = self.ask(token, own, for_pod).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+
+    pub(crate) fn is_refused(&self, token: &str, own: &SpiffeId, for_pod: Option<&SpiffeId>) -> bool {
+        self.ask(token, own, for_pod).is_err()
+    }
+
+    /// A node agent that takes whatever it is told, until dropped.
+    pub(crate) fn agent(&self, token: &str, pod: &str) -> DropGuard {
+        let node = NodeId {
+            proxy_type: "ztunnel",
+            ip: "127.0.0.1",
+            pod,
+            namespace: "istio-system",
+        };
+        let config = AdsConfig {
+            control_plane: self.control_plane(),
+            token: self.token(token),
+            cluster: "Kubernetes".to_owned(),
+            node: node.into_node("Kubernetes", "node-1"),
+        };
+        let (client, mut status) = AdsClient::new(config);
+        let cancel = CancellationToken::new();
+        let handlers: Vec<Box<dyn ResourceHandler>> = vec![
+            Box::new(Takes(type_url::ADDRESS)),
+            Box::new(Takes(type_url::AUTHORIZATION)),
+        ];
+        self.runtime.spawn(client.run(handlers, cancel.clone()));
+        self.runtime.block_on(synced(&mut status)).unwrap();
+        cancel.drop_guard()
+    }
+}
+
+struct Takes(&'static str);
+
+impl ResourceHandler for Takes {
+    fn type_url(&self) -> &'static str {
+        self.0
+    }
+
+    fn apply(&mut self, _: Vec<Update>, _: Vec<String>) -> Result<(), Vec<Rejected>> {
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! A control plane's process.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::world::World;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+pub(crate) struct Control {
+    child: Child,
+    grpc: u16,
+    monitoring: u16,
+    log: PathBuf,
+}
+
+impl Control {
+    pub(crate) fn start(world: &World, name: &str, peers: &[u16]) -> Self {
+        Self::start_on(world, name, free_port(), peers)
+    }
+
+    pub(crate) fn start_on(world: &World, name: &str, monitoring: u16, peers: &[u16]) -> Self {
+        let log = world.file(&format!("{name}.log"));
+        let grpc = free_port();
+        let peers: Vec<String> = peers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let child = Command::new(program())
+            .env("KUBECONFIG", world.kubeconfig())
+            .env("POD_NAME", name)
+            .env("POD_NAMESPACE", "istio-system")
+            .env("AQUIFER_GRPC_LISTEN", format!("127.0.0.1:{grpc}"))
+            .env("AQUIFER_MONITORING_LISTEN", format!("127.0.0.1:{monitoring}"))
+            .env("AQUIFER_TRUSTED_NODE_ACCOUNTS", "istio-system/aquifer-agent")
+            .env("AQUIFER_WAYPOINT_LINGER", "1")
+            .envs((!peers.is_empty()).then(|| ("AQUIFER_PEERS", peers.join(","))))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        world.pages_at(monitoring);
+        Self {
+            child,
+            grpc,
+            monitoring,
+            log,
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("localhost:{}", self.grpc)
+    }
+
+    pub(crate) fn ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while page(self.monitoring, "/ready").is_err() {
+            assert!(Instant::now() < deadline, "not ready; its log: {}", self.text());
+            std::thread::park_timeout(LOOK_AGAIN);
+        }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// How often it logged that.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        self.text().matches(words).count()
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn ends_in_order(mut self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}; its log: {}", self.text());
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.text());
+        }
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The body of a page that answers 200.
+pub(crate) fn page(port: u16, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.split(' ').nth(1) == Some("200") {
+        return Ok(body.to_owned());
+    }
+    Err(io::Error::other(head.to_owned()))
+}
+
+/// A port that nobody listens at now; the process takes it a moment later.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Beside the folder that the tests are in.
+fn program() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let folder = this.parent().and_then(std::path::Path::parent).unwrap();
+    let program = folder.join("aquifer-control");
+    assert!(
+        program.exists(),
+        "no {}: cargo build --profile lab -p aquifer-control",
+        program.display()
+    );
+    program
+}

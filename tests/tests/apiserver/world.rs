@@ -1,0 +1,203 @@
+//! A cluster with the chart's definitions and roles, and a kubeconfig of the control plane's service account.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use aquifer_tests::cluster::kubectl::KubectlError;
+use aquifer_tests::cluster::{Cluster, ClusterOptions, parts};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Enough of the Gateway API's definition for a waypoint.
+pub(crate) const GATEWAY_DEFINITION: &str = r"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: gateways.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: https://github.com/kubernetes-sigs/gateway-api/pull/1538}
+spec:
+  group: gateway.networking.k8s.io
+  names: {kind: Gateway, plural: gateways, singular: gateway, listKind: GatewayList}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
+
+pub(crate) const WAYPOINT: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: own, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: foreign, namespace: shop}
+spec: {gatewayClassName: nginx, listeners: [{name: http, port: 80, protocol: HTTP}]}
+";
+
+pub(crate) struct World {
+    cluster: Cluster,
+    folder: TempDir,
+    /// Where the first control plane's pages are.
+    pages: std::cell::Cell<u16>,
+}
+
+impl World {
+    pub(crate) fn up(name: &str) -> Self {
+        let options = ClusterOptions {
+            nodes: 1,
+            ..ClusterOptions::new(format!("test-api-{name}").parse().unwrap())
+        };
+        let world = Self {
+            cluster: Cluster::up(&options, &|step| eprintln!("{step}")).unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+            pages: std::cell::Cell::new(0),
+        };
+        world.kubectl(&["create", "namespace", "istio-system"]);
+        world.kubectl(&[
+            "apply",
+            "--server-side",
+            "-f",
+            &repository("deploy/chart/files/crds"),
+        ]);
+        world.apply(&roles());
+        world.write_kubeconfig();
+        world
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl().run(arguments).unwrap()
+    }
+
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
+        self.cluster.kubectl().run(arguments).ok()
+    }
+
+    pub(crate) fn apply(&self, manifests: &str) {
+        // A definition that was just made is served a little later.
+        let apply = || self.cluster.kubectl().apply(manifests);
+        self.cluster
+            .kubectl()
+            .until("apply manifests", PATIENCE, apply)
+            .unwrap();
+    }
+
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let attempt = || match holds() {
+            true => Ok(()),
+            false => Err(KubectlError::Failed {
+                arguments: String::new(),
+                message: "not yet".to_owned(),
+            }),
+        };
+        self.cluster.kubectl().until(what, PATIENCE, attempt).unwrap();
+    }
+
+    /// `STATUS REASON OBSERVED-GENERATION MESSAGE`; empty where there is none.
+    pub(crate) fn condition(&self, namespace: &str, object: &str, kind: &str) -> String {
+        let object: Value =
+            serde_json::from_str(&self.kubectl(&["get", object, "-n", namespace, "-o", "json"])).unwrap();
+        let conditions = object["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let text = |c: &Value, field: &str| c[field].as_str().unwrap_or_default().to_owned();
+        let found = conditions.iter().find(|c| c["type"] == kind);
+        found.map_or_else(String::new, |c| {
+            let generation = &c["observedGeneration"];
+            format!(
+                "{} {} {generation} {}",
+                text(c, "status"),
+                text(c, "reason"),
+                text(c, "message")
+            )
+        })
+    }
+
+    /// A token as the kubelet would project it into the pod.
+    pub(crate) fn token(&self, namespace: &str, account: &str, pod: &str, audience: &str) -> String {
+        let audience = format!("--audience={audience}");
+        let bound = format!("--bound-object-name={pod}");
+        let token = self.kubectl(&[
+            "create",
+            "token",
+            account,
+            "-n",
+            namespace,
+            &audience,
+            "--bound-object-kind=Pod",
+            &bound,
+        ]);
+        token.trim().to_owned()
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn pages_at(&self, port: u16) {
+        self.pages.set(port);
+    }
+
+    /// A page of the control plane that was started last.
+    pub(crate) fn page(&self, path: &str) -> String {
+        crate::control::page(self.pages.get(), path).unwrap()
+    }
+
+    /// The administrator's, with the service account's token in place of the certificate.
+    fn write_kubeconfig(&self) {
+        let token = self.kubectl(&[
+            "create",
+            "token",
+            "aquifer-control",
+            "-n",
+            "istio-system",
+            "--duration=2h",
+        ]);
+        let raw = self.kubectl(&["config", "view", "--raw", "-o", "json"]);
+        let mut config: Value = serde_json::from_str(&raw).unwrap();
+        config["users"][0]["user"] = json!({ "token": token.trim() });
+        std::fs::write(self.kubeconfig(), config.to_string()).unwrap();
+    }
+}
+
+fn repository(path: &str) -> String {
+    format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The service accounts and roles of the control plane and the agent, as the chart renders them.
+fn roles() -> String {
+    let output = Command::new(parts::tool(parts::HELM).unwrap())
+        .args([
+            "template",
+            "aquifer",
+            &repository("deploy/chart"),
+            "-n",
+            "istio-system",
+        ])
+        .args([
+            "-s",
+            "templates/control/rbac.yaml",
+            "-s",
+            "templates/agent/rbac.yaml",
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
