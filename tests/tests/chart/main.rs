@@ -3,6 +3,7 @@
 //! By the real helm, without a cluster.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
+mod carried;
 mod definitions;
 mod documents;
 mod helm;
