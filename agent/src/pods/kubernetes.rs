@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use aquifer_core::enrolment::{self, PodFacts};
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError};
@@ -62,8 +63,8 @@ pub enum Fate {
 pub struct KubernetesPods {
     changes: Changes,
     view: View,
-    /// Away while a thread looks for pods with it.
-    places: Option<Places>,
+    /// Shared with the thread that looks for pods, which goes on when nobody waits for it any more.
+    places: Arc<Mutex<Places>>,
     annotator: Annotator,
     handover: Handover,
     /// What the last report said of each pod.
@@ -84,7 +85,7 @@ impl KubernetesPods {
             changes: watches::follow(&client, &config),
             view: View::new(config.daemonset.is_some()),
             handover: Handover::new(&config.namespace, &config.pod),
-            places: Some(Places::new(config.netns_dir, config.captured_cgroup)),
+            places: Arc::new(Mutex::new(Places::new(config.netns_dir, config.captured_cgroup))),
             annotator: Annotator::start(client),
             reported: BTreeMap::new(),
             stale: true,
@@ -136,25 +137,14 @@ impl KubernetesPods {
     }
 
     /// Looks up where the pods are, on a thread that may block.
-    async fn look(&mut self) -> BTreeMap<Arc<str>, Result<Place, String>> {
-        let Some(mut places) = self.places.take() else {
-            return BTreeMap::new();
-        };
+    async fn look(&mut self) -> Result<BTreeMap<Arc<str>, Result<Place, String>>, PodsError> {
         let sought: Vec<Sought> = self.view.pods().filter_map(Observed::sought).collect();
-        let looked = tokio::task::spawn_blocking(move || {
-            let found = places.find(&sought);
-            (places, found)
-        });
-        match looked.await {
-            Ok((places, found)) => {
-                self.places = Some(places);
-                found
-            }
-            Err(error) => {
-                tracing::error!(%error, "the search for pods ended abnormally");
-                BTreeMap::new()
-            }
-        }
+        let places = self.places.clone();
+        let looked = tokio::task::spawn_blocking(move || places.lock().find(&sought));
+        looked.await.map_err(|error| {
+            tracing::error!(%error, "the search for pods ended abnormally");
+            PodsError::Search
+        })
     }
 
     fn list(&self, mut found: BTreeMap<Arc<str>, Result<Place, String>>) -> PodList {
@@ -238,10 +228,7 @@ impl NodePods for KubernetesPods {
     async fn next(&mut self) -> Result<PodList, PodsError> {
         loop {
             self.gather().await;
-            if self.places.is_none() {
-                return Err(PodsError::Search);
-            }
-            let found = self.look().await;
+            let found = self.look().await?;
             self.handover.look(self.view.pods());
             let list = self.list(found);
             // Not before there is a list: a caller that gave up meanwhile gets it the next time.
