@@ -1,6 +1,7 @@
 //! `aquifer uninstall`: the release and what the control plane made beside it.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -26,20 +27,30 @@ pub(crate) struct Options {
     timeout: u32,
 }
 
-/// Kinds that the chart renders, by whether they are in a namespace.
-const NAMESPACED: &str = "deployments,daemonsets,services,serviceaccounts,configmaps,roles,rolebindings,poddisruptionbudgets,horizontalpodautoscalers,resourcequotas";
-const CLUSTER_WIDE: &str = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings";
+/// First: nothing may be refused because what asks is going.
+const GATES: &str =
+    "validatingwebhookconfigurations,validatingadmissionpolicybindings,validatingadmissionpolicies";
+/// Then what runs; it needs its rights until it has ended.
+const WORKLOADS: &str = "deployments,daemonsets,poddisruptionbudgets,horizontalpodautoscalers";
+const REST: &str = "services,serviceaccounts,configmaps,roles,rolebindings,resourcequotas";
+const RIGHTS: &str = "clusterroles,clusterrolebindings";
 /// What the control plane deploys.
 const MANAGED: &str = "gateway.istio.io/managed=istio.io-mesh-controller";
 const MANAGED_KINDS: &str =
     "deployments,services,serviceaccounts,poddisruptionbudgets,horizontalpodautoscalers";
 /// The root certificate, which the control plane puts into every namespace.
 const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+const AGENTS: &str = "aquifer-agent";
+/// Tells the agents that they are not to come back.
+const LEAVE: &str = "aquifer.io/leave=true";
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const OURS: &str = "app.kubernetes.io/part-of=aquifer";
 
 pub(crate) fn run(options: &Options, kubectl: &Kubectl) -> anyhow::Result<ExitCode> {
     require_cluster(kubectl)?;
     let uninstall = Uninstall { options, kubectl };
+    uninstall.leave()?;
     let helm = Helm::find(kubectl);
     match helm {
         Some(helm) if helm.is_installed(&options.namespace)? => {
@@ -65,18 +76,71 @@ pub(crate) fn run(options: &Options, kubectl: &Kubectl) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether an agent reports that it has the pod.
+fn is_enrolled(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][REDIRECTION] == "enabled" && pod["status"]["phase"] == "Running"
+}
+
 struct Uninstall<'a> {
     options: &'a Options,
     kubectl: &'a Kubectl,
 }
 
 impl Uninstall<'_> {
+    /// Has the agents give their pods back while everything still runs, so that no request fails.
+    fn leave(&self) -> anyhow::Result<()> {
+        let namespace = &self.options.namespace;
+        let agents = self.kubectl.object(&["daemonset", AGENTS, "-n", namespace])?;
+        let ready = agents.is_some_and(|agents| agents["status"]["numberReady"].as_u64() > Some(0));
+        if !ready || self.options.dry_run {
+            return Ok(());
+        }
+        self.kubectl.text(&[
+            "annotate",
+            "daemonset",
+            AGENTS,
+            "-n",
+            namespace,
+            LEAVE,
+            "--overwrite",
+        ])?;
+        let deadline = Instant::now() + Duration::from_secs(self.options.timeout.into());
+        let mut last = 0;
+        loop {
+            let pods = self.kubectl.items(&["pods", "--all-namespaces"])?;
+            let enrolled = pods.iter().filter(|pod| is_enrolled(pod)).count();
+            if enrolled == 0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                say(&format!(
+                    "{enrolled} pods are still in the mesh; going on, their open connections may be cut"
+                ));
+                return Ok(());
+            }
+            if enrolled != last {
+                say(&format!("leaving the mesh: {enrolled} pods"));
+                last = enrolled;
+            }
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "there is no event to wait for: the API server is asked again"
+            )]
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// Installed without helm: everything that carries our labels.
     fn release(&self) -> anyhow::Result<()> {
         let instance = format!("{OURS},app.kubernetes.io/instance={RELEASE}");
-        // Webhooks and admission policies first: nothing may be refused because what asks is going.
-        self.delete(&[CLUSTER_WIDE, "-l", &instance])?;
-        self.delete(&[NAMESPACED, "-n", &self.options.namespace, "-l", &instance])
+        let namespace = &self.options.namespace;
+        self.delete(&[GATES, "-l", &instance])?;
+        self.delete(&[WORKLOADS, "-n", namespace, "-l", &instance])?;
+        if !self.options.dry_run {
+            self.wait();
+        }
+        self.delete(&[REST, "-n", namespace, "-l", &instance])?;
+        self.delete(&[RIGHTS, "-l", &instance])
     }
 
     fn left_behind(&self) -> anyhow::Result<()> {
