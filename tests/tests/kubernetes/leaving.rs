@@ -1,9 +1,8 @@
 //! Out of the mesh, and the mesh off the cluster.
 
-use super::world::{NAMESPACE, PATIENCE, World};
+use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
 pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
-    // Without its rules nobody needs the waypoint, whose absence would be refused.
     let pages = world.under_load(|| {
         world.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode-"]);
         world.until("nobody is enrolled", |status| {
@@ -12,6 +11,15 @@ pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
         world.settled("bookinfo answers without the mesh", |_| true);
     });
     world.assert_none_failed("leaving", &pages);
+    until_no_pod_is_captured(world);
+    // Back again, for what comes next.
+    world.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode=ambient"]);
+    world.until("every pod is enrolled again", |status| {
+        World::application(status).iter().all(|pod| pod.enrolled)
+    });
+}
+
+fn until_no_pod_is_captured(world: &World) {
     world
         .cluster()
         .kubectl()
@@ -26,23 +34,38 @@ pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
             Ok(())
         })
         .unwrap();
-    // Back again, for what comes next.
-    world.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode=ambient"]);
-    world.until("every pod is enrolled again", |status| {
-        World::application(status).iter().all(|pod| pod.enrolled)
-    });
 }
 
 pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
     let before = world.status();
-    world.mesh().uninstall(PATIENCE).unwrap();
-    world.until("the agents are gone", |status| {
-        status.pods_of("istio-system", "aquifer-agent").next().is_none()
+    let pages = world.under_load(|| {
+        // In order: pods are given back while control plane and agents still run.
+        let leave = [
+            "-n",
+            SYSTEM,
+            "annotate",
+            "daemonset/aquifer-agent",
+            "aquifer.io/leave=true",
+        ];
+        world.kubectl(&leave);
+        world.until("nobody is enrolled", |status| {
+            status.pods.iter().all(|pod| !pod.enrolled)
+        });
+        until_no_pod_is_captured(world);
+        world.mesh().uninstall(PATIENCE).unwrap();
+        world.until("the agents are gone", |status| {
+            status.pods_of(SYSTEM, "aquifer-agent").next().is_none()
+        });
     });
+    world.assert_none_failed("uninstalling", &pages);
     assert_eq!(pins(world), Vec::<String>::new());
     for node in world.cluster().nodes() {
-        let rules = world.in_node(node, "nft list ruleset; ip rule");
-        assert!(!rules.contains("15008") && !rules.contains("aquifer"), "{rules}");
+        let tables = world.in_node(node, "nft list tables");
+        assert!(
+            tables.lines().all(|table| table.ends_with(" kube-proxy")),
+            "{tables}"
+        );
+        assert_eq!(world.in_node(node, "ip rule").lines().count(), 3, "{node}");
     }
     world.settled("bookinfo answers without the mesh", |_| true);
     let after = world.status();
