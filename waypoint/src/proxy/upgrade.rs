@@ -12,7 +12,9 @@ use super::forward::Forwarding;
 use super::headers::{ask_for_websocket, strip_hop_by_hop};
 use super::local;
 use super::record::Record;
+use super::request::Downstream;
 use super::response::ResponseBody;
+use crate::policy;
 
 /// A client's connection, which it wants to use for another protocol.
 ///
@@ -58,14 +60,27 @@ pub(crate) fn respond(
     strip_hop_by_hop(&mut parts.headers);
     ask_for_websocket(&mut parts.headers);
     local::mutate(&forwarding.decision, &mut parts.headers);
-    let proxy = forwarding.downstream.proxy.clone();
-    proxy.tasks.spawn(async move {
+    let downstream = forwarding.downstream.clone();
+    let tasks = downstream.proxy.tasks.clone();
+    tasks.spawn(async move {
         if let Some(client) = client {
-            copy(client, service, &mut record).await;
+            carry(&downstream, client, service, &mut record).await;
         }
         drop(answer.active);
     });
     Response::from_parts(parts, ResponseBody::unreported())
+}
+
+/// Copies until the end, or until policies that came later deny the client what it has.
+async fn carry(downstream: &Downstream, client: OnUpgrade, service: OnUpgrade, record: &mut Record) {
+    let Some(endpoint) = record.upstream.as_ref().map(|upstream| upstream.endpoint.clone()) else {
+        return;
+    };
+    let denied = policy::denied(&downstream.proxy.shared, &downstream.connection.client, &endpoint);
+    tokio::select! {
+        () = copy(client, service, record) => {}
+        denied = denied => record.upstream_failure = denied.to_string(),
+    }
 }
 
 async fn copy(client: OnUpgrade, service: OnUpgrade, record: &mut Record) {

@@ -204,6 +204,14 @@ async fn websockets_pass() {
         String::from_utf8_lossy(&head)
     );
     assert_eq!(raw(stream, b"frames of any kind").await, "frames of any kind");
+
+    let mut open = client.tunnel(REVIEWS).await.unwrap();
+    open.write_all(ask).await.unwrap();
+    open.read_u8().await.unwrap();
+    mesh.deny("productpage");
+    let mut rest = Vec::new();
+    let cut = tokio::time::timeout(DEADLINE, open.read_to_end(&mut rest)).await;
+    assert!(cut.unwrap().is_err(), "judged again");
 }
 
 #[tokio::test]
