@@ -229,4 +229,11 @@ fn past_dead_pods(world: &World, client: &str) {
         world.lab.kill(workload, libc::SIGKILL, false).unwrap();
         recovers(world, client);
     }
+    // Deleted by somebody, and wanted by the control plane all the same.
+    world.delete(
+        "mesh",
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: waypoint}}",
+    );
+    recovers(world, client);
+    world.settle();
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::super::network::{NodeNumber, WORLD};
-use super::super::protocol::UpConfig;
+use super::super::protocol::{Request, UpConfig};
 use super::super::status::Status;
 use super::super::store::{Change, Key, Store};
 use super::super::tokens::TokenIssuer;
@@ -145,6 +145,7 @@ impl Cluster {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Request { request, reply } => {
+                self.files_changed |= matches!(request, Request::Apply { .. } | Request::Delete { .. });
                 let answer = self.answer(request);
                 // The new state first: a client that then asks for the status must see its change.
                 self.reconcile();

@@ -124,6 +124,7 @@ impl Cluster {
             let known = self.sink_texts.get(path);
             if let Some((old, keys)) = known
                 && *old == text
+                && !self.is_to_come_back(keys)
             {
                 present.extend(keys.iter().cloned());
                 continue;
@@ -150,6 +151,16 @@ impl Cluster {
             self.remove_object(&key);
         }
         self.sink_keys = present;
+    }
+
+    /// Whether somebody has deleted what the control plane still wants: Kubernetes tells it of that, and gets it again.
+    /// A namespace that is gone takes what it held with it, for as long as it is gone.
+    fn is_to_come_back(&self, keys: &[Key]) -> bool {
+        let has_home = |key: &&Key| {
+            let home = Key::core("Namespace", "", &key.namespace);
+            key.namespace.is_empty() || self.store.contains(&home)
+        };
+        keys.iter().any(|key| !self.store.contains(key)) && keys.iter().all(|key| has_home(&key))
     }
 
     /// Publishes the root certificate as istiod would: a ConfigMap in every namespace.
