@@ -19,6 +19,7 @@ mod report;
 mod story;
 mod tally;
 
+pub mod load;
 pub mod namespace;
 
 pub use failure::Failure;
