@@ -60,12 +60,7 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
     world.assert_none_failed("uninstalling", &pages);
     assert_eq!(pins(world), Vec::<String>::new());
     for node in world.cluster().nodes() {
-        let tables = world.in_node(node, "nft list tables");
-        assert!(
-            tables.lines().all(|table| table.ends_with(" kube-proxy")),
-            "{tables}"
-        );
-        assert_eq!(world.in_node(node, "ip rule").lines().count(), 3, "{node}");
+        assert_eq!(world.rules_of(node), world.rules_before(node), "{node}");
     }
     world.settled("bookinfo answers without the mesh", |_| true);
     let after = world.status();

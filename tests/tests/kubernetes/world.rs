@@ -34,6 +34,8 @@ spec:
 
 pub(crate) struct World {
     cluster: Cluster,
+    /// What each node had before the mesh.
+    rules: Vec<(Member, String)>,
 }
 
 impl World {
@@ -47,13 +49,27 @@ impl World {
         drop(tracing_subscriber::fmt().with_writer(std::io::stderr).try_init());
         let name: ClusterName = "test-mesh".parse().unwrap();
         let cluster = Cluster::up(&ClusterOptions::new(name), &|step| eprintln!("{step}")).unwrap();
-        let world = Self { cluster };
+        let rules = Vec::new();
+        let mut world = Self { cluster, rules };
         // Loads the images of both.
         let mesh = Mesh::prepare(&world.cluster, programs()).unwrap();
         world.deploy_bookinfo();
+        let nodes = world.cluster.nodes();
+        let rules = nodes.map(|node| (node, world.rules_of(node))).collect();
         mesh.install(&[], PATIENCE).unwrap();
         drop(mesh);
+        world.rules = rules;
         Some(world)
+    }
+
+    /// Tables of the packet filter and routing rules, by name.
+    pub(crate) fn rules_of(&self, node: Member) -> String {
+        self.in_node(node, "nft list tables | sort; ip rule")
+    }
+
+    pub(crate) fn rules_before(&self, node: Member) -> &str {
+        let of = |known: &&(Member, String)| known.0 == node;
+        self.rules.iter().find(of).map_or("", |known| &known.1)
     }
 
     fn deploy_bookinfo(&self) {
