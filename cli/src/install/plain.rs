@@ -104,6 +104,12 @@ fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
         }
         annotations["meta.helm.sh/release-name"] = RELEASE.into();
         annotations["meta.helm.sh/release-namespace"] = NAMESPACE.into();
+        let labels = &mut value["metadata"]["labels"];
+        if !labels.is_object() {
+            *labels = json!({});
+        }
+        // Helm takes over nothing without it, and the definitions' files do not have it.
+        labels["app.kubernetes.io/managed-by"] = "Helm".into();
         value
     });
     Ok(marked.collect())
@@ -127,10 +133,10 @@ mod tests {
         for profile in [Profile::Default, Profile::Demo, Profile::Minimal] {
             let all = objects(&manifest(profile)).unwrap();
             assert!(all.iter().any(|o| o["kind"] == "DaemonSet"));
-            assert!(
-                all.iter()
-                    .all(|o| o["metadata"]["annotations"]["meta.helm.sh/release-name"] == RELEASE)
-            );
+            assert!(all.iter().all(
+                |o| o["metadata"]["annotations"]["meta.helm.sh/release-name"] == RELEASE
+                    && o["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+            ));
         }
     }
 }
