@@ -4,6 +4,8 @@
 //! sooner or later. Control planes that send nonsense, and callers of a control plane without a right to, are tried in
 //! process (`control/src/serve/tests`), where more of them can be tried. Each test here has a lab of its own; they need root, and without it are skipped, but not in CI.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
 mod actor;
 mod admission;
 mod calls;

@@ -361,12 +361,14 @@ fn statuses(answer: &[u8]) -> Vec<u16> {
     lines.map(|line| line[9..12].parse().unwrap()).collect()
 }
 
+type Exchange<'a> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>;
+
 /// The way to the application: through the gateway from outside, or through the waypoint.
 struct Way<'a> {
     name: &'static str,
     host: &'static str,
     /// Sends bytes on a connection of their own, and answers what came back.
-    send: Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>,
+    send: Exchange<'a>,
 }
 
 impl Way<'_> {

@@ -12,9 +12,11 @@ use crate::actor::say;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
+type Check = fn(&str) -> io::Result<()>;
+
 /// Checks everything against the server's behaviours; `target` is an address or a name.
 pub(crate) fn converse(target: &str) -> io::Result<()> {
-    let checks: [(&str, fn(&str) -> io::Result<()>); 9] = [
+    let checks: [(&str, Check); 9] = [
         ("a server that speaks first", server_first),
         ("one half ends, the other goes on", half_close),
         ("nothing but an end", empty),
