@@ -48,8 +48,7 @@ pub struct Elsewhere {
 #[derive(Debug, Default, PartialEq)]
 struct Replica {
     proxies: Vec<report::PeerProxy>,
-    /// By key: UID, generation, and the proxies that lack it.
-    objects: HashMap<ObjectKey, (Arc<str>, Option<i64>, BTreeSet<usize>)>,
+    objects: HashMap<ObjectKey, report::PeerObject>,
     places: BTreeMap<Place, BTreeSet<PodName>>,
 }
 
@@ -58,9 +57,8 @@ impl Elsewhere {
     pub fn standings(&self, key: &ObjectKey, meta: &Meta) -> Vec<Standing> {
         let of_replica = |replica: &Replica| {
             let known = replica.objects.get(key);
-            let known =
-                known.filter(|(uid, generation, _)| *uid == meta.uid && *generation == meta.generation);
-            let has = |index: usize| known.is_some_and(|(_, _, lacking)| !lacking.contains(&index));
+            let known = known.filter(|o| o.uid == meta.uid && o.generation == meta.generation);
+            let has = |index: usize| known.is_some_and(|o| !o.lacking.contains(&index));
             let standing = |(index, proxy): (usize, &report::PeerProxy)| Standing {
                 proxy_type: proxy.proxy_type,
                 namespace: proxy.namespace.clone(),
@@ -174,7 +172,7 @@ impl Replica {
     fn of(report: PeerReport) -> Self {
         let objects = report.objects.into_iter().map(|object| {
             let key = ObjectKey::new(&object.group, &object.kind, &object.namespace, &object.name);
-            (key, (object.uid, object.generation, object.lacking))
+            (key, object)
         });
         Self {
             objects: objects.collect(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use aquifer_identity::CertificateAuthority;
 
 use super::backend::{Backend, Duty};
 use crate::auth::token_review::TokenReviewVerifier;
@@ -19,6 +20,8 @@ use crate::webhook::Bundle;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Within which replicas end when their authority is replaced.
+const OUT_OF_STEP: Duration = Duration::from_secs(10);
 
 pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
     let client = connect(config.kubeconfig.as_deref()).await?;
@@ -44,6 +47,7 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
         Box::new(|cancel| Box::pin(elector.run(cancel))),
         Box::new(|cancel| Box::pin(writer.run(cancel))),
     ];
+    duties.push(watch_authority(secrets, authority.clone()));
     if let Some(bundle) = bundle {
         duties.push(Box::new(|cancel| Box::pin(bundle.run(cancel))));
     }
@@ -54,6 +58,24 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
         sink: Box::new(sink),
         left,
         duties,
+    })
+}
+
+/// Ends the process in order where another authority is in the Secrets: it is started anew, and reads that one. Nothing
+/// that carries traffic depends on the control plane meanwhile; replicas do it one after the other.
+fn watch_authority(secrets: AuthoritySecrets, current: Arc<CertificateAuthority>) -> Duty {
+    Box::new(|cancel| {
+        Box::pin(async move {
+            let replaced = async {
+                secrets.replaced(&current).await;
+                tracing::info!("the certificate authority was replaced; starting anew with it");
+                tokio::time::sleep(OUT_OF_STEP.mul_f64(rand::random())).await;
+            };
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = replaced => cancel.cancel(),
+            }
+        })
     })
 }
 
@@ -71,7 +93,7 @@ fn name(config: &Config) -> anyhow::Result<String> {
 }
 
 /// The authority of the Secrets; waits for an API server that is away, and ends where the Secret cannot be used.
-async fn authority(secrets: &AuthoritySecrets) -> anyhow::Result<aquifer_identity::CertificateAuthority> {
+async fn authority(secrets: &AuthoritySecrets) -> anyhow::Result<CertificateAuthority> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match secrets.load_or_create().await {

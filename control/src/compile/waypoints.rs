@@ -23,6 +23,7 @@ use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health, Workloa
 
 use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::inputs::Inputs;
+use crate::compile::report::PodName;
 use crate::compile::{Carry, Moment, Settings};
 use crate::objects::ObjectKey;
 
@@ -341,7 +342,7 @@ impl Waypoints {
     }
 
     /// Services that wait for a waypoint whose pods are ready, with those of its pods that are not known to serve it.
-    pub fn waiting(&self, moment: &Moment) -> Vec<(Place, Vec<(Arc<str>, Arc<str>)>)> {
+    pub fn waiting(&self, moment: &Moment) -> Vec<(Place, Vec<PodName>)> {
         let of = |(service, binding): (&NamespacedHostname, &Binding)| {
             let (Binding::Waiting(to) | Binding::Moving { to, .. }) = binding else {
                 return None;

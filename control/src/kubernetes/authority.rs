@@ -3,18 +3,22 @@
 //! Names and keys are Istio's, so that identities stay valid for those who come from there.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
 
 use aquifer_core::identity::TrustDomain;
 use aquifer_identity::CertificateAuthority;
 use aquifer_identity::authority::{AuthorityFiles, LoadError, SignRequestError};
+use futures_util::{StreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, Patch, PatchParams};
+use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client};
 use zeroize::Zeroizing;
 
+use crate::kubernetes::backoff::Backoff;
 use crate::kubernetes::{MADE_BY, MADE_BY_LABEL, code, explain};
 
 const GIVEN: &str = "cacerts";
@@ -81,6 +85,60 @@ impl AuthoritySecrets {
             }
         }
         self.create().await
+    }
+
+    /// Returns once the Secrets hold another authority than `current`, and one that can be used.
+    pub async fn replaced(&self, current: &CertificateAuthority) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        let named = |name: &str| Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = pin!(stream::select(
+            watcher(self.secrets.clone(), named(GIVEN)),
+            watcher(self.secrets.clone(), named(MADE)),
+        ));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::InitDone | Event::Apply(_)) => {
+                    backoff.reset();
+                    if self.differs(current).await {
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "cannot watch the authority's secrets; trying again");
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+            }
+        }
+    }
+
+    /// A Secret that is gone or broken changes nothing: the authority in memory goes on.
+    async fn differs(&self, current: &CertificateAuthority) -> bool {
+        for name in [GIVEN, MADE] {
+            match self.find(name).await {
+                Ok(None) => {}
+                Ok(Some(secret)) => return self.is_other(name, &secret, current),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for a new authority");
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    fn is_other(&self, name: &str, secret: &Secret, current: &CertificateAuthority) -> bool {
+        match self.load(name, secret) {
+            Ok(new) => {
+                let (new, old) = (new.files(), current.files());
+                (&new.ca_cert, &new.cert_chain, &new.root_cert)
+                    != (&old.ca_cert, &old.cert_chain, &old.root_cert)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a new authority cannot be used; the old one stays in effect");
+                false
+            }
+        }
     }
 
     fn path(&self, name: &str) -> String {

@@ -30,7 +30,7 @@ pub(super) struct PeerProxy {
     pub(super) pod: Arc<str>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerObject {
     pub(super) group: Arc<str>,
     pub(super) kind: Arc<str>,

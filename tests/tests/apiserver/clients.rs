@@ -81,6 +81,10 @@ impl<'a> Clients<'a> {
         });
     }
 
+    pub(crate) fn issues(&self, token: &str, own: &SpiffeId) -> bool {
+        self.ask(token, own, None).is_ok()
+    }
+
     pub(crate) fn refuses(&self, token: &str, own: &SpiffeId, for_pod: Option<&SpiffeId>, why: &str) {
         let error = self.ask(token, own, for_pod).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

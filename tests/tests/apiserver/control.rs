@@ -80,6 +80,19 @@ impl Control {
         self.child.wait().unwrap();
     }
 
+    /// Without being told to.
+    pub(crate) fn ends_by_itself(mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "still there; its log: {}", self.text());
+            std::thread::park_timeout(LOOK_AGAIN);
+        };
+        assert!(status.success(), "{status}; its log: {}", self.text());
+    }
+
     pub(crate) fn ends_in_order(mut self) {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
         let status = self.child.wait().unwrap();

@@ -278,6 +278,27 @@ fn tokens_open_what_their_pods_may_have() {
     world.until("nor does its agent for it", || {
         clients.is_refused(&node, &web, Some(&web))
     });
+    let root = || {
+        world.kubectl(&[
+            "get",
+            "configmap",
+            "istio-ca-root-cert",
+            "-n",
+            "default",
+            "-o",
+            "yaml",
+        ])
+    };
+    let before = root();
+    world.give_authority();
+    control.ends_by_itself();
+    let again = Control::start(&world, "again", &[]);
+    again.ready();
+    world.until("the root is the new one's", || root() != before);
+    world.until("certificates are, too", || {
+        Clients::new(&world, &again).issues(&node, &agent)
+    });
+    again.ends_in_order();
 }
 
 /// The same claims under a signature of nobody's.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use aquifer_core::identity::TrustDomain;
+use aquifer_identity::CertificateAuthority;
 use aquifer_tests::cluster::kubectl::KubectlError;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, parts};
 use serde_json::{Value, json};
@@ -136,6 +138,28 @@ impl World {
             &bound,
         ]);
         token.trim().to_owned()
+    }
+
+    /// An authority of somebody else's making, under Istio's names.
+    pub(crate) fn give_authority(&self) {
+        let now = std::time::SystemTime::now();
+        let authority = CertificateAuthority::new_self_signed(TrustDomain::default(), now).unwrap();
+        let files = authority.files();
+        let texts = [
+            ("ca-cert.pem", files.ca_cert.as_str()),
+            ("ca-key.pem", files.ca_key.as_str()),
+            ("cert-chain.pem", files.cert_chain.as_str()),
+            ("root-cert.pem", files.root_cert.as_str()),
+        ];
+        let metadata = json!({ "name": "cacerts", "namespace": "istio-system" });
+        let data: serde_json::Map<String, Value> = texts
+            .map(|(name, text)| (name.to_owned(), json!(text)))
+            .into_iter()
+            .collect();
+        self.apply(
+            &json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data })
+                .to_string(),
+        );
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {

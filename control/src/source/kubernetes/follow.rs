@@ -10,6 +10,7 @@ use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::trim::trim;
 use super::watched::Watched;
@@ -25,6 +26,8 @@ use crate::store::SourceEvent;
 const PAGE: u32 = 500;
 /// Seconds after which a watch is begun anew, so that a connection that died in silence is noticed.
 const WATCH_SECONDS: u32 = 240;
+/// So long without a failure, what failed before works.
+const CALM: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// For kinds that are not there or not allowed: nothing but a person changes that.
@@ -118,17 +121,25 @@ impl Follower {
         let resource = self.watch.kind.resource(version);
         let (api, config) = self.api(&resource);
         let mut events = pin!(watcher(api, config));
-        while let Some(event) = events.next().await {
-            let taken = match event {
-                Ok(event) => self.take(event, &resource).await,
-                Err(error) if not_served(&error) => return Stop::NotServed,
-                Err(error) => self.failed(&error).await,
+        loop {
+            let next = match self.problem {
+                None => Ok(events.next().await),
+                Some(_) => timeout(CALM, events.next()).await,
+            };
+            let taken = match next {
+                // A watch that was taken up again says nothing until something changes.
+                Err(_) => self.readable().await,
+                Ok(None) => return Stop::Closed,
+                Ok(Some(event)) => match event {
+                    Ok(event) => self.take(event, &resource).await,
+                    Err(error) if not_served(&error) => return Stop::NotServed,
+                    Err(error) => self.failed(&error).await,
+                },
             };
             if taken.is_err() {
                 return Stop::Closed;
             }
         }
-        Stop::Closed
     }
 
     async fn take(&mut self, event: Event<Watched>, resource: &ApiResource) -> Result<(), Closed> {
@@ -139,8 +150,12 @@ impl Follower {
                 self.apply(object, resource).await?;
             }
             Event::InitDone => return self.list_done().await,
-            Event::Apply(object) => self.apply(object, resource).await?,
+            Event::Apply(object) => {
+                self.readable().await?;
+                self.apply(object, resource).await?;
+            }
             Event::Delete(object) => {
+                self.readable().await?;
                 let key = self.key(&object);
                 self.delete(key).await?;
             }
@@ -155,9 +170,13 @@ impl Follower {
         for key in gone {
             self.delete(key).await?;
         }
+        self.first.send_replace(true);
+        self.readable().await
+    }
+
+    async fn readable(&mut self) -> Result<(), Closed> {
         self.backoff.reset();
         self.absence.reset();
-        self.first.send_replace(true);
         if self.problem.take().is_some() {
             tracing::info!(kind = self.watch.kind.name(), "kind can be read now");
             self.report(Vec::new()).await?;
