@@ -133,11 +133,16 @@ impl<'a> Agent<'a> {
 
     /// Enrolment first, so that nothing new begins; then the connections, still under policies; the admin port last.
     async fn shut_down(&self, node: &Node, fate: &watch::Receiver<Fate>) {
-        tracing::info!(deadline = ?self.config.drain_deadline, "draining");
+        let gone = *fate.borrow() == Fate::Gone;
+        let pods = if gone {
+            "the agents' DaemonSet is gone, pods are given back"
+        } else {
+            "pods stay captured"
+        };
+        tracing::info!(deadline = ?self.config.drain_deadline, "draining; {pods}");
         let _never_met = self.readiness.wait_for("termination", "the agent is draining");
         self.stop_enrolment.cancel();
-        if *fate.borrow() == Fate::Gone {
-            tracing::info!("the agents' DaemonSet is gone: pods are given back");
+        if gone {
             node.leave(&self.config.capture.bpffs).await;
         }
         node.shut_down().await;

@@ -19,6 +19,8 @@ const EXPLAIN_LINES: usize = 12;
 /// One step of waiting; the daemon answers earlier when something changes.
 const WATCH_STEP: Duration = Duration::from_secs(10);
 /// A daemon that is told to stop goes at once; one that hangs is killed with its cgroup.
+/// Tries to make a folder that others take away.
+const RUN_DIR_ATTEMPTS: u32 = 100;
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
@@ -175,7 +177,7 @@ pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<Child, L
         source,
     };
     // Made in a folder that the daemon mounts over itself: the open file stays the same.
-    fs::create_dir_all(layout.run_dir()).map_err(failed)?;
+    make_run_dir(&layout).map_err(failed)?;
     let log = fs::File::options()
         .create(true)
         .append(true)
@@ -199,6 +201,17 @@ pub(super) fn start_daemon(program: &Path, config: &UpConfig) -> Result<Child, L
         "ready" => Ok(child),
         reason => Err(give_up(&layout, name, reason, &mut child)),
     }
+}
+
+/// The folder of all labs goes with the last of them, which may be this very moment.
+fn make_run_dir(layout: &Layout) -> io::Result<()> {
+    for _ in 0..RUN_DIR_ATTEMPTS {
+        match fs::create_dir_all(layout.run_dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
+    }
+    fs::create_dir_all(layout.run_dir())
 }
 
 fn give_up(layout: &Layout, name: &LabName, reason: &str, child: &mut Child) -> LabError {
