@@ -18,9 +18,9 @@ use super::status::Status;
 const EXPLAIN_LINES: usize = 12;
 /// One step of waiting; the daemon answers earlier when something changes.
 const WATCH_STEP: Duration = Duration::from_secs(10);
-/// A daemon that is told to stop goes at once; one that hangs is killed with its cgroup.
 /// Tries to make a folder that others take away.
 const RUN_DIR_ATTEMPTS: u32 = 100;
+/// A daemon that is told to stop goes at once; one that hangs is killed with its cgroup.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
