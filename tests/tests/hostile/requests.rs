@@ -390,7 +390,12 @@ impl Way<'_> {
 
     /// Request lines that have reached the application since the last time.
     fn lines(&self) -> Vec<String> {
-        let answer = String::from_utf8(self.ask("GET /-/lines HTTP/1.1", "")).unwrap();
+        let ask = || self.ask("GET /-/lines HTTP/1.1", "");
+        // The question is not what is tried: a connection that gave nothing at all is made again, once.
+        let answer = Some(ask())
+            .filter(|answer| !answer.is_empty())
+            .unwrap_or_else(ask);
+        let answer = String::from_utf8(answer).unwrap();
         let body = answer.split_once("\r\n\r\n").unwrap().1;
         serde_json::from_str(body).unwrap_or_else(|_| panic!("{}: {answer:?}", self.name))
     }
@@ -521,7 +526,14 @@ fn send_from(world: &World, from: &str, target: &str, bytes: &[u8]) -> Vec<u8> {
         .windows(PIPED.len())
         .position(|window| window == PIPED);
     let begin = begin.expect("the mark before the answer") + PIPED.len();
-    output.stdout[begin..].to_vec()
+    let answer = output.stdout[begin..].to_vec();
+    if answer.is_empty() {
+        // Shown where the test fails for it.
+        let agents = world.lab.logs("istio-system/ztunnel", 4096).unwrap();
+        let waypoint = world.lab.logs("mesh/waypoint", 4096).unwrap();
+        eprintln!("no answer; {agents}\n{waypoint}");
+    }
+    answer
 }
 
 const PIPED: &[u8] = b"~ piped\n";
