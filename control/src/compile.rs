@@ -4,6 +4,7 @@
 //! resources for node agents, the model from which each waypoint's and gateway's resources are made, the status of
 //! every object, and the objects to apply. It performs no I/O and reads no clock.
 
+pub mod credentials;
 pub mod discovery;
 pub mod inputs;
 pub mod policies;
@@ -12,6 +13,7 @@ pub mod references;
 pub mod report;
 pub mod routes;
 pub mod rules;
+pub mod servers;
 pub mod waypoints;
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::compile::inputs::Inputs;
 use crate::compile::report::bound_waypoint;
 use crate::compile::waypoints::WaypointKey;
-use crate::compile::{Carry, Compiled, Moment, Settings, compile, discovery};
+use crate::compile::{Carry, Compiled, Moment, Settings, compile, credentials, discovery};
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
 use crate::peers::Elsewhere;
@@ -18,6 +19,7 @@ use crate::serve::ProxyType;
 use crate::serve::registry::ProxyRegistry;
 use crate::sink::{Batch, Left, ObjectSink};
 use crate::snapshots::Snapshots;
+use crate::source::SecretsWatch;
 use crate::status::Statuses;
 use crate::store::{SourceEvent, Store};
 
@@ -29,6 +31,9 @@ const LONGEST: Duration = Duration::from_millis(100);
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
 /// A sink that failed is tried again.
 const SINK_RETRY: Duration = Duration::from_secs(2);
+
+/// For the first look at the Secrets of gateways.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// What the debug endpoints read. The lock protects both against being half updated; never held over an await.
 #[derive(Default)]
@@ -44,6 +49,7 @@ pub struct Pipeline {
     registry: ProxyRegistry,
     elsewhere: watch::Receiver<Arc<Elsewhere>>,
     sink: Box<dyn ObjectSink>,
+    secrets: Option<SecretsWatch>,
     metrics: ModelMetrics,
     carry: Carry,
     /// Objects that are in the sink.
@@ -62,6 +68,8 @@ pub struct Parts {
     /// What is in effect at the proxies of other replicas.
     pub elsewhere: watch::Receiver<Arc<Elsewhere>>,
     pub sink: Box<dyn ObjectSink>,
+    /// Told which Secrets the model needs, where the source does not bring all.
+    pub secrets: Option<SecretsWatch>,
     pub metrics: ModelMetrics,
 }
 
@@ -77,6 +85,7 @@ impl Pipeline {
             registry: parts.registry,
             elsewhere: parts.elsewhere,
             sink: parts.sink,
+            secrets: parts.secrets,
             metrics: parts.metrics,
             carry,
             applied: left.objects,
@@ -140,10 +149,45 @@ impl Pipeline {
             };
             match event {
                 None => return false,
-                Some(SourceEvent::Synced) => return true,
+                Some(SourceEvent::Synced) => return self.first_secrets(events, cancel).await,
                 Some(event) => drop(self.view.write().store.apply(event)),
             }
         }
+    }
+
+    /// Takes the Secrets that the other objects ask for. A model without them would take certificates from gateways
+    /// that have them, at every start.
+    async fn first_secrets(
+        &mut self,
+        events: &mut mpsc::Receiver<SourceEvent>,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let Some(mut secrets) = self.secrets.take() else {
+            return true;
+        };
+        secrets.want(credentials::namespaces(&Inputs::of(&self.view.read().store)));
+        let mut looking = Box::pin(tokio::time::timeout(LONGEST_LOOK, secrets.looked()));
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return false,
+                event = events.recv() => match event {
+                    None => return false,
+                    Some(event) => drop(self.view.write().store.apply(event)),
+                },
+                looked = &mut looking => {
+                    if looked.is_err() {
+                        tracing::warn!("Secrets of gateways have not been read yet; going on without");
+                    }
+                    break;
+                }
+            }
+        }
+        drop(looking);
+        while let Ok(event) = events.try_recv() {
+            self.view.write().store.apply(event);
+        }
+        self.secrets = Some(secrets);
+        true
     }
 
     /// Takes events until none comes for a moment; whether anything changed.
@@ -183,6 +227,9 @@ impl Pipeline {
             .any(|(s, w)| self.carry.bound.get(s) != Some(w));
         self.carry = compiled.carry.clone();
         self.metrics.compiled(&compiled, started.elapsed());
+        if let Some(secrets) = &self.secrets {
+            secrets.want(credentials::namespaces(&compiled.inputs));
+        }
         if newly_bound {
             // Written first: a restart must not forget a binding that proxies already rely on.
             self.note(&compiled, moment.generation);

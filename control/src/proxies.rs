@@ -118,6 +118,7 @@ struct Collected {
     routes: Resources,
     clusters: Resources,
     endpoints: Resources,
+    secrets: Resources,
 }
 
 impl Collected {
@@ -127,6 +128,7 @@ impl Collected {
             (type_url::ROUTES, self.routes),
             (type_url::CLUSTER, self.clusters),
             (type_url::ENDPOINTS, self.endpoints),
+            (type_url::SECRET, self.secrets),
         ])
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
 use crate::objects::kube::{ConfigMap, EndpointSlice, KubeGateway, Pod, Service};
 use crate::objects::{Meta, Object, ParsedObject};
@@ -28,6 +29,10 @@ pub struct Inputs {
     pub services: Vec<Entry<Service>>,
     pub endpoint_slices: Vec<Entry<EndpointSlice>>,
     pub config_maps: Vec<Entry<ConfigMap>>,
+    /// By namespace and name.
+    pub secrets: BTreeMap<(Arc<str>, Arc<str>), Arc<Secret>>,
+    /// Namespaces whose Secrets are wanted and cannot be read, and why.
+    pub unreadable_secrets: BTreeMap<Arc<str>, String>,
     pub kube_gateways: Vec<Entry<KubeGateway>>,
     pub virtual_services: Vec<Entry<VirtualService>>,
     pub destination_rules: Vec<Entry<DestinationRule>>,
@@ -36,11 +41,17 @@ pub struct Inputs {
     pub authorization_policies: Vec<Entry<AuthorizationPolicy>>,
 }
 
+/// Where the Secrets of a namespace stand, in reports; the namespace follows.
+pub const SECRETS_OF: &str = "secrets of ";
+
 static NO_LABELS: Labels = BTreeMap::new();
 
 impl Inputs {
     pub fn of(store: &Store) -> Self {
-        let mut inputs = Self::default();
+        let mut inputs = Self {
+            unreadable_secrets: unreadable_secrets(store),
+            ..Self::default()
+        };
         for object in store.in_effect() {
             inputs.add(object);
         }
@@ -61,6 +72,10 @@ impl Inputs {
             Ok(Object::Service(spec)) => push(&mut self.services, meta, spec),
             Ok(Object::EndpointSlice(spec)) => push(&mut self.endpoint_slices, meta, spec),
             Ok(Object::ConfigMap(spec)) => push(&mut self.config_maps, meta, spec),
+            Ok(Object::Secret(spec)) => {
+                let key = (meta.namespace.clone(), meta.name.clone());
+                self.secrets.insert(key, spec.clone());
+            }
             Ok(Object::KubeGateway(spec)) => push(&mut self.kube_gateways, meta, spec),
             Ok(Object::VirtualService(spec)) => push(&mut self.virtual_services, meta, spec),
             Ok(Object::DestinationRule(spec)) => push(&mut self.destination_rules, meta, spec),
@@ -70,11 +85,26 @@ impl Inputs {
         }
     }
 
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        let key = (Arc::from(namespace), Arc::from(name));
+        self.secrets.get(&key).map(|secret| &**secret)
+    }
+
     pub fn namespace_labels(&self, namespace: &str) -> &Labels {
         self.namespaces
             .get(namespace)
             .map_or(&NO_LABELS, |meta| &meta.labels)
     }
+}
+
+fn unreadable_secrets(store: &Store) -> BTreeMap<Arc<str>, String> {
+    let problems = store.unreadable().iter();
+    problems
+        .filter_map(|(origin, problems)| {
+            let namespace = origin.strip_prefix(SECRETS_OF)?;
+            Some((namespace.into(), problems.join("; ")))
+        })
+        .collect()
 }
 
 fn push<T>(list: &mut Vec<Entry<T>>, meta: &Arc<Meta>, spec: &Arc<T>) {

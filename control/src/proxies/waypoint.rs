@@ -13,6 +13,7 @@ use crate::compile::routes::{Clusters, Scope, cluster_name, mesh_destinations, m
 use crate::compile::waypoints::WaypointKey;
 use crate::envoy::listener::{Handling, virtual_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
+use crate::proxies::endpoints::Clients;
 use crate::proxies::{Collected, Types};
 
 pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
@@ -25,7 +26,7 @@ pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
         };
         for port in &entry.service.ports {
             let clusters = add_port(&mut collected, resolver, &own, &entry.service, *port);
-            collected.add_clusters(&resolver, &clusters);
+            collected.add_clusters(&resolver, &clusters, Clients::Mesh);
         }
     }
     collected.into_types()
