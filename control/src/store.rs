@@ -80,7 +80,11 @@ impl Store {
         if old.is_some_and(|old| *old.latest.raw == *object) {
             return None;
         }
-        let version = Version::new(ParsedObject::parse(object), old);
+        let parsed = ParsedObject::parse(object);
+        if old.is_some_and(|old| old.latest.says_the_same(&parsed)) {
+            return None;
+        }
+        let version = Version::new(parsed, old);
         version.log(&origin);
         copies.insert(origin, version);
         Some(Change { key, before })

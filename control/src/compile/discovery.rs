@@ -187,7 +187,7 @@ fn is_gateway_proxy(pod: &kube::Pod, labels: &Labels) -> bool {
 
 fn workload(entry: &Entry<kube::Pod>, settings: &Settings) -> Option<Workload> {
     let (meta, pod) = (&entry.meta, &entry.spec);
-    let addresses = pod.ips();
+    let addresses = pod.ips().to_vec();
     if addresses.is_empty() || pod.is_finished() {
         return None;
     }
@@ -272,7 +272,7 @@ fn pod_record(entry: &Entry<kube::Pod>, inputs: &Inputs) -> PodRecord {
         name: meta.name.clone(),
         uid: meta.uid.clone(),
         node: pod.spec.node_name.clone(),
-        ips: pod.ips(),
+        ips: pod.ips().to_vec(),
         phase: pod.status.phase.clone(),
         ready: pod.is_ready(),
         wanted: decide(inputs.namespace_labels(&meta.namespace), &meta.labels, facts),
