@@ -31,18 +31,13 @@ pub struct Statuses {
 }
 
 /// Whose status may differ from what was written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Due {
     /// Everybody's: proxies came or went, or another replica said something.
+    #[default]
     All,
     /// Of objects that changed, or are not in effect everywhere yet.
     Some(BTreeSet<ObjectKey>),
-}
-
-impl Default for Due {
-    fn default() -> Self {
-        Self::All
-    }
 }
 
 #[derive(Debug)]
