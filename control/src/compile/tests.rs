@@ -3,6 +3,7 @@
 mod bookinfo;
 pub(crate) mod fixture;
 mod gateways;
+mod incremental;
 mod policies;
 mod properties;
 mod routing;

@@ -10,17 +10,11 @@ use crate::compile::references::Resolver;
 use crate::compile::routes::{gateway_ports, gateway_routes};
 use crate::envoy::listener::{Handling, bound_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
-use crate::proxies::{Collected, Types};
+use crate::proxies::Collected;
 
-pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Types {
+pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Collected {
     let resolver = Resolver::new(compiled, namespace);
-    let is_it = |m: &crate::objects::Meta| *m.namespace == *namespace && *m.name == *pod;
-    let spec = compiled
-        .inputs
-        .pods
-        .iter()
-        .find(|p| is_it(&p.meta))
-        .map(|p| &*p.spec);
+    let spec = compiled.inputs.pods.get(namespace, pod).map(|p| &*p.spec);
     let own = BTreeSet::new();
     let mut collected = Collected::default();
     for port in gateway_ports(&compiled.inputs, namespace, labels, spec) {
@@ -40,5 +34,5 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels:
             .extend([resource(type_url::LISTENER, &name, &listener)]);
         collected.add_clusters(&resolver, &routed.clusters);
     }
-    collected.into_types()
+    collected
 }

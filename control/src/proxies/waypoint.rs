@@ -13,9 +13,9 @@ use crate::compile::routes::{Clusters, Scope, cluster_name, mesh_destinations, m
 use crate::compile::waypoints::WaypointKey;
 use crate::envoy::listener::{Handling, virtual_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
-use crate::proxies::{Collected, Types};
+use crate::proxies::Collected;
 
-pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
+pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Collected {
     let own = compiled.waypoints.services_of(key);
     let resolver = Resolver::new(compiled, &key.namespace);
     let mut collected = Collected::default();
@@ -28,7 +28,7 @@ pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
             collected.add_clusters(&resolver, &clusters);
         }
     }
-    collected.into_types()
+    collected
 }
 
 /// The listener and route table of one port; gives the clusters it needs.

@@ -7,7 +7,7 @@ use crate::compile::inputs::{Entry, selects};
 use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
-use crate::model::destination_rule::DestinationRule;
+use crate::model::destination_rule::{DestinationRule, Subset};
 use crate::model::gateway::Gateway;
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
@@ -166,17 +166,12 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
 }
 
 fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &NamespacedHostname) -> Vec<Notice> {
-    let workloads = compiled
-        .discovery
-        .endpoints
-        .get(service)
-        .map_or(&[][..], Vec::as_slice);
-    let empty = rule
-        .subsets
-        .iter()
-        .enumerate()
-        .filter(|(_, s)| !workloads.iter().any(|w| selects(&s.labels, &w.labels)));
-    let notice = |(i, subset): (usize, &crate::model::destination_rule::Subset)| {
+    let is_empty = |s: &Subset| {
+        let mut workloads = compiled.discovery.endpoints(service);
+        !workloads.any(|w| selects(&s.labels, &w.labels))
+    };
+    let empty = rule.subsets.iter().enumerate().filter(|(_, s)| is_empty(s));
+    let notice = |(i, subset): (usize, &Subset)| {
         let message = format!(
             "no pod of {} has the labels of subset {:?}",
             service.hostname, subset.name
@@ -187,12 +182,7 @@ fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &Namespac
 }
 
 pub(super) fn gateway(compiled: &Compiled, gateway: &Gateway) -> Vec<Notice> {
-    let selected = compiled
-        .inputs
-        .pods
-        .iter()
-        .any(|p| selects(&gateway.selector, &p.meta.labels));
-    if selected {
+    if compiled.selected.any(&compiled.inputs, &gateway.selector) {
         return Vec::new();
     }
     vec![Notice::unresolved(
