@@ -210,6 +210,7 @@ pub enum Object {
 /// An object, its metadata, and what was found when it was parsed.
 #[derive(Clone, Debug)]
 pub struct ParsedObject {
+    /// Without its value where there are many of the kind: see [`is_numerous`].
     pub raw: Arc<RawObject>,
     pub meta: Arc<Meta>,
     pub outcome: Result<Object, Rejection>,
@@ -233,11 +234,26 @@ impl ParsedObject {
             Err(rejection) => (Meta::of_key(&raw.key), Err(rejection)),
         };
         Self {
-            raw,
+            raw: if is_numerous(&raw.key) {
+                without_value(&raw)
+            } else {
+                raw
+            },
             meta: Arc::new(meta),
             outcome,
             notices,
         }
+    }
+
+    /// Whether it says the same as the other.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let outcome = match (&self.outcome, &other.outcome) {
+            (Ok(Object::Pod(a)), Ok(Object::Pod(b))) => a == b,
+            (Ok(Object::EndpointSlice(a)), Ok(Object::EndpointSlice(b))) => a == b,
+            (Err(a), Err(b)) => a == b,
+            _ => !is_numerous(&self.raw.key),
+        };
+        outcome && self.meta == other.meta && self.raw == other.raw
     }
 
     /// Whether a status is due: for Istio's and the Gateway API's kinds, and for what is wrong.
@@ -249,6 +265,23 @@ impl ParsedObject {
 /// Whether the kind belongs to the mesh's own APIs.
 pub fn is_mesh_kind(key: &ObjectKey) -> bool {
     ISTIO_GROUPS.contains(&&*key.group) || &*key.group == GATEWAY_API
+}
+
+/// Whether there are so many of the kind that only what was parsed of them is kept: as JSON, a pod takes ten times as
+/// much.
+fn is_numerous(key: &ObjectKey) -> bool {
+    matches!(
+        (&*key.group, &*key.kind),
+        ("", "Pod") | ("discovery.k8s.io", "EndpointSlice")
+    )
+}
+
+fn without_value(raw: &RawObject) -> Arc<RawObject> {
+    Arc::new(RawObject {
+        key: raw.key.clone(),
+        api_version: raw.api_version.clone(),
+        value: Value::Null,
+    })
 }
 
 fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result<Object, Rejection> {

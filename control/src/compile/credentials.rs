@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use aquifer_core::http::server_tls::{ClientCertificates, ClientCheck, ServerTls};
 
-use crate::compile::inputs::{Inputs, selects};
+use crate::compile::inputs::Inputs;
+use crate::compile::selected::Selected;
 use crate::model::secret::{Authorities, Secret, SecretProblem, ServerCertificate};
 use crate::model::termination::{AuthoritiesRef, CA_SUFFIX, Termination};
 
@@ -114,18 +115,12 @@ pub fn server_tls(termination: &Termination, alpn: &[&str]) -> ServerTls {
 }
 
 /// The namespaces whose Secrets are needed: those of pods that a Gateway with a certificate selects.
-pub fn namespaces(inputs: &Inputs) -> BTreeSet<Arc<str>> {
+pub fn namespaces(inputs: &Inputs, selected: &Selected) -> BTreeSet<Arc<str>> {
     let with_tls = inputs
         .gateways
         .iter()
         .filter(|g| g.spec.terminations().next().is_some());
     let selectors: BTreeSet<_> = with_tls.map(|g| &g.spec.selector).collect();
-    if selectors.is_empty() {
-        return BTreeSet::new();
-    }
-    let selected = inputs
-        .pods
-        .iter()
-        .filter(|pod| selectors.iter().any(|s| selects(s, &pod.meta.labels)));
-    selected.map(|pod| pod.meta.namespace.clone()).collect()
+    let pods = selectors.into_iter().flat_map(|s| selected.running(inputs, s));
+    pods.map(|(namespace, _)| namespace).collect()
 }

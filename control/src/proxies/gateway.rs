@@ -17,17 +17,11 @@ use crate::envoy::listener::bound_listener;
 use crate::envoy::server_tls::{authorities_secret, certificate_secret};
 use crate::envoy::{resource, resource_by_content, route_content};
 use crate::model::termination::Termination;
+use crate::proxies::Collected;
 use crate::proxies::endpoints::Clients;
-use crate::proxies::{Collected, Types};
 
-pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Types {
-    let is_it = |m: &crate::objects::Meta| *m.namespace == *namespace && *m.name == *pod;
-    let spec = compiled
-        .inputs
-        .pods
-        .iter()
-        .find(|p| is_it(&p.meta))
-        .map(|p| &*p.spec);
+pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Collected {
+    let spec = compiled.inputs.pods.get(namespace, pod).map(|p| &*p.spec);
     let mut gateway = Gateway {
         resolver: Resolver::new(compiled, namespace),
         own: BTreeSet::new(),
@@ -40,7 +34,7 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels:
             gateway.port(port.port, &plan);
         }
     }
-    gateway.collected.into_types()
+    gateway.collected
 }
 
 /// A gateway whose resources are being made.

@@ -13,10 +13,10 @@ use crate::compile::routes::{Clusters, Scope, cluster_name, mesh_destinations, m
 use crate::compile::waypoints::WaypointKey;
 use crate::envoy::listener::{Handling, virtual_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
+use crate::proxies::Collected;
 use crate::proxies::endpoints::Clients;
-use crate::proxies::{Collected, Types};
 
-pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
+pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Collected {
     let own = compiled.waypoints.services_of(key);
     let resolver = Resolver::new(compiled, &key.namespace);
     let mut collected = Collected::default();
@@ -29,7 +29,7 @@ pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
             collected.add_clusters(&resolver, &clusters, Clients::Mesh);
         }
     }
-    collected.into_types()
+    collected
 }
 
 /// The listener and route table of one port; gives the clusters it needs.

@@ -41,9 +41,11 @@ pub(super) fn notices(compiled: &Compiled, meta: &Meta, gateway: &Gateway) -> Ve
 }
 
 fn sorts<'a>(compiled: &'a Compiled, gateway: &Gateway) -> Sorts<'a> {
-    let pods = compiled.inputs.pods.iter();
-    let selected = pods.filter(|p| selects(&gateway.selector, &p.meta.labels) && !p.spec.is_finished());
-    selected
+    let pods = compiled.selected.running(&compiled.inputs, &gateway.selector);
+    let entries = pods
+        .iter()
+        .filter_map(|(namespace, name)| compiled.inputs.pods.get(namespace, name));
+    entries
         .map(|p| ((&*p.meta.namespace, &p.meta.labels), &*p.spec))
         .collect()
 }

@@ -61,9 +61,10 @@ pub fn listening_port(
     pod: Option<&kube::Pod>,
     number: u16,
 ) -> u16 {
-    let in_front = inputs.services.iter().filter(|s| {
-        *s.meta.namespace == *namespace && !s.spec.selector.is_empty() && selects(&s.spec.selector, labels)
-    });
+    let in_front = inputs
+        .services
+        .in_namespace(namespace)
+        .filter(|s| !s.spec.selector.is_empty() && selects(&s.spec.selector, labels));
     let mut ports = in_front.flat_map(|s| &s.spec.ports).filter(|p| p.port == number);
     ports.find_map(|p| target(p, pod)).unwrap_or(number)
 }

@@ -118,7 +118,7 @@ fn secrets_come_from_the_pods_namespace_and_no_other() {
         "{said}"
     );
     assert_eq!(
-        namespaces(&compiled.inputs),
+        namespaces(&compiled.inputs, &compiled.selected),
         std::collections::BTreeSet::from(["edge".into()])
     );
     mesh.add("edge", &secret("cred", &["a.org"]));

@@ -42,6 +42,13 @@ enum Stop {
     NotServed,
 }
 
+/// Texts that every object of the kind has.
+struct Names {
+    group: Arc<str>,
+    kind: Arc<str>,
+    origin: Arc<str>,
+}
+
 pub(super) struct Follower {
     watch: Watch,
     client: Client,
@@ -51,6 +58,8 @@ pub(super) struct Follower {
     events: mpsc::Sender<SourceEvent>,
     /// Set once the first list is through, or will not be for now.
     first: watch::Sender<bool>,
+    /// Shared by the keys and events of all objects.
+    names: Names,
     /// The objects that were delivered, by namespace and name.
     known: HashSet<ObjectKey>,
     /// Those that the list under way has named so far.
@@ -69,7 +78,13 @@ impl Follower {
         events: mpsc::Sender<SourceEvent>,
         first: watch::Sender<bool>,
     ) -> Self {
+        let names = Names {
+            group: watch.kind.group.into(),
+            kind: watch.kind.kind.into(),
+            origin: ORIGIN.into(),
+        };
         Self {
+            names,
             watch,
             client,
             namespace,
@@ -191,8 +206,12 @@ impl Follower {
     }
 
     fn key(&self, object: &Watched) -> ObjectKey {
-        let kind = &self.watch.kind;
-        ObjectKey::new(kind.group, kind.kind, object.namespace(), object.name())
+        ObjectKey {
+            group: self.names.group.clone(),
+            kind: self.names.kind.clone(),
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+        }
     }
 
     async fn apply(&mut self, object: Watched, resource: &ApiResource) -> Result<(), Closed> {
@@ -212,7 +231,7 @@ impl Follower {
             value,
         };
         self.send(SourceEvent::Applied {
-            origin: ORIGIN.into(),
+            origin: self.names.origin.clone(),
             object: Arc::new(object),
         })
         .await
@@ -225,7 +244,7 @@ impl Follower {
             return Ok(());
         }
         self.send(SourceEvent::Deleted {
-            origin: ORIGIN.into(),
+            origin: self.names.origin.clone(),
             key,
         })
         .await

@@ -8,7 +8,6 @@ use aquifer_telemetry::timestamp::rfc3339;
 
 use super::{Checks, Subject};
 use crate::compile::credentials::Credentials;
-use crate::compile::inputs::selects;
 use crate::model::gateway::Gateway;
 use crate::model::secret::ServerCertificate;
 use crate::model::termination::SecretRef;
@@ -19,13 +18,10 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 pub(super) fn lifetimes(checks: &Checks<'_>, subject: &Subject<'_>, gateway: &Gateway) -> Vec<Finding> {
     let inputs = &checks.compiled.inputs;
-    let pods = inputs
-        .pods
-        .iter()
-        .filter(|p| selects(&gateway.selector, &p.meta.labels));
-    let namespaces: BTreeSet<&Arc<str>> = pods.map(|p| &p.meta.namespace).collect();
+    let pods = checks.compiled.selected.running(inputs, &gateway.selector);
+    let namespaces: BTreeSet<Arc<str>> = pods.into_iter().map(|(namespace, _)| namespace).collect();
     let mut findings = Vec::new();
-    for namespace in namespaces {
+    for namespace in &namespaces {
         let credentials = Credentials::new(inputs, namespace);
         for (_, termination) in gateway.terminations() {
             for reference in &termination.certificates {
