@@ -8,6 +8,7 @@
 //! one way to make each part. Pods and endpoints, of which there are many, cost what they touch. A change of another
 //! kind is rare, and costs the rules and services that there are.
 
+pub mod credentials;
 pub mod discovery;
 pub mod inputs;
 pub mod policies;
@@ -17,6 +18,7 @@ pub mod report;
 pub mod routes;
 pub mod rules;
 pub mod selected;
+pub mod servers;
 mod step;
 pub mod waypoints;
 

@@ -7,6 +7,7 @@ pub mod action;
 pub mod cluster;
 pub mod listener;
 pub mod matching;
+pub mod server_tls;
 pub mod values;
 
 use std::collections::BTreeMap;

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
 pub use read::Meta;
 
@@ -54,11 +55,26 @@ impl fmt::Display for ObjectKey {
 }
 
 /// An object as a source delivered it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct RawObject {
     pub key: ObjectKey,
     pub api_version: Arc<str>,
     pub value: Value,
+}
+
+impl fmt::Debug for RawObject {
+    /// A Secret shows its name only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("RawObject");
+        shown.field("key", &self.key);
+        if &*self.key.kind == "Secret" {
+            return shown.finish_non_exhaustive();
+        }
+        shown
+            .field("api_version", &self.api_version)
+            .field("value", &self.value)
+            .finish()
+    }
 }
 
 /// Why an object is not taken; nothing of it is in effect.
@@ -113,6 +129,8 @@ pub enum NoticeKind {
     Unresolved,
     /// Probably not what was meant.
     Warning,
+    /// A Secret is there, but of no use for what it is named for.
+    BadSecret,
     /// Another object has a better claim to the same thing.
     Conflict,
     /// As the mesh stands, no proxy acts on it.
@@ -131,6 +149,14 @@ impl Notice {
     pub fn unresolved(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             kind: NoticeKind::Unresolved,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub fn bad_secret(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: NoticeKind::BadSecret,
             field: field.into(),
             message: message.into(),
         }
@@ -170,6 +196,7 @@ pub enum Object {
     EndpointSlice(Arc<kube::EndpointSlice>),
     ServiceAccount,
     ConfigMap(Arc<kube::ConfigMap>),
+    Secret(Arc<Secret>),
     KubeGateway(Arc<kube::KubeGateway>),
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
@@ -263,6 +290,7 @@ fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result
         ("", "ServiceAccount") => Ok(Object::ServiceAccount),
         ("", "Pod") => Ok(Object::Pod(Arc::new(kube::Pod::read(raw)?))),
         ("", "Service") => Ok(Object::Service(Arc::new(kube::Service::read(raw)?))),
+        ("", "Secret") => Ok(Object::Secret(Arc::new(Secret::read(raw)))),
         ("", "ConfigMap") => Ok(Object::ConfigMap(Arc::new(kube::ConfigMap::read(raw)?))),
         ("discovery.k8s.io", "EndpointSlice") => {
             Ok(Object::EndpointSlice(Arc::new(kube::EndpointSlice::read(raw)?)))

@@ -3,7 +3,7 @@
 //! A pod that changes is told of at once. Rules wait a moment for others that belong to them. Where much changes, models
 //! are published as fast as they can be made and taken, and no faster: what comes meanwhile goes along with the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,15 +11,18 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::compile::inputs::Inputs;
 use crate::compile::report::{PodName, bound_waypoint};
+use crate::compile::selected::Selected;
 use crate::compile::waypoints::WaypointKey;
-use crate::compile::{Carry, Compiled, Moment, Settings, compile, discovery, is_endpoint};
+use crate::compile::{Carry, Compiled, Moment, Settings, compile, credentials, discovery, is_endpoint};
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
 use crate::peers::Elsewhere;
 use crate::serve::registry::ProxyRegistry;
 use crate::sink::{Batch, Left, ObjectSink};
 use crate::snapshots::Snapshots;
+use crate::source::SecretsWatch;
 use crate::status::Statuses;
 use crate::store::{Changes, SourceEvent, Store};
 
@@ -33,6 +36,9 @@ const PER_PROXY: Duration = Duration::from_micros(50);
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
 /// A sink that failed is tried again.
 const SINK_RETRY: Duration = Duration::from_secs(2);
+
+/// For the first look at the Secrets of gateways.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// What the debug endpoints read. The lock protects both against being half updated; never held over an await.
 #[derive(Default)]
@@ -48,6 +54,7 @@ pub struct Pipeline {
     registry: ProxyRegistry,
     elsewhere: watch::Receiver<Arc<Elsewhere>>,
     sink: Box<dyn ObjectSink>,
+    secrets: Option<SecretsWatch>,
     metrics: ModelMetrics,
     carry: Arc<Carry>,
     compiled: Option<Arc<Compiled>>,
@@ -71,6 +78,8 @@ pub struct Parts {
     /// What is in effect at the proxies of other replicas.
     pub elsewhere: watch::Receiver<Arc<Elsewhere>>,
     pub sink: Box<dyn ObjectSink>,
+    /// Told which Secrets the model needs, where the source does not bring all.
+    pub secrets: Option<SecretsWatch>,
     pub metrics: ModelMetrics,
 }
 
@@ -86,6 +95,7 @@ impl Pipeline {
             registry: parts.registry,
             elsewhere: parts.elsewhere,
             sink: parts.sink,
+            secrets: parts.secrets,
             metrics: parts.metrics,
             carry: Arc::new(carry),
             compiled: None,
@@ -153,10 +163,52 @@ impl Pipeline {
             };
             match event {
                 None => return false,
-                Some(SourceEvent::Synced) => return true,
+                Some(SourceEvent::Synced) => return self.first_secrets(events, cancel).await,
                 Some(event) => drop(self.view.write().store.apply(event)),
             }
         }
+    }
+
+    /// Takes the Secrets that the other objects ask for. A model without them would take certificates from gateways
+    /// that have them, at every start.
+    async fn first_secrets(
+        &mut self,
+        events: &mut mpsc::Receiver<SourceEvent>,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let Some(mut secrets) = self.secrets.take() else {
+            return true;
+        };
+        secrets.want(self.first_wanted());
+        let mut looking = Box::pin(tokio::time::timeout(LONGEST_LOOK, secrets.looked()));
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return false,
+                event = events.recv() => match event {
+                    None => return false,
+                    Some(event) => drop(self.view.write().store.apply(event)),
+                },
+                looked = &mut looking => {
+                    if looked.is_err() {
+                        tracing::warn!("Secrets of gateways have not been read yet; going on without");
+                    }
+                    break;
+                }
+            }
+        }
+        drop(looking);
+        while let Ok(event) = events.try_recv() {
+            self.view.write().store.apply(event);
+        }
+        self.secrets = Some(secrets);
+        true
+    }
+
+    fn first_wanted(&self) -> BTreeSet<Arc<str>> {
+        let store = &self.view.read().store;
+        let mut inputs = Inputs::default();
+        inputs.apply(store, &store.as_changes());
+        credentials::namespaces(&inputs, &Selected::default())
     }
 
     /// Takes the events that belong together.
@@ -198,6 +250,9 @@ impl Pipeline {
         let moment = self.moment(started);
         let compiled = Arc::new(self.next(changes, &moment));
         self.metrics.compiled(&compiled, started.elapsed());
+        if let Some(secrets) = &self.secrets {
+            secrets.want(credentials::namespaces(&compiled.inputs, &compiled.selected));
+        }
         let before = self.compiled.replace(compiled.clone());
         if before.is_some() && compiled.delta.is_nothing() {
             return compiled.again_at;

@@ -218,6 +218,7 @@ struct Collected {
     routes: Resources,
     clusters: Resources,
     endpoints: Resources,
+    secrets: Resources,
     /// What the endpoints are of.
     targets: Clusters,
 }
@@ -229,6 +230,7 @@ impl Collected {
             (type_url::ROUTES, self.routes),
             (type_url::CLUSTER, self.clusters),
             (type_url::ENDPOINTS, self.endpoints),
+            (type_url::SECRET, self.secrets),
         ])
     }
 }

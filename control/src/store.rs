@@ -9,6 +9,7 @@ mod stand_in;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::compile::inputs::SECRETS_OF;
 use crate::objects::{ObjectKey, ParsedObject, RawObject};
 
 pub use changes::{Change, Changes};
@@ -64,10 +65,7 @@ impl Store {
         match event {
             SourceEvent::Applied { origin, object } => self.put(origin, object),
             SourceEvent::Deleted { origin, key } => self.remove(&origin, key),
-            SourceEvent::Unreadable { origin, problems } => {
-                self.note(origin, problems);
-                None
-            }
+            SourceEvent::Unreadable { origin, problems } => self.note(origin, problems),
             SourceEvent::Synced => None,
         }
     }
@@ -100,7 +98,13 @@ impl Store {
         Some(Change { key, before })
     }
 
-    fn note(&mut self, origin: Arc<str>, mut problems: Vec<String>) {
+    /// Only of Secrets something is said in the status of others.
+    fn note(&mut self, origin: Arc<str>, mut problems: Vec<String>) -> Option<Change> {
+        let of_secrets = origin.strip_prefix(SECRETS_OF);
+        let change = of_secrets.map(|namespace| Change {
+            key: ObjectKey::new("", "Secret", namespace, ""),
+            before: None,
+        });
         problems.truncate(MAX_PROBLEMS);
         for problem in &problems {
             tracing::warn!(origin = %origin, reason = %problem, "cannot read a part of the objects");
@@ -110,6 +114,7 @@ impl Store {
         } else if self.unreadable.len() < MAX_BROKEN_ORIGINS || self.unreadable.contains_key(&origin) {
             self.unreadable.insert(origin, problems);
         }
+        change
     }
 
     /// The objects as they are, with where they stand.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
 use crate::objects::kube::{ConfigMap, EndpointSlice, KubeGateway, Pod, Service};
 use crate::objects::{Meta, Object, ParsedObject};
@@ -25,6 +26,10 @@ pub struct Inputs {
     pub services: Table<Service>,
     pub endpoint_slices: Table<EndpointSlice>,
     pub config_maps: Table<ConfigMap>,
+    /// By namespace and name.
+    pub secrets: imbl::OrdMap<(Arc<str>, Arc<str>), Arc<Secret>>,
+    /// Namespaces whose Secrets are wanted and cannot be read, and why.
+    pub unreadable_secrets: BTreeMap<Arc<str>, String>,
     pub kube_gateways: Table<KubeGateway>,
     pub virtual_services: Table<VirtualService>,
     pub destination_rules: Table<DestinationRule>,
@@ -32,6 +37,9 @@ pub struct Inputs {
     pub peer_authentications: Table<PeerAuthentication>,
     pub authorization_policies: Table<AuthorizationPolicy>,
 }
+
+/// Where the Secrets of a namespace stand, in reports; the namespace follows.
+pub const SECRETS_OF: &str = "secrets of ";
 
 static NO_LABELS: Labels = BTreeMap::new();
 
@@ -43,6 +51,8 @@ impl Default for Inputs {
             services: Table::by_name(),
             endpoint_slices: Table::by_name(),
             config_maps: Table::by_name(),
+            secrets: imbl::OrdMap::new(),
+            unreadable_secrets: BTreeMap::new(),
             kube_gateways: Table::by_name(),
             virtual_services: Table::by_age(),
             destination_rules: Table::by_age(),
@@ -63,6 +73,7 @@ enum Way {
 impl Inputs {
     /// Takes over what is in effect now in place of what was before.
     pub fn apply(&mut self, store: &Store, changes: &Changes) {
+        self.unreadable_secrets = unreadable_secrets(store);
         for (key, before) in changes.iter() {
             if let Some(before) = before {
                 self.turn(before, Way::Out);
@@ -82,12 +93,21 @@ impl Inputs {
             Ok(Object::Service(spec)) => turn(&mut self.services, meta, spec, way),
             Ok(Object::EndpointSlice(spec)) => turn(&mut self.endpoint_slices, meta, spec, way),
             Ok(Object::ConfigMap(spec)) => turn(&mut self.config_maps, meta, spec, way),
+            Ok(Object::Secret(spec)) => self.turn_secret(meta, spec, way),
             Ok(Object::KubeGateway(spec)) => turn(&mut self.kube_gateways, meta, spec, way),
             Ok(Object::VirtualService(spec)) => turn(&mut self.virtual_services, meta, spec, way),
             Ok(Object::DestinationRule(spec)) => turn(&mut self.destination_rules, meta, spec, way),
             Ok(Object::Gateway(spec)) => turn(&mut self.gateways, meta, spec, way),
             Ok(Object::PeerAuthentication(spec)) => turn(&mut self.peer_authentications, meta, spec, way),
             Ok(Object::AuthorizationPolicy(spec)) => turn(&mut self.authorization_policies, meta, spec, way),
+        }
+    }
+
+    fn turn_secret(&mut self, meta: &Arc<Meta>, spec: &Arc<Secret>, way: Way) {
+        let key = (meta.namespace.clone(), meta.name.clone());
+        match way {
+            Way::In => drop(self.secrets.insert(key, spec.clone())),
+            Way::Out => drop(self.secrets.remove(&key)),
         }
     }
 
@@ -98,11 +118,26 @@ impl Inputs {
         }
     }
 
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        let key = (Arc::from(namespace), Arc::from(name));
+        self.secrets.get(&key).map(|secret| &**secret)
+    }
+
     pub fn namespace_labels(&self, namespace: &str) -> &Labels {
         self.namespaces
             .get(namespace)
             .map_or(&NO_LABELS, |meta| &meta.labels)
     }
+}
+
+fn unreadable_secrets(store: &Store) -> BTreeMap<Arc<str>, String> {
+    let problems = store.unreadable().iter();
+    problems
+        .filter_map(|(origin, problems)| {
+            let namespace = origin.strip_prefix(SECRETS_OF)?;
+            Some((namespace.into(), problems.join("; ")))
+        })
+        .collect()
 }
 
 fn turn<T>(table: &mut Table<T>, meta: &Arc<Meta>, spec: &Arc<T>, way: Way) {

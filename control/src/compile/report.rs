@@ -4,6 +4,7 @@
 
 mod audience;
 mod findings;
+mod gateway;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -192,7 +193,11 @@ fn describe(
         }
         Object::Gateway(gateway) => {
             report.audience = Audience::Pods(audience::of_gateway(compiled, gateway));
-            report.notices.extend(findings::gateway(compiled, gateway));
+            report.notices.extend(gateway::notices(compiled, meta, gateway));
+            let addresses = gateway::addresses(compiled, gateway);
+            if !addresses.is_empty() {
+                report.fields.insert("addresses", addresses.into());
+            }
         }
         Object::PeerAuthentication(_) => report.audience = Audience::Agents,
         Object::AuthorizationPolicy(policy) => {
@@ -243,7 +248,7 @@ fn finish(report: &mut ObjectReport) {
             .collect()
     };
     let (unresolved, unsupported, warnings) = (
-        of(&[NoticeKind::Unresolved]),
+        of(&[NoticeKind::Unresolved, NoticeKind::BadSecret]),
         of(&[NoticeKind::NotSupported]),
         of(&[NoticeKind::Warning, NoticeKind::Conflict, NoticeKind::Unserved]),
     );
@@ -255,7 +260,12 @@ fn finish(report: &mut ObjectReport) {
                 "ResolvedRefs",
                 "everything that the object names exists",
             ),
-            false => Condition::new("ResolvedRefs", false, "NotFound", joined(&unresolved)),
+            false => Condition::new(
+                "ResolvedRefs",
+                false,
+                unresolved_reason(&unresolved),
+                joined(&unresolved),
+            ),
         });
     }
     if !unsupported.is_empty() {
@@ -270,6 +280,14 @@ fn finish(report: &mut ObjectReport) {
         report
             .conditions
             .push(Condition::new("Warning", true, "Warning", joined(&warnings)));
+    }
+}
+
+/// The Gateway API's word where nothing is missing, but a Secret is of no use.
+fn unresolved_reason(unresolved: &[Notice]) -> &'static str {
+    match unresolved.iter().all(|n| n.kind == NoticeKind::BadSecret) {
+        true => "InvalidCertificateRef",
+        false => "NotFound",
     }
 }
 

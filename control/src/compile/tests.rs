@@ -2,6 +2,7 @@
 
 mod bookinfo;
 pub(crate) mod fixture;
+mod gateway_tls;
 mod gateways;
 mod incremental;
 mod policies;

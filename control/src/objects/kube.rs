@@ -161,6 +161,11 @@ pub struct Service {
     pub internal_traffic_policy: Arc<str>,
     #[serde(deserialize_with = "or_default")]
     pub traffic_distribution: Arc<str>,
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    pub external_ips: Vec<Arc<str>>,
+    /// What a load balancer has given it, from its status.
+    #[serde(skip)]
+    pub load_balancer: Vec<LoadBalancerIngress>,
     /// The waypoint that its status says it is behind: what this or another replica decided.
     #[serde(skip)]
     pub bound: Option<WaypointKey>,
@@ -171,6 +176,12 @@ impl Service {
         let service: Self = lenient(part(raw, "spec"), "spec")?;
         Ok(Self {
             bound: bound_waypoint(&raw.value),
+            load_balancer: lenient(
+                raw.value
+                    .pointer("/status/loadBalancer/ingress")
+                    .unwrap_or(&Value::Null),
+                "status.loadBalancer.ingress",
+            )?,
             ..service
         })
     }
@@ -193,12 +204,20 @@ impl Service {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerIngress {
+    pub ip: Option<Arc<str>>,
+    pub hostname: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServicePort {
     #[serde(deserialize_with = "or_default")]
     pub name: Arc<str>,
     pub port: u16,
     pub target_port: Option<TargetPort>,
+    pub node_port: Option<u16>,
     #[serde(deserialize_with = "or_default")]
     pub protocol: Arc<str>,
     #[serde(deserialize_with = "or_default")]

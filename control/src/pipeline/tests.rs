@@ -98,6 +98,7 @@ impl Running {
                 batches: sender,
                 refuse,
             }),
+            secrets: None,
             metrics: ModelMetrics::new(&Registry::new()),
         };
         let (events, incoming) = mpsc::channel(100);

@@ -9,13 +9,32 @@ use crate::compile::inputs::selects;
 use crate::compile::references::{Resolver, Target};
 use crate::compile::routes::Clusters;
 use crate::envoy::Named;
-use crate::envoy::cluster::{EndpointSpec, cluster_resource, endpoints_resource};
+use crate::envoy::cluster::{EndpointSpec, HttpVersion, cluster_resource, endpoints_resource};
 use crate::model::destination_rule::Subset;
 use crate::proxies::Collected;
 
+/// Whose requests a proxy forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clients {
+    /// Applications, which know what the services they call speak.
+    Mesh,
+    /// Browsers and others, whose version of HTTP says nothing of the service's.
+    Outside,
+}
+
+impl Clients {
+    fn version(self, protocol: AppProtocol) -> HttpVersion {
+        match (protocol, self) {
+            (AppProtocol::Http2 | AppProtocol::Grpc, _) => HttpVersion::Two,
+            (_, Self::Mesh) => HttpVersion::AsClient,
+            (_, Self::Outside) => HttpVersion::One,
+        }
+    }
+}
+
 impl Collected {
     /// Adds each cluster with its endpoints.
-    pub(super) fn add_clusters(&mut self, resolver: &Resolver<'_>, clusters: &Clusters) {
+    pub(super) fn add_clusters(&mut self, resolver: &Resolver<'_>, clusters: &Clusters, clients: Clients) {
         for (name, target) in clusters {
             let Some(entry) = resolver.discovery.services.get(&target.service) else {
                 continue;
@@ -25,7 +44,8 @@ impl Collected {
             let port = entry.service.port(target.port);
             let protocol = port.map_or(AppProtocol::Unknown, |p| p.protocol);
             let balance = rules.balance(subset, target.port);
-            self.clusters.extend([cluster_resource(name, balance, protocol)]);
+            self.clusters
+                .extend([cluster_resource(name, balance, clients.version(protocol))]);
             self.endpoints.extend(resource(resolver, name, target));
             self.targets.insert(name.clone(), target.clone());
         }

@@ -14,6 +14,7 @@ use crate::compile::waypoints::WaypointKey;
 use crate::envoy::listener::{Handling, virtual_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
 use crate::proxies::Collected;
+use crate::proxies::endpoints::Clients;
 
 pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Collected {
     let own = compiled.waypoints.services_of(key);
@@ -25,7 +26,7 @@ pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Collected {
         };
         for port in &entry.service.ports {
             let clusters = add_port(&mut collected, resolver, &own, &entry.service, *port);
-            collected.add_clusters(&resolver, &clusters);
+            collected.add_clusters(&resolver, &clusters, Clients::Mesh);
         }
     }
     collected

@@ -8,7 +8,6 @@ use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
 use crate::model::destination_rule::{DestinationRule, Subset};
-use crate::model::gateway::Gateway;
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
 use crate::objects::{Meta, Notice};
@@ -66,6 +65,7 @@ fn destinations(rules: &VirtualService) -> impl Iterator<Item = &Destination> {
         _ => None,
     });
     http.chain(rules.tcp.iter().map(|rule| &rule.destinations))
+        .chain(rules.tls.iter().map(|rule| &rule.destinations))
         .flatten()
         .map(|d| &d.destination)
 }
@@ -179,14 +179,4 @@ fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &Namespac
         Notice::warning(format!("spec.subsets[{i}].labels"), message)
     };
     empty.map(notice).collect()
-}
-
-pub(super) fn gateway(compiled: &Compiled, gateway: &Gateway) -> Vec<Notice> {
-    if compiled.selected.any(&compiled.inputs, &gateway.selector) {
-        return Vec::new();
-    }
-    vec![Notice::unresolved(
-        "spec.selector",
-        "no pod has these labels; the servers are served nowhere",
-    )]
 }

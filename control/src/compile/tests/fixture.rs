@@ -9,7 +9,7 @@ use aquifer_core::http::cluster::{Cluster, Endpoints};
 use aquifer_core::http::listener::Listener;
 use aquifer_core::http::table::{Route, RouteTable};
 use aquifer_core::identity::TrustDomain;
-use aquifer_xds::envoy::{Resource, decode};
+use aquifer_xds::envoy::{Resource, Secret, decode};
 use aquifer_xds::handler::Update;
 use aquifer_xds::type_url;
 
@@ -226,6 +226,7 @@ impl Held {
         };
         // A resource that the proxy rejects would take all of its kind with it: none may.
         held.all::<Listener>(type_url::LISTENER);
+        held.all::<Secret>(type_url::SECRET);
         held.all::<RouteTable>(type_url::ROUTES);
         held.all::<Cluster>(type_url::CLUSTER);
         held.all::<Endpoints>(type_url::ENDPOINTS);

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use super::trim::trim;
 use super::watched::Watched;
 use super::{ORIGIN, definition_resource};
+use crate::compile::inputs::SECRETS_OF;
 use crate::kubernetes::backoff::Backoff;
-use crate::kubernetes::kinds::{Reader, Watch, Which};
+use crate::kubernetes::kinds::{NOT_FOR_TLS, Reader, Watch, Which};
 use crate::kubernetes::{code, explain};
 use crate::objects::{ObjectKey, RawObject};
 use crate::sink::kubernetes::Desk;
@@ -51,6 +52,7 @@ struct Names {
 pub(super) struct Follower {
     watch: Watch,
     client: Client,
+    /// The control plane's own, or the one that is followed.
     namespace: Arc<str>,
     desk: Arc<Desk>,
     events: mpsc::Sender<SourceEvent>,
@@ -98,7 +100,7 @@ impl Follower {
     }
 
     /// Ends only when nobody takes the events any more.
-    pub(super) async fn run(mut self, mut definitions: watch::Receiver<u64>) {
+    pub(super) async fn run(&mut self, mut definitions: watch::Receiver<u64>) {
         loop {
             for version in self.watch.kind.versions {
                 match self.follow(version).await {
@@ -125,6 +127,10 @@ impl Follower {
             Which::All => (all(), config),
             Which::Named(name) => (all(), config.fields(&format!("metadata.name={name}"))),
             Which::Labelled(label) => (all(), config.labels(label)),
+            Which::OfNamespace => {
+                let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
+                (own, config.fields(NOT_FOR_TLS))
+            }
             Which::OwnNamed(name) => {
                 let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
                 (own, config.fields(&format!("metadata.name={name}")))
@@ -214,7 +220,7 @@ impl Follower {
         value["apiVersion"] = resource.api_version.as_str().into();
         value["kind"] = resource.kind.as_str().into();
         self.known.insert(key.clone());
-        self.desk.saw(&key, Some(&value));
+        self.show_desk(&key, Some(&value));
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -233,7 +239,7 @@ impl Follower {
 
     async fn delete(&mut self, key: ObjectKey) -> Result<(), Closed> {
         self.known.remove(&key);
-        self.desk.saw(&key, None);
+        self.show_desk(&key, None);
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -242,6 +248,26 @@ impl Follower {
             key,
         })
         .await
+    }
+
+    /// Nobody writes Secrets, and nothing that holds a key is kept beside the model.
+    fn show_desk(&self, key: &ObjectKey, value: Option<&serde_json::Value>) {
+        if self.watch.which != Which::OfNamespace {
+            self.desk.saw(key, value);
+        }
+    }
+
+    /// Takes back everything that was delivered: nobody wants it any more.
+    pub(super) async fn forget(&mut self) {
+        for key in std::mem::take(&mut self.known) {
+            if self.delete(key).await.is_err() {
+                return;
+            }
+        }
+        if self.problem.take().is_some() {
+            // Whoever does not listen any more needs no taking back.
+            let _ = self.report(Vec::new()).await;
+        }
     }
 
     async fn send(&self, event: SourceEvent) -> Result<(), Closed> {
@@ -285,7 +311,10 @@ impl Follower {
     }
 
     async fn report(&self, problems: Vec<String>) -> Result<(), Closed> {
-        let origin = self.watch.kind.name().into();
+        let origin = match self.watch.which {
+            Which::OfNamespace => format!("{SECRETS_OF}{}", self.namespace).into(),
+            _ => self.watch.kind.name().into(),
+        };
         self.send(SourceEvent::Unreadable { origin, problems }).await
     }
 }
