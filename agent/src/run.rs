@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use aquifer_identity::{CertificateManager, ManagerConfig};
@@ -59,6 +60,9 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
         .with_context(|| format!("cannot start the {name} threads"))
 }
 
+/// Until the folder of the network configurations can be written.
+const SOCKET_RETRY: Duration = Duration::from_secs(5);
+
 /// The pods of this node.
 struct Pods {
     pods: Box<dyn NodePods>,
@@ -72,6 +76,21 @@ struct Cni {
     config: CniConfig,
     arrivals: mpsc::Sender<Arriving>,
     in_mesh: watch::Receiver<Arc<BTreeSet<String>>>,
+}
+
+impl Cni {
+    /// Tries until there is one.
+    async fn socket(&self) -> cni::Socket {
+        loop {
+            match cni::Socket::open(&self.config.configurations) {
+                Ok(socket) => return socket,
+                Err(error) => {
+                    tracing::warn!(%error, folder = %self.config.configurations.display(), "no socket for the CNI plugin: pods that start now talk plainly until they are captured; trying again");
+                    tokio::time::sleep(SOCKET_RETRY).await;
+                }
+            }
+        }
+    }
 }
 
 struct Agent<'a> {
@@ -152,12 +171,12 @@ impl<'a> Agent<'a> {
     /// Has the container runtime start pods of the mesh only when they are captured.
     fn hold_pods(&self, cni: Cni, fate: &watch::Receiver<Fate>) -> Installer {
         let installer = Installer::new(cni.config.clone());
+        let (keeper, fate) = (installer.clone(), fate.clone());
         self.spawn(async move {
-            if let Err(error) = cni::serve(&cni.config.configurations, cni.arrivals).await {
-                tracing::error!(%error, folder = %cni.config.configurations.display(), "the CNI plugin cannot reach this agent: pods of the mesh will not start");
-            }
+            // First who answers, then who asks.
+            let socket = cni.socket().await;
+            tokio::join!(socket.serve(cni.arrivals), keeper.keep(fate, cni.in_mesh));
         });
-        self.spawn(installer.clone().keep(fate.clone(), cni.in_mesh));
         installer
     }
 
