@@ -53,7 +53,7 @@ pub struct Authorities {
 /// Why a Secret is of no use for a purpose.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretProblem {
-    #[error("has neither {0} nor {1}")]
+    #[error("it has neither {0} nor {1}")]
     Lacks(&'static str, &'static str),
     #[error("its {0} is not base64")]
     NotBase64(&'static str),
