@@ -62,7 +62,7 @@ pub enum SecretProblem {
     #[error("{0}")]
     Roots(#[from] RootsError),
     #[error(
-        "has a revocation list ({0}), which this version does not check; clients would be let in that it refuses"
+        "it has a revocation list ({0}), which this version does not check; clients would be let in that it refuses"
     )]
     Revocations(&'static str),
 }
