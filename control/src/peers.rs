@@ -75,6 +75,17 @@ impl Elsewhere {
         self.replicas.values().flat_map(of_replica).collect()
     }
 
+    /// Every proxy of the other replicas, and whether it trusts the roots of this version.
+    pub(crate) fn trusting(&self, version: &str) -> impl Iterator<Item = (PodName, bool)> {
+        let proxies = self.replicas.values().flat_map(|replica| &replica.proxies);
+        proxies.map(move |p| {
+            (
+                (p.namespace.clone(), p.pod.clone()),
+                p.trusts.as_deref() == Some(version),
+            )
+        })
+    }
+
     /// Whether a pod of the waypoint has the service's resources in effect.
     pub fn serves(&self, place: &Place, pod: &PodName) -> bool {
         let pods = self

@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aquifer_identity::CertificateAuthority;
+use aquifer_xds::trust;
 use tokio::sync::watch;
 
 use crate::auth::Caller;
@@ -89,6 +91,16 @@ impl PartialEq for VersionedResource {
     }
 }
 impl Eq for VersionedResource {}
+
+/// The resource that tells proxies whom to trust.
+pub(crate) fn trust_resource(authority: &CertificateAuthority) -> VersionedResource {
+    VersionedResource::new(trust::to_any(&authority.roots_pem()))
+}
+
+/// Its version: what a proxy that trusts the authority's roots has acknowledged.
+pub(crate) fn trust_version(authority: &CertificateAuthority) -> Arc<str> {
+    trust_resource(authority).version
+}
 
 /// Resources of one type by name; clones share their nodes.
 pub type Resources = imbl::OrdMap<Arc<str>, Arc<VersionedResource>>;

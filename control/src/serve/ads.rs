@@ -12,7 +12,8 @@ use aquifer_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 use aquifer_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use aquifer_xds::type_url::short_name;
+use aquifer_xds::trust;
+use aquifer_xds::type_url::{TRUST, short_name};
 use async_trait::async_trait;
 use futures_util::stream::{self, Stream};
 use rand::Rng;
@@ -24,9 +25,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::metrics::ServeMetrics;
 use super::registry::{Entry, ProxyRegistry};
 use super::stream::{Answer, Answered, StreamState, Violation};
-use super::{ClientIdentity, ResourceSnapshot, ResourceSnapshots};
+use super::{
+    ClientIdentity, ResourceSnapshot, ResourceSnapshots, Resources, VersionedResource, trust_resource,
+};
 use crate::auth::node::{NodeError, identify};
 use crate::auth::{Authenticated, Authenticator};
+use crate::authority::Active;
 
 /// A request that reconnects with 300,000 resources still fits.
 const MAX_REQUEST: usize = 32 * 1024 * 1024;
@@ -47,6 +51,7 @@ pub struct AdsService {
     metrics: ServeMetrics,
     /// Ends every stream, so that proxies reconnect elsewhere before this process is gone.
     cancel: CancellationToken,
+    trust: Option<Trust>,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
@@ -65,7 +70,15 @@ impl AdsService {
             registry,
             metrics: ServeMetrics::new(metrics),
             cancel,
+            trust: None,
         }
+    }
+
+    /// Tells every proxy which roots the authority trusts, besides its resources.
+    #[must_use]
+    pub fn announcing(self, authority: Active) -> Self {
+        let trust = Some(Trust::new(authority));
+        Self { trust, ..self }
     }
 
     pub(super) fn into_server(self) -> AggregatedDiscoveryServiceServer<Self> {
@@ -130,7 +143,8 @@ impl AdsService {
             tracing::warn!(client = %client.node_id, reason = %denied, "xds call refused");
             Status::permission_denied(denied.to_string())
         })?;
-        let snapshot = snapshots.borrow_and_update().clone();
+        let mut trust = self.trust.clone();
+        let snapshot = with_trust(snapshots.borrow_and_update().clone(), trust.as_mut());
         let entry = self.registry.enter(client, snapshot.clone(), SystemTime::now());
         self.metrics.connected(self.registry.len());
         tracing::info!(client = %client.node_id, "proxy connected");
@@ -139,6 +153,7 @@ impl AdsService {
             state: StreamState::new(snapshot),
             inbound,
             snapshots,
+            trust,
             log: StreamLog {
                 entry,
                 metrics: self.metrics.clone(),
@@ -183,11 +198,53 @@ impl AggregatedDiscoveryService for AdsService {
     }
 }
 
+/// The roots that are told, encoded when they change.
+#[derive(Clone)]
+struct Trust {
+    authority: Active,
+    resource: Arc<VersionedResource>,
+}
+
+impl Trust {
+    fn new(mut authority: Active) -> Self {
+        let resource = Arc::new(trust_resource(&authority.borrow_and_update()));
+        Self { authority, resource }
+    }
+
+    fn resource(&mut self) -> Arc<VersionedResource> {
+        if self.authority.has_changed().unwrap_or(false) {
+            *self = Self::new(self.authority.clone());
+        }
+        self.resource.clone()
+    }
+}
+
+/// The snapshot with the roots, which change on their own.
+fn with_trust(snapshot: Arc<ResourceSnapshot>, trust: Option<&mut Trust>) -> Arc<ResourceSnapshot> {
+    let Some(trust) = trust else { return snapshot };
+    let mut snapshot = Arc::unwrap_or_clone(snapshot);
+    let resources = Resources::unit(trust::NAME.into(), trust.resource());
+    snapshot.types.insert(TRUST, resources);
+    Arc::new(snapshot)
+}
+
+/// Pending for ever where there is nothing to tell or nobody left who could.
+async fn trust_changed(trust: Option<&mut Trust>) {
+    if let Some(trust) = trust
+        && trust.authority.changed().await.is_ok()
+    {
+        trust.resource = Arc::new(trust_resource(&trust.authority.borrow()));
+        return;
+    }
+    std::future::pending().await
+}
+
 /// One open stream.
 struct AdsStream {
     state: StreamState,
     inbound: Streaming<DeltaDiscoveryRequest>,
     snapshots: watch::Receiver<Arc<ResourceSnapshot>>,
+    trust: Option<Trust>,
     log: StreamLog,
     end: tokio::time::Instant,
     cancel: CancellationToken,
@@ -215,20 +272,33 @@ impl AdsStream {
                 },
                 changed = self.snapshots.changed() => {
                     changed.map_err(|_| Status::unavailable("the control plane is shutting down"))?;
-                    let snapshot = self.snapshots.borrow_and_update().clone();
-                    self.log.entry.snapshot(&snapshot);
+                    let snapshot = self.replace();
                     self.converging.get_or_insert(snapshot.changed_at);
-                    self.state.replace(snapshot);
                 }
+                () = trust_changed(self.trust.as_mut()) => drop(self.replace()),
                 () = tokio::time::sleep_until(self.end) => return Ok(None),
                 () = self.cancel.cancelled() => return Ok(None),
             }
         }
     }
 
+    /// Takes the newest snapshot and the newest roots.
+    fn replace(&mut self) -> Arc<ResourceSnapshot> {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        let snapshot = with_trust(snapshot, self.trust.as_mut());
+        self.log.entry.snapshot(&snapshot);
+        self.state.replace(snapshot.clone());
+        snapshot
+    }
+
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         match self.state.request(request) {
-            Ok(Some(answered)) => self.log.answered(&answered),
+            Ok(Some(answered)) => {
+                self.log.answered(&answered);
+                if *answered.type_url == *TRUST && answered.answer == Answer::Acknowledged {
+                    self.log.entry.trusts(self.state.held(TRUST, trust::NAME));
+                }
+            }
             Ok(None) => {}
             Err(violation) => return Err(self.log.violated(&violation)),
         }

@@ -104,6 +104,11 @@ impl StreamState {
         &self.snapshot
     }
 
+    /// The version of a resource that the client was told, and holds if it rejected nothing.
+    pub(super) fn held(&self, url: &str, name: &str) -> Option<Arc<str>> {
+        Some(self.types.get(url)?.sent.get(name)?.version.clone())
+    }
+
     /// Takes a newer snapshot; what it changes is sent as answers come in.
     pub(super) fn replace(&mut self, snapshot: Arc<ResourceSnapshot>) {
         self.snapshot = snapshot;

@@ -8,6 +8,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
@@ -129,7 +130,8 @@ impl Running {
                 .unwrap();
         let authority = Arc::new(authority);
         let names = vec!["istiod.istio-system.svc".to_owned()];
-        let certificate = ServingCertificate::new(authority.clone(), names, SystemTime::now()).unwrap();
+        let certificate =
+            ServingCertificate::new(watch::channel(authority.clone()).1, names, SystemTime::now()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, cancel) = (listener.local_addr().unwrap(), CancellationToken::new());
         let snapshots = Arc::new(Snapshots::default());

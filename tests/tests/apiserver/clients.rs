@@ -96,6 +96,19 @@ impl<'a> Clients<'a> {
 
     /// A node agent that takes whatever it is told, until dropped.
     pub(crate) fn agent(&self, token: &str, pod: &str) -> DropGuard {
+        self.follow(
+            token,
+            pod,
+            &[type_url::TRUST, type_url::ADDRESS, type_url::AUTHORIZATION],
+        )
+    }
+
+    /// One that does not ask whom to trust, as another mesh's does not.
+    pub(crate) fn ignorant_agent(&self, token: &str, pod: &str) -> DropGuard {
+        self.follow(token, pod, &[type_url::ADDRESS, type_url::AUTHORIZATION])
+    }
+
+    fn follow(&self, token: &str, pod: &str, types: &[&'static str]) -> DropGuard {
         let node = NodeId {
             proxy_type: "ztunnel",
             ip: "127.0.0.1",
@@ -110,11 +123,10 @@ impl<'a> Clients<'a> {
         };
         let (client, mut status) = AdsClient::new(config);
         let cancel = CancellationToken::new();
-        let handlers: Vec<Box<dyn ResourceHandler>> = vec![
-            Box::new(Takes(type_url::ADDRESS)),
-            Box::new(Takes(type_url::AUTHORIZATION)),
-        ];
-        self.runtime.spawn(client.run(handlers, cancel.clone()));
+        let handlers = types
+            .iter()
+            .map(|url| Box::new(Takes(url)) as Box<dyn ResourceHandler>);
+        self.runtime.spawn(client.run(handlers.collect(), cancel.clone()));
         self.runtime.block_on(synced(&mut status)).unwrap();
         cancel.drop_guard()
     }
