@@ -77,4 +77,23 @@ mod tests {
         assert!(MeshConfig::parse(": : :").notices[0].message.contains("not YAML"));
         assert!(MeshConfig::parse("").notices.is_empty());
     }
+
+    #[test]
+    fn a_megabyte_of_nonsense_is_answered_for_and_breaks_nothing() {
+        let keys: String = (0..20_000)
+            .map(|n| format!("key{n}: [{{a: {n}}}, true, \"x\"]\n"))
+            .collect();
+        let many = MeshConfig::parse(&keys);
+        assert_eq!(many.notices.len(), 20_000);
+        let wrong = MeshConfig::parse("enableAutoMtls: [1]\ntrustDomain: {a: b}\nrootNamespace: 7\n");
+        assert_eq!(wrong.notices.len(), 3, "of a known key too: {:?}", wrong.notices);
+        for text in [
+            "[".repeat(1 << 20),
+            "a: &a [*a, *a]".repeat(50_000),
+            "- 1\n".repeat(300_000),
+            "\u{0}".to_owned(),
+        ] {
+            assert_eq!(MeshConfig::parse(&text).notices.len(), 1);
+        }
+    }
 }
