@@ -74,7 +74,7 @@ struct Secrets {
 }
 
 impl AuthoritySecrets {
-    /// Roots are published through `desk`. An authority is made where none is there when it is first read.
+    /// Roots are published through `desk`.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -99,10 +99,15 @@ impl AuthoritySecrets {
 
     /// Makes an authority where there is none, neither wanted nor in effect.
     pub async fn make_first(&self) -> Result<(), StoreError> {
-        for name in [GIVEN, MADE, STATE] {
+        for name in [GIVEN, MADE] {
             if self.secrets.find(name).await?.is_some() {
                 return Ok(());
             }
+        }
+        // Somebody has deleted the Secret of an authority that signs on.
+        let state = self.secrets.find(STATE).await?;
+        if state.is_some_and(|secret| has(&secret, CA_KEY)) {
+            return Ok(());
         }
         self.secrets.create().await
     }
@@ -179,7 +184,9 @@ impl Secrets {
     }
 
     fn outgoing(&self, secret: &Secret) -> Option<CertificateAuthority> {
-        secret.data.as_ref()?.get(CA_KEY)?;
+        if !has(secret, CA_KEY) {
+            return None;
+        }
         let loaded = self.load(secret);
         let complain = |error: &UnusableSecret| {
             tracing::warn!(secret = self.path(STATE), %error, "the authority that signs cannot be read back");
@@ -289,6 +296,10 @@ fn watches(secrets: &Api<Secret>) -> Watches {
         watcher(secrets.clone(), named).boxed()
     };
     stream::select_all([GIVEN, MADE, STATE].map(one)).boxed()
+}
+
+fn has(secret: &Secret, key: &str) -> bool {
+    secret.data.as_ref().is_some_and(|data| data.contains_key(key))
 }
 
 fn asks_for_renewal(secret: &Secret) -> bool {
