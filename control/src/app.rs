@@ -218,6 +218,7 @@ fn settings(config: &Config) -> Settings {
         trust_domain: config.trust_domain.clone(),
         root_namespace: config.root_namespace.as_str().into(),
         waypoint_image: config.waypoint_image.as_str().into(),
+        automatic_waypoints: config.automatic_waypoints,
         waypoint_linger: config.waypoint_linger,
         deployment: Deployment {
             xds_address: format!("istiod.{}.svc:15012", config.namespace).into(),

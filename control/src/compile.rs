@@ -44,6 +44,8 @@ pub struct Settings {
     pub root_namespace: Arc<str>,
     /// Image of the waypoints that are rendered.
     pub waypoint_image: Arc<str>,
+    /// Whether rules get a waypoint where there is none.
+    pub automatic_waypoints: bool,
     /// How long a rendered waypoint outlives its last need, so that no connection is cut by a change of rules.
     pub waypoint_linger: Duration,
     pub deployment: Deployment,

@@ -111,6 +111,7 @@ fn settings(root_namespace: &str) -> Settings {
         trust_domain: TrustDomain::default(),
         root_namespace: root_namespace.into(),
         waypoint_image: "aquifer/waypoint".into(),
+        automatic_waypoints: true,
         waypoint_linger: std::time::Duration::ZERO,
         deployment: crate::compile::Deployment::default(),
     }

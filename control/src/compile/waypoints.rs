@@ -176,7 +176,11 @@ impl Waypoints {
             all: explicit::waypoints(inputs),
             ..Self::default()
         };
-        let wanted = waypoints.wanted(inputs, discovery);
+        let needed = match settings.automatic_waypoints {
+            true => implicit::needed(inputs, discovery),
+            false => BTreeSet::new(),
+        };
+        let wanted = waypoints.wanted(inputs, discovery, &needed);
         let end = |since: Instant| since + settings.waypoint_linger;
         waypoints.linger(carry, moment.now, end);
         if settings.deployment.owned {
@@ -195,9 +199,9 @@ impl Waypoints {
         &mut self,
         inputs: &Inputs,
         discovery: &Discovery,
+        implicit: &BTreeSet<NamespacedHostname>,
     ) -> BTreeMap<NamespacedHostname, WaypointKey> {
         let mut wanted = BTreeMap::new();
-        let implicit = implicit::needed(inputs, discovery);
         for (key, entry) in &discovery.services {
             // A waypoint's own Service: behind a waypoint nothing would reach it.
             if implicit::is_proxy_service(&entry.meta.labels) || self.all.keys().any(|w| w.service() == *key)

@@ -107,16 +107,29 @@ fn mesh_host(
         );
         notices.push(Notice::warning(field, message));
     }
-    let message = match compiled.waypoints.bindings.get(&entry.service.key()) {
+    notices.extend(unserved(compiled, exact, &entry.service.key(), field));
+}
+
+/// Rules of layer 7 for a service without a waypoint.
+fn unserved(compiled: &Compiled, host: &str, service: &NamespacedHostname, field: &str) -> Option<Notice> {
+    let message = match compiled.waypoints.bindings.get(service) {
         None | Some(Binding::Refused { .. }) => format!(
-            "{exact} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
+            "{host} is behind no waypoint ({}); the rules have no effect on it",
+            why_without(compiled)
         ),
         Some(Binding::Waiting(waypoint)) => format!(
-            "traffic to {exact} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
+            "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
         ),
-        Some(Binding::Bound(_) | Binding::Moving { .. }) => return,
+        Some(Binding::Bound(_) | Binding::Moving { .. }) => return None,
     };
-    notices.push(Notice::unserved(field, message));
+    Some(Notice::unserved(field, message))
+}
+
+fn why_without(compiled: &Compiled) -> &'static str {
+    match compiled.settings.automatic_waypoints {
+        true => "its namespace is not in the mesh, or opted out",
+        false => "none is made by itself here; `aquifer waypoint apply` makes one for a namespace",
+    }
 }
 
 /// Every rule is for some clients only: the others get every version, which is seldom what was meant.
@@ -139,6 +152,9 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
     };
     let key = entry.service.key();
     let mut notices = empty_subsets(compiled, rule, &key);
+    if rule.needs_waypoint {
+        notices.extend(unserved(compiled, host, &key, "spec.host"));
+    }
     let (root, service) = (&compiled.settings.root_namespace, &key.namespace);
     let merged = destination_rules(&compiled.inputs, host, service, service, root);
     let applies = merged.rules.iter().any(|r| *r.meta.namespace == *rule.namespace);

@@ -28,6 +28,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         trust_domain: TrustDomain::default(),
         root_namespace: "istio-system".into(),
         waypoint_image: "aquifer/waypoint".into(),
+        automatic_waypoints: true,
         waypoint_linger: Duration::from_secs(30),
         deployment: crate::compile::Deployment::default(),
     })
