@@ -194,7 +194,39 @@ fn every_kind_gets_conditions_and_equal_ones_are_not_written_again() {
         .filter(|(now, then)| now != then)
         .count();
     assert_eq!(differing, 1, "only what somebody else wrote");
+    a_megabyte_of_settings_stops_nothing(&world);
     drop(agent);
     one.ends_in_order();
     two.ends_in_order();
+}
+
+/// What the API server stores at most, with wrong types for known keys.
+fn a_megabyte_of_settings_stops_nothing(world: &World) {
+    let keys: String = (0..30_000)
+        .map(|n| format!("key{n}: [{{a: {n}}}, true]\n"))
+        .collect();
+    let mesh = format!("enableAutoMtls: [1]\ntrustDomain: {{a: b}}\naccessLogFile: 7\n{keys}");
+    let file = world.file("mesh");
+    std::fs::write(&file, &mesh[..mesh.len().min(1_000_000)]).unwrap();
+    let from = format!("--from-file=mesh={}", file.display());
+    world.kubectl(&["create", "configmap", "istio", "-n", "istio-system", &from]);
+    world.until("its keys are answered for", || {
+        world.page("/debug/objects").contains("more keys are not read")
+    });
+    let mended = r#"{"spec":{"http":[{"route":[{"destination":{"host":"web"}}],"timeout":"3s"}]}}"#;
+    world.kubectl(&[
+        "patch",
+        "virtualservice",
+        "x",
+        "-n",
+        "shop",
+        "--type=merge",
+        "-p",
+        mended,
+    ]);
+    world.until("objects are answered for as before", || {
+        world
+            .condition("shop", "virtualservice/x", "Accepted")
+            .starts_with("True Accepted 2 ")
+    });
 }
