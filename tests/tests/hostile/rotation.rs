@@ -127,7 +127,8 @@ fn signs(view: &Value, name: &str) -> bool {
 
 /// Whether a member with a certificate of this authority gets a tunnel to a pod.
 fn is_let_in(world: &World, by: &CertificateAuthority, trusting: &CertificateAuthority) -> bool {
-    let shown = certificate(&by.trusting(trusting.roots().to_vec()), &identity(CLIENT));
+    let roots = [by.roots(), trusting.roots()].concat();
+    let shown = certificate(&by.trusting(roots), &identity(CLIENT));
     let shown = config(&shown, SERVER);
     let ip = world.ip("mesh/server");
     let to = SocketAddr::new(ip.parse().unwrap(), HBONE);
