@@ -146,6 +146,7 @@ impl App {
             snapshots: self.debug.snapshots.clone(),
             registry: self.debug.registry.clone(),
             sink: backend.sink,
+            secrets: backend.secrets,
             metrics: ModelMetrics::new(&self.metrics),
         };
         let pipeline = Pipeline::new(parts, backend.left);

@@ -19,7 +19,7 @@ use crate::compile::inputs::Labels;
 use crate::compile::report::PodName;
 use crate::compile::waypoints::Place;
 use crate::objects::{Meta, ObjectKey};
-use crate::serve::ProxyType;
+use crate::serve::{ProxyType, Version};
 use crate::snapshots::Snapshots;
 pub use report::{PATH, PeerReport, of};
 
@@ -76,12 +76,13 @@ impl Elsewhere {
     }
 
     /// Every proxy of the other replicas, and whether it trusts the roots of this version.
-    pub(crate) fn trusting(&self, version: &str) -> impl Iterator<Item = (PodName, bool)> {
+    pub(crate) fn trusting(&self, version: Version) -> impl Iterator<Item = (PodName, bool)> {
+        let version: Arc<str> = version.to_string().into();
         let proxies = self.replicas.values().flat_map(|replica| &replica.proxies);
         proxies.map(move |p| {
             (
                 (p.namespace.clone(), p.pod.clone()),
-                p.trusts.as_deref() == Some(version),
+                p.trusts.as_ref() == Some(&version),
             )
         })
     }
@@ -151,12 +152,10 @@ impl Peers {
         let Some(compiled) = self.snapshots.compiled() else {
             return BTreeSet::new();
         };
-        let pods = compiled.inputs.pods.iter().filter(|pod| {
-            pod.meta.namespace == self.namespace
-                && pod.meta.name != self.name
-                && is_own(&pod.meta.labels)
-                && !pod.spec.is_finished()
-        });
+        let pods =
+            compiled.inputs.pods.in_namespace(&self.namespace).filter(|pod| {
+                pod.meta.name != self.name && is_own(&pod.meta.labels) && !pod.spec.is_finished()
+            });
         let addresses = pods.filter_map(|pod| Some(SocketAddr::new(*pod.spec.ips().first()?, self.port)));
         addresses.take(MOST_PEERS).collect()
     }

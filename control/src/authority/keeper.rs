@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::view::{AuthorityMetrics, AuthorityView, CertificateView, Views};
 use super::{Active, AuthorityStore, Notice, StoreError, Stored, Wanted};
 use crate::peers::Elsewhere;
-use crate::serve::{registry::ProxyRegistry, trust_version};
+use crate::serve::registry::ProxyRegistry;
+use crate::serve::trust;
 
 /// The longest time between two looks at the clock and the proxies.
 const LOOK: Duration = Duration::from_secs(10);
@@ -279,13 +280,13 @@ impl Keeper {
 
     /// At how many proxies the roots are in effect, those of other replicas too; a reconnecting one counts once.
     fn reach(&self, around: &Surroundings) -> Reach {
-        let version = trust_version(&self.active.borrow());
+        let version = trust::version(&self.active.borrow());
         let mut proxies: BTreeMap<_, bool> = BTreeMap::new();
         let elsewhere = around.elsewhere.borrow().clone();
         for (pod, has) in around
             .registry
-            .trusting(&version)
-            .chain(elsewhere.trusting(&version))
+            .trusting(version)
+            .chain(elsewhere.trusting(version))
         {
             *proxies.entry(pod).or_default() |= has;
         }

@@ -83,7 +83,7 @@ impl PeerPlace {
 
 /// The report of this replica, about its own proxies alone.
 pub fn of(state: &DebugState) -> PeerReport {
-    let proxies = state.registry.list();
+    let proxies = state.registry.present();
     let view = state.view.read();
     let objects = view
         .statuses
@@ -110,7 +110,7 @@ fn proxy(status: ProxyStatus) -> PeerProxy {
         proxy_type: status.proxy_type,
         namespace: status.namespace,
         pod: status.pod,
-        trusts: status.trusts,
+        trusts: status.trusts.map(|version| version.to_string().into()),
     }
 }
 

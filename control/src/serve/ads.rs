@@ -3,37 +3,31 @@
 //! A thin skin around [`super::stream`]: it authenticates, waits for requests and snapshots, and keeps the registry
 //! and the metrics. Nothing is spawned: a stream is polled by its connection and ends with it.
 
-use std::pin::Pin;
+mod service;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_telemetry::registry::Registry;
-use aquifer_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use aquifer_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use aquifer_xds::trust;
+use aquifer_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use aquifer_xds::type_url::{TRUST, short_name};
-use async_trait::async_trait;
-use futures_util::stream::{self, Stream};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::metrics::ServeMetrics;
 use super::registry::{Entry, ProxyRegistry};
-use super::stream::{Answer, Answered, StreamState, Violation};
-use super::{
-    ClientIdentity, ResourceSnapshot, ResourceSnapshots, Resources, VersionedResource, trust_resource,
-};
+use super::stream::{Answer, Answered, Outgoing, StreamState, Violation};
+use super::trust::{self, Trust};
+use super::turns::{Turn, Turns};
+use super::{ClientIdentity, ResourceSnapshot, ResourceSnapshots};
 use crate::auth::node::{NodeError, identify};
 use crate::auth::{Authenticated, Authenticator};
 use crate::authority::Active;
+use service::AdsServer;
 
-/// A request that reconnects with 300,000 resources still fits.
-const MAX_REQUEST: usize = 32 * 1024 * 1024;
 /// For the first request of a stream.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Streams are ended at about this age, so that proxies spread over replicas and present a fresh token.
@@ -49,12 +43,11 @@ pub struct AdsService {
     authenticator: Authenticator,
     registry: ProxyRegistry,
     metrics: ServeMetrics,
+    turns: Turns,
     /// Ends every stream, so that proxies reconnect elsewhere before this process is gone.
     cancel: CancellationToken,
     trust: Option<Trust>,
 }
-
-type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
 
 impl AdsService {
     pub fn new(
@@ -69,6 +62,7 @@ impl AdsService {
             authenticator,
             registry,
             metrics: ServeMetrics::new(metrics),
+            turns: Turns::default(),
             cancel,
             trust: None,
         }
@@ -81,8 +75,22 @@ impl AdsService {
         Self { trust, ..self }
     }
 
-    pub(super) fn into_server(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    pub(super) fn into_server(self) -> AdsServer {
+        AdsServer(self)
+    }
+
+    /// From a call to its stream.
+    async fn begin(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<AdsStream, Status> {
+        let caller = self.authenticate(&request).await?;
+        let mut inbound = request.into_inner();
+        let first = timeout(FIRST_REQUEST, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no request within 10s of opening the stream"))??
+            .ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
+        let client = self.identify(&caller, &first)?;
+        let mut stream = self.open(&client, inbound)?;
+        stream.request(first)?;
+        Ok(stream)
     }
 
     async fn authenticate(
@@ -144,7 +152,7 @@ impl AdsService {
             Status::permission_denied(denied.to_string())
         })?;
         let mut trust = self.trust.clone();
-        let snapshot = with_trust(snapshots.borrow_and_update().clone(), trust.as_mut());
+        let snapshot = trust::with(snapshots.borrow_and_update().clone(), trust.as_mut());
         let entry = self.registry.enter(client, snapshot.clone(), SystemTime::now());
         self.metrics.connected(self.registry.len());
         tracing::info!(client = %client.node_id, "proxy connected");
@@ -161,82 +169,13 @@ impl AdsService {
                 client: client.node_id.clone(),
             },
             end: tokio::time::Instant::now() + age,
+            turns: self.turns.clone(),
             cancel: self.cancel.clone(),
             converging: None,
             pushed: false,
             in_effect: None,
         })
     }
-}
-
-#[async_trait]
-impl AggregatedDiscoveryService for AdsService {
-    type DeltaAggregatedResourcesStream = Responses;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Responses>, Status> {
-        let caller = self.authenticate(&request).await?;
-        let mut inbound = request.into_inner();
-        let first = timeout(FIRST_REQUEST, inbound.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no request within 10s of opening the stream"))??
-            .ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
-        let client = self.identify(&caller, &first)?;
-        let mut stream = self.open(&client, inbound)?;
-        stream.request(first)?;
-        let responses = stream::unfold(Some(stream), |stream| async {
-            let mut stream = stream?;
-            match stream.next().await {
-                Ok(Some(response)) => Some((Ok(response), Some(stream))),
-                Ok(None) => None,
-                Err(status) => Some((Err(status), None)),
-            }
-        });
-        Ok(Response::new(Box::pin(responses)))
-    }
-}
-
-/// The roots that are told, encoded when they change.
-#[derive(Clone)]
-struct Trust {
-    authority: Active,
-    resource: Arc<VersionedResource>,
-}
-
-impl Trust {
-    fn new(mut authority: Active) -> Self {
-        let resource = Arc::new(trust_resource(&authority.borrow_and_update()));
-        Self { authority, resource }
-    }
-
-    fn resource(&mut self) -> Arc<VersionedResource> {
-        if self.authority.has_changed().unwrap_or(false) {
-            *self = Self::new(self.authority.clone());
-        }
-        self.resource.clone()
-    }
-}
-
-/// The snapshot with the roots, which change on their own.
-fn with_trust(snapshot: Arc<ResourceSnapshot>, trust: Option<&mut Trust>) -> Arc<ResourceSnapshot> {
-    let Some(trust) = trust else { return snapshot };
-    let mut snapshot = Arc::unwrap_or_clone(snapshot);
-    let resources = Resources::unit(trust::NAME.into(), trust.resource());
-    snapshot.types.insert(TRUST, resources);
-    Arc::new(snapshot)
-}
-
-/// Pending for ever where there is nothing to tell or nobody left who could.
-async fn trust_changed(trust: Option<&mut Trust>) {
-    if let Some(trust) = trust
-        && trust.authority.changed().await.is_ok()
-    {
-        trust.resource = Arc::new(trust_resource(&trust.authority.borrow()));
-        return;
-    }
-    std::future::pending().await
 }
 
 /// One open stream.
@@ -247,6 +186,7 @@ struct AdsStream {
     trust: Option<Trust>,
     log: StreamLog,
     end: tokio::time::Instant,
+    turns: Turns,
     cancel: CancellationToken,
     /// When the oldest change came in that is not yet in effect.
     converging: Option<Instant>,
@@ -257,12 +197,12 @@ struct AdsStream {
 
 impl AdsStream {
     /// The next response; none at the stream's orderly end.
-    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<Outgoing>, Status> {
         loop {
             if let Some(outgoing) = self.state.next() {
                 self.pushed = true;
                 self.log.sent(&outgoing);
-                return Ok(Some(outgoing.response));
+                return Ok(Some(outgoing));
             }
             self.settle();
             tokio::select! {
@@ -275,7 +215,7 @@ impl AdsStream {
                     let snapshot = self.replace();
                     self.converging.get_or_insert(snapshot.changed_at);
                 }
-                () = trust_changed(self.trust.as_mut()) => drop(self.replace()),
+                () = trust::changed(self.trust.as_mut()) => drop(self.replace()),
                 () = tokio::time::sleep_until(self.end) => return Ok(None),
                 () = self.cancel.cancelled() => return Ok(None),
             }
@@ -285,10 +225,15 @@ impl AdsStream {
     /// Takes the newest snapshot and the newest roots.
     fn replace(&mut self) -> Arc<ResourceSnapshot> {
         let snapshot = self.snapshots.borrow_and_update().clone();
-        let snapshot = with_trust(snapshot, self.trust.as_mut());
+        let snapshot = trust::with(snapshot, self.trust.as_mut());
         self.log.entry.snapshot(&snapshot);
         self.state.replace(snapshot.clone());
         snapshot
+    }
+
+    /// A turn to send a large response; none where the stream ends anyway.
+    async fn turn(&self) -> Option<Turn> {
+        self.cancel.run_until_cancelled(self.turns.wait()).await
     }
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
@@ -296,7 +241,9 @@ impl AdsStream {
             Ok(Some(answered)) => {
                 self.log.answered(&answered);
                 if *answered.type_url == *TRUST && answered.answer == Answer::Acknowledged {
-                    self.log.entry.trusts(self.state.held(TRUST, trust::NAME));
+                    self.log
+                        .entry
+                        .trusts(self.state.held(TRUST, aquifer_xds::trust::NAME));
                 }
             }
             Ok(None) => {}
@@ -330,14 +277,14 @@ struct StreamLog {
 }
 
 impl StreamLog {
-    fn sent(&self, outgoing: &super::stream::Outgoing) {
+    fn sent(&self, outgoing: &Outgoing) {
         let response = &outgoing.response;
         self.entry.sent(outgoing);
         self.metrics.pushed(&response.type_url);
         tracing::debug!(
             client = %self.client,
             r#type = short_name(&response.type_url),
-            resources = response.resources.len(),
+            resources = outgoing.added.len(),
             removed = response.removed_resources.len(),
             version = %response.system_version_info,
             "xds push"

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::stream::{Answer, Answered, Outgoing};
-use super::{ClientIdentity, ProxyType, ResourceSnapshot};
+use super::{ClientIdentity, ProxyType, ResourceSnapshot, Version};
 use crate::compile::report::PodName;
 
 /// Where one type of one proxy stands.
@@ -55,9 +55,22 @@ pub struct ProxyStatus {
     /// The newest generation that is wholly in effect at this proxy.
     pub generation_in_effect: Option<u64>,
     /// The version of the roots that it trusts; none where it has not acknowledged any.
-    pub trusts: Option<Arc<str>>,
+    pub trusts: Option<Version>,
     /// By type URL.
     pub types: BTreeMap<Arc<str>, TypeSync>,
+}
+
+impl ProxyStatus {
+    fn brief(&self) -> Self {
+        Self {
+            node_id: self.node_id.clone(),
+            namespace: self.namespace.clone(),
+            pod: self.pod.clone(),
+            node: self.node.clone(),
+            types: BTreeMap::new(),
+            ..*self
+        }
+    }
 }
 
 struct Record {
@@ -101,6 +114,26 @@ impl ProxyRegistry {
             .collect()
     }
 
+    /// Every proxy, without the state of its types: what is asked for many times a second.
+    pub fn present(&self) -> Vec<ProxyStatus> {
+        let inner = self.inner.lock();
+        inner
+            .records
+            .values()
+            .map(|record| record.status.brief())
+            .collect()
+    }
+
+    /// The waypoints among the proxies, without the state of their types.
+    pub fn waypoints(&self) -> Vec<ProxyStatus> {
+        let inner = self.inner.lock();
+        let statuses = inner.records.values().map(|record| &record.status);
+        statuses
+            .filter(|status| status.proxy_type == ProxyType::Waypoint)
+            .map(ProxyStatus::brief)
+            .collect()
+    }
+
     /// The newest stream of a proxy by node id or `POD.NAMESPACE`, and the snapshot that it is being brought to.
     pub fn find(&self, proxy: &str) -> Option<(ProxyStatus, Arc<ResourceSnapshot>)> {
         let inner = self.inner.lock();
@@ -131,8 +164,8 @@ impl ProxyRegistry {
     }
 
     /// Every proxy, by namespace and pod, and whether it trusts the roots of this version.
-    pub(crate) fn trusting(&self, version: &str) -> impl Iterator<Item = (PodName, bool)> + use<> {
-        let has = |status: &ProxyStatus| status.trusts.as_deref() == Some(version);
+    pub(crate) fn trusting(&self, version: Version) -> impl Iterator<Item = (PodName, bool)> + use<> {
+        let has = |status: &ProxyStatus| status.trusts == Some(version);
         let inner = self.inner.lock();
         let statuses = inner.records.values().map(|record| &record.status);
         let proxies = statuses.map(|s| ((s.namespace.clone(), s.pod.clone()), has(s)));
@@ -144,7 +177,9 @@ impl ProxyRegistry {
         self.changes.subscribe()
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many streams are open.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
         self.inner.lock().records.len()
     }
 
@@ -226,7 +261,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn trusts(&self, version: Option<Arc<str>>) {
+    pub(super) fn trusts(&self, version: Option<Version>) {
         self.update(|record| record.status.trusts = version);
         self.registry.notify();
     }

@@ -7,8 +7,7 @@ use crate::compile::inputs::{Entry, selects};
 use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
-use crate::model::destination_rule::DestinationRule;
-use crate::model::gateway::Gateway;
+use crate::model::destination_rule::{DestinationRule, Subset};
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
 use crate::objects::{Meta, Notice};
@@ -66,6 +65,7 @@ fn destinations(rules: &VirtualService) -> impl Iterator<Item = &Destination> {
         _ => None,
     });
     http.chain(rules.tcp.iter().map(|rule| &rule.destinations))
+        .chain(rules.tls.iter().map(|rule| &rule.destinations))
         .flatten()
         .map(|d| &d.destination)
 }
@@ -166,17 +166,12 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
 }
 
 fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &NamespacedHostname) -> Vec<Notice> {
-    let workloads = compiled
-        .discovery
-        .endpoints
-        .get(service)
-        .map_or(&[][..], Vec::as_slice);
-    let empty = rule
-        .subsets
-        .iter()
-        .enumerate()
-        .filter(|(_, s)| !workloads.iter().any(|w| selects(&s.labels, &w.labels)));
-    let notice = |(i, subset): (usize, &crate::model::destination_rule::Subset)| {
+    let is_empty = |s: &Subset| {
+        let mut workloads = compiled.discovery.endpoints(service);
+        !workloads.any(|w| selects(&s.labels, &w.labels))
+    };
+    let empty = rule.subsets.iter().enumerate().filter(|(_, s)| is_empty(s));
+    let notice = |(i, subset): (usize, &Subset)| {
         let message = format!(
             "no pod of {} has the labels of subset {:?}",
             service.hostname, subset.name
@@ -184,19 +179,4 @@ fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &Namespac
         Notice::warning(format!("spec.subsets[{i}].labels"), message)
     };
     empty.map(notice).collect()
-}
-
-pub(super) fn gateway(compiled: &Compiled, gateway: &Gateway) -> Vec<Notice> {
-    let selected = compiled
-        .inputs
-        .pods
-        .iter()
-        .any(|p| selects(&gateway.selector, &p.meta.labels));
-    if selected {
-        return Vec::new();
-    }
-    vec![Notice::unresolved(
-        "spec.selector",
-        "no pod has these labels; the servers are served nowhere",
-    )]
 }

@@ -29,7 +29,7 @@ fn mesh() -> Mesh {
 }
 
 fn waypoint_of(compiled: &Compiled, service: &str) -> Option<String> {
-    let service = compiled.services.iter().find(|s| &*s.name == service).unwrap();
+    let service = compiled.services.values().find(|s| &*s.name == service).unwrap();
     service.waypoint.as_ref().map(|w| {
         serde_json::to_value(w).unwrap()["destination"]
             .as_str()
@@ -211,7 +211,7 @@ fn a_waypoint_for_workloads_is_told_with_the_pods() {
     let compiled = mesh.compile();
     let with: Vec<&str> = compiled
         .workloads
-        .iter()
+        .values()
         .filter(|w| w.waypoint.is_some())
         .map(|w| &*w.name)
         .collect();

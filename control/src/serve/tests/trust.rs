@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{ControlFixture, DEADLINE, agent};
-use crate::serve::trust_version;
+use crate::serve::trust::version;
 
 /// A proxy that trusts what it is told and has certificates.
 struct Proxy {
@@ -60,12 +60,12 @@ fn id() -> SpiffeId {
 
 /// Until every proxy trusts the roots of this authority.
 async fn known(fixture: &ControlFixture, authority: &CertificateAuthority) {
-    let version = trust_version(authority);
+    let version = version(authority);
     let mut changes = fixture.registry.changes();
     let all = async {
         loop {
             changes.mark_unchanged();
-            let mut proxies = fixture.registry.trusting(&version).peekable();
+            let mut proxies = fixture.registry.trusting(version).peekable();
             if proxies.peek().is_some() && proxies.all(|(_, trusts)| trusts) {
                 return;
             }
