@@ -55,6 +55,21 @@ fn reasons(world: &World) -> String {
     world.kubectl(&["get", "events", "-n", "istio-system", about, "-o", path])
 }
 
+/// How many roots a new pod would find.
+fn published(world: &World) -> usize {
+    let path = r"jsonpath={.data.root-cert\.pem}";
+    let map = [
+        "get",
+        "configmap",
+        "istio-ca-root-cert",
+        "-n",
+        "istio-system",
+        "-o",
+        path,
+    ];
+    world.kubectl(&map).matches("BEGIN CERTIFICATE").count()
+}
+
 fn secret(world: &World, name: &str) -> Value {
     let text = world.kubectl(&["get", "secret", name, "-n", "istio-system", "-o", "json"]);
     serde_json::from_str(&text).unwrap()
@@ -107,6 +122,9 @@ fn another_authority_comes_in_stages_and_a_broken_one_never() {
 
     // Somebody gives one, while a proxy does not take roots in: nobody signs with what it does not know.
     drop(knows);
+    // As the kubelet does it for a pod: the new root is published, and stands in the file.
+    world.until("both roots are published", || published(&world) == 2);
+    let clients = Clients::new(&world, &replicas.follower);
     let ignorant = clients.ignorant_agent(&token, "agent");
     let second = signer(&replicas.leader.authority());
     world.give_authority();

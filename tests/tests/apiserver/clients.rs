@@ -1,6 +1,7 @@
 //! Callers of the control plane: for certificates, and as a node agent.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aquifer_core::identity::SpiffeId;
 use aquifer_identity::csr::new_csr;
@@ -16,6 +17,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::control::Control;
 use crate::world::World;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Clients<'a> {
     world: &'a World,
@@ -127,7 +130,10 @@ impl<'a> Clients<'a> {
             .iter()
             .map(|url| Box::new(Takes(url)) as Box<dyn ResourceHandler>);
         self.runtime.spawn(client.run(handlers.collect(), cancel.clone()));
-        self.runtime.block_on(synced(&mut status)).unwrap();
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, synced(&mut status)).await })
+            .expect("the agent is in sync in time")
+            .unwrap();
         cancel.drop_guard()
     }
 }
