@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aquifer_identity::{CertificateManager, ManagerConfig};
+use aquifer_identity::{CertificateManager, ManagerConfig, TrustBundle};
 use aquifer_telemetry::access_log::AccessLog;
 use aquifer_telemetry::admin::{self as admin_server, Routes};
 use aquifer_telemetry::process;
@@ -15,6 +15,8 @@ use aquifer_telemetry::registry::Registry;
 use aquifer_xds::ca::{Asking, CaClient};
 use aquifer_xds::channel::ControlPlane;
 use aquifer_xds::client::{AdsConfig, AdsStatus, NodeId};
+use aquifer_xds::handler::ResourceHandler;
+use aquifer_xds::trust::TrustHandler;
 use aquifer_xds::{AdsClient, TokenFile};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -99,6 +101,7 @@ struct Agent<'a> {
     registry: Registry,
     readiness: Readiness,
     mesh: Arc<MeshStore>,
+    trust: TrustBundle,
     tasks: TaskTracker,
     stop_enrolment: CancellationToken,
     stop: CancellationToken,
@@ -114,6 +117,7 @@ impl<'a> Agent<'a> {
             registry,
             readiness: Readiness::default(),
             mesh: MeshStore::new(),
+            trust: TrustBundle::default(),
             tasks: TaskTracker::new(),
             stop_enrolment: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -136,7 +140,7 @@ impl<'a> Agent<'a> {
         let certificates = self.certificates()?;
         let capture = self.load_capture().await?;
         captured.met();
-        let xds = self.follow_xds(control_plane, synced);
+        let xds = self.follow_xds(control_plane, certificates.clone(), synced);
         let shared = self.shared(certificates)?;
         let node = Arc::new(Node::new(
             shared.clone(),
@@ -237,14 +241,19 @@ impl<'a> Agent<'a> {
     }
 
     fn control_plane(&self, address: &str) -> anyhow::Result<ControlPlane> {
-        Ok(ControlPlane::new(address, &self.config.control.root)?)
+        let plane = ControlPlane::new(address, &self.config.control.root)?;
+        Ok(plane.trusting(self.trust.clone()))
     }
 
     fn certificates(&self) -> anyhow::Result<CertificateManager> {
         let authority = self.control_plane(&self.config.control.ca_address)?;
         let token = TokenFile::new(&self.config.control.token);
         let source = CaClient::new(&authority, token, &self.config.proxy.cluster, Asking::ForPods);
-        let (manager, driver) = CertificateManager::new(Arc::new(source), ManagerConfig::default());
+        let config = ManagerConfig {
+            trust: self.trust.clone(),
+            ..ManagerConfig::default()
+        };
+        let (manager, driver) = CertificateManager::new(Arc::new(source), config);
         self.spawn(driver);
         Ok(manager)
     }
@@ -271,7 +280,12 @@ impl<'a> Agent<'a> {
         Ok(capture)
     }
 
-    fn follow_xds(&self, control_plane: ControlPlane, synced: Condition) -> watch::Receiver<AdsStatus> {
+    fn follow_xds(
+        &self,
+        control_plane: ControlPlane,
+        certificates: CertificateManager,
+        synced: Condition,
+    ) -> watch::Receiver<AdsStatus> {
         let c = &self.config;
         let ip = c.instance_ip.to_string();
         let id = NodeId {
@@ -286,7 +300,8 @@ impl<'a> Agent<'a> {
             cluster: c.proxy.cluster.to_string(),
             node: id.into_node(&c.proxy.cluster, &c.node_name),
         });
-        let handlers = mesh::handlers(&self.mesh);
+        let mut handlers: Vec<Box<dyn ResourceHandler>> = vec![Box::new(TrustHandler::new(certificates))];
+        handlers.extend(mesh::handlers(&self.mesh));
         let stop = self.stop.clone();
         self.tasks.spawn(client.run(handlers, stop));
         let mut seen = status.clone();
