@@ -205,6 +205,9 @@ fn proxies() -> [ProxyKey; 3] {
 }
 
 proptest! {
+    // So many find a step left out on purpose, also where several objects must meet for it to matter.
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     #[test]
     fn one_change_after_another_comes_to_the_same(groups in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..12)) {
         let mut mesh = Mesh::new();
