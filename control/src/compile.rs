@@ -5,10 +5,13 @@
 //! every object, and the objects to apply. It performs no I/O and reads no clock.
 
 pub mod discovery;
+pub mod gateway_api;
 pub mod inputs;
+pub mod parameters;
 pub mod policies;
 pub mod protocol;
 pub mod references;
+pub mod render;
 pub mod report;
 pub mod routes;
 pub mod rules;
@@ -31,7 +34,9 @@ use crate::mesh_config::MeshConfig;
 use crate::objects::ObjectKey;
 use crate::store::Store;
 use discovery::Discovery;
+use gateway_api::{GatewayApi, Name};
 use inputs::Inputs;
+use parameters::{Overlays, Parameters};
 use report::ObjectReport;
 use waypoints::{Place, WaypointKey, Waypoints};
 
@@ -85,6 +90,8 @@ pub struct Carry {
     pub lingering: BTreeMap<WaypointKey, Instant>,
     /// Waypoints whose objects go with their Gateway, and which therefore cannot outlive it.
     pub owned: BTreeSet<WaypointKey>,
+    /// What was last laid over the objects of a Gateway: an edit that goes wrong takes nothing away.
+    pub overlays: BTreeMap<Name, Overlays>,
     /// Waypoints that were rendered last time.
     pub rendered: Vec<WaypointKey>,
 }
@@ -106,6 +113,8 @@ pub struct Compiled {
     pub mesh_config: MeshConfig,
     pub inputs: Inputs,
     pub discovery: Discovery,
+    pub gateway_api: GatewayApi,
+    pub parameters: BTreeMap<Name, Parameters>,
     pub waypoints: Waypoints,
     /// Workloads with their policies and waypoints.
     pub workloads: Vec<Arc<Workload>>,
@@ -124,7 +133,9 @@ pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, moment: &
     let inputs = Inputs::of(store);
     let mesh_config = MeshConfig::of(&inputs, &settings.root_namespace);
     let discovery = Discovery::of(&inputs, settings);
-    let waypoints = Waypoints::of(&inputs, &discovery, carry, settings, moment);
+    let gateway_api = GatewayApi::of(&inputs, &discovery);
+    let waypoints = Waypoints::of(&inputs, &discovery, &gateway_api, carry, settings, moment);
+    let parameters = parameters::all(&inputs, &carry.overlays);
     let policies = policies::compile(&inputs, &discovery, settings);
     let workloads = discovery
         .workloads
@@ -139,11 +150,19 @@ pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, moment: &
     let mut compiled = Compiled {
         settings: settings.clone(),
         mesh_config,
-        rendered: waypoints.render(settings),
-        carry: waypoints.carry(),
+        rendered: rendered(&inputs, &gateway_api, &waypoints, &parameters, settings),
+        carry: Carry {
+            overlays: parameters
+                .iter()
+                .map(|(name, p)| (name.clone(), p.overlays.clone()))
+                .collect(),
+            ..waypoints.carry()
+        },
         again_at: waypoints.again_at,
         inputs,
         discovery,
+        gateway_api,
+        parameters,
         waypoints,
         workloads,
         services,
@@ -152,4 +171,25 @@ pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, moment: &
     };
     compiled.reports = report::all(store, &compiled);
     compiled
+}
+
+/// Everything that is to be deployed.
+fn rendered(
+    inputs: &Inputs,
+    gateway_api: &GatewayApi,
+    waypoints: &Waypoints,
+    parameters: &BTreeMap<Name, Parameters>,
+    settings: &Settings,
+) -> BTreeMap<ObjectKey, serde_json::Value> {
+    let mut objects = waypoints.render(parameters, settings);
+    let none = Overlays::default();
+    for (name, gateway) in &gateway_api.gateways {
+        let overlays = parameters.get(name).map_or(&none, |p| &p.overlays);
+        let proxy = render::Proxy::gateway(gateway, overlays);
+        objects.extend(proxy.into_iter().flat_map(|p| p.objects(settings)));
+    }
+    if settings.deployment.owned {
+        objects.extend(gateway_api::classes::missing(inputs));
+    }
+    objects
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
+use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::virtual_service::VirtualService;
-use crate::objects::kube::{ConfigMap, EndpointSlice, KubeGateway, Pod, Service};
+use crate::objects::gateway_api::{self, GatewayClass, ReferenceGrant};
+use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
 use crate::objects::{Meta, Object, ParsedObject};
 use crate::store::Store;
 
@@ -28,13 +30,21 @@ pub struct Inputs {
     pub services: Vec<Entry<Service>>,
     pub endpoint_slices: Vec<Entry<EndpointSlice>>,
     pub config_maps: Vec<Entry<ConfigMap>>,
-    pub kube_gateways: Vec<Entry<KubeGateway>>,
+    pub kube_gateways: Vec<Entry<gateway_api::Gateway>>,
+    pub gateway_classes: Vec<Entry<GatewayClass>>,
+    pub http_routes: Vec<Entry<HttpRoute>>,
+    pub grants: Vec<Entry<ReferenceGrant>>,
+    /// Whether the source has the kind GatewayClass.
+    pub has_gateway_classes: bool,
     pub virtual_services: Vec<Entry<VirtualService>>,
     pub destination_rules: Vec<Entry<DestinationRule>>,
     pub gateways: Vec<Entry<Gateway>>,
     pub peer_authentications: Vec<Entry<PeerAuthentication>>,
     pub authorization_policies: Vec<Entry<AuthorizationPolicy>>,
 }
+
+/// What the source calls the kind where it cannot be read.
+const GATEWAY_CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 
 static NO_LABELS: Labels = BTreeMap::new();
 
@@ -44,6 +54,9 @@ impl Inputs {
         for object in store.in_effect() {
             inputs.add(object);
         }
+        // What cannot be read for a moment is there all the same.
+        let readable = !store.unreadable().contains_key(GATEWAY_CLASSES);
+        inputs.has_gateway_classes = readable || !inputs.gateway_classes.is_empty();
         by_age(&mut inputs.virtual_services);
         by_age(&mut inputs.destination_rules);
         by_age(&mut inputs.gateways);
@@ -62,6 +75,9 @@ impl Inputs {
             Ok(Object::EndpointSlice(spec)) => push(&mut self.endpoint_slices, meta, spec),
             Ok(Object::ConfigMap(spec)) => push(&mut self.config_maps, meta, spec),
             Ok(Object::KubeGateway(spec)) => push(&mut self.kube_gateways, meta, spec),
+            Ok(Object::GatewayClass(spec)) => push(&mut self.gateway_classes, meta, spec),
+            Ok(Object::HttpRoute(spec)) => push(&mut self.http_routes, meta, spec),
+            Ok(Object::ReferenceGrant(spec)) => push(&mut self.grants, meta, spec),
             Ok(Object::VirtualService(spec)) => push(&mut self.virtual_services, meta, spec),
             Ok(Object::DestinationRule(spec)) => push(&mut self.destination_rules, meta, spec),
             Ok(Object::Gateway(spec)) => push(&mut self.gateways, meta, spec),

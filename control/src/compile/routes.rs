@@ -1,6 +1,7 @@
-//! VirtualServices to route tables, for a service behind a waypoint and for a port of a gateway.
+//! VirtualServices and HTTPRoutes to route tables, for a service behind a waypoint and for a port of a gateway.
 
 mod gateway;
+mod http_routes;
 mod mesh;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use crate::envoy::action::WeightedName;
 use crate::model::virtual_service::{Action, Destination, HttpRule, TcpRule, WeightedDestination};
 
 pub use gateway::{GatewayPort, gateway_ports, gateway_routes};
+pub use http_routes::listener_routes;
 pub use mesh::{mesh_destinations, mesh_routes};
 
 /// Clusters that are used, by name.

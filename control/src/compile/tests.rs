@@ -2,6 +2,7 @@
 
 mod bookinfo;
 pub(crate) mod fixture;
+mod gateway_api;
 mod gateways;
 mod policies;
 mod properties;

@@ -148,13 +148,28 @@ pub struct Service {
     /// The waypoint that its status says it is behind: what this or another replica decided.
     #[serde(skip)]
     pub bound: Option<WaypointKey>,
+    /// Addresses that a load balancer gave it.
+    #[serde(skip)]
+    pub ingress: Vec<Ingress>,
+}
+
+/// An address or a name.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Ingress {
+    #[serde(deserialize_with = "or_default")]
+    pub ip: Arc<str>,
+    #[serde(deserialize_with = "or_default")]
+    pub hostname: Arc<str>,
 }
 
 impl Service {
     pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
         let service: Self = lenient(part(raw, "spec"), "spec")?;
+        let ingress = raw.value.pointer("/status/loadBalancer/ingress");
         Ok(Self {
             bound: bound_waypoint(&raw.value),
+            ingress: lenient(ingress.unwrap_or(&Value::Null), "status.loadBalancer.ingress")?,
             ..service
         })
     }
@@ -271,42 +286,5 @@ impl ConfigMap {
         Ok(Self {
             data: lenient(part(raw, "data"), "data")?,
         })
-    }
-}
-
-/// A Gateway of the Gateway API.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct KubeGateway {
-    pub gateway_class_name: Arc<str>,
-    #[serde(deserialize_with = "or_default")]
-    pub listeners: Vec<KubeListener>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct KubeListener {
-    pub name: Arc<str>,
-    pub port: u16,
-    pub protocol: Arc<str>,
-    #[serde(rename = "allowedRoutes")]
-    pub allowed_routes: Option<AllowedRoutes>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct AllowedRoutes {
-    pub namespaces: Option<RouteNamespaces>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct RouteNamespaces {
-    pub from: Arc<str>,
-}
-
-impl KubeGateway {
-    pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
-        lenient(part(raw, "spec"), "spec")
     }
 }

@@ -1,13 +1,14 @@
 //! Resources of a gateway: a bound listener and a route table for each of its ports.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
+use crate::compile::gateway_api::listeners::OpenListener;
 use crate::compile::inputs::Labels;
 use crate::compile::references::Resolver;
-use crate::compile::routes::{gateway_ports, gateway_routes};
+use crate::compile::routes::{Routed, gateway_ports, gateway_routes, listener_routes};
 use crate::envoy::listener::{Handling, bound_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
 use crate::proxies::{Collected, Types};
@@ -25,20 +26,54 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels:
     let mut collected = Collected::default();
     for port in gateway_ports(&compiled.inputs, namespace, labels, spec) {
         let routed = gateway_routes(resolver, &own, &port, namespace, labels);
+        collected.add_port(&resolver, port.port, &routed);
+    }
+    // Where both APIs open one port of one pod, the Gateway API's listeners are served.
+    for (port, listeners) in kube_listeners(compiled, namespace, pod) {
+        let routed = listener_routes(resolver, &format!("http.{port}"), &listeners);
+        collected.add_port(&resolver, port, &routed);
+    }
+    collected.into_types()
+}
+
+/// The listeners of the Gateway API that the pod serves, by its own port.
+fn kube_listeners<'a>(
+    compiled: &'a Compiled,
+    namespace: &'a str,
+    pod: &'a str,
+) -> BTreeMap<u16, Vec<&'a OpenListener>> {
+    let mut ports: BTreeMap<u16, Vec<&OpenListener>> = BTreeMap::new();
+    for (gateway, workload) in compiled
+        .gateway_api
+        .served_by(&compiled.discovery, namespace, pod)
+    {
+        let mapped = workload
+            .services
+            .get(&gateway.service)
+            .map_or(&[][..], Vec::as_slice);
+        for listener in gateway.listeners.iter().filter(|l| l.is_served()) {
+            let mapping = mapped.iter().find(|m| m.service_port == listener.port);
+            let port = mapping.map_or(listener.port, |m| m.target_port);
+            ports.entry(port).or_default().push(listener);
+        }
+    }
+    ports
+}
+
+impl Collected {
+    fn add_port(&mut self, resolver: &Resolver<'_>, port: u16, routed: &Routed) {
         let routes = routed.config.name.clone();
         let content = route_content(&routed.config);
-        collected.routes.extend([resource_by_content(
+        self.routes.extend([resource_by_content(
             type_url::ROUTES,
             &routes,
             &routed.config,
             &content,
         )]);
-        let name = format!("0.0.0.0_{}", port.port);
-        let listener = bound_listener(&name, port.port, &Handling::Http { routes, edge: true });
-        collected
-            .listeners
+        let name = format!("0.0.0.0_{port}");
+        let listener = bound_listener(&name, port, &Handling::Http { routes, edge: true });
+        self.listeners
             .extend([resource(type_url::LISTENER, &name, &listener)]);
-        collected.add_clusters(&resolver, &routed.clusters);
+        self.add_clusters(resolver, &routed.clusters);
     }
-    collected.into_types()
 }

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod gateways;
 mod joining;
 mod leaving;
 mod living;
@@ -22,6 +23,8 @@ fn the_life_of_a_mesh() {
     joining::a_canary_is_served_by_a_waypoint(&world);
     policies::probes_pass_under_strict_and_plaintext_does_not(&world);
     policies::pods_that_come_and_go_are_followed(&world);
+    gateways::a_gateway_of_its_own_serves_pages(&world);
+    gateways::a_waypoint_is_made_watched_and_deleted_by_the_command(&world);
     living::a_rolling_update_of_the_agents_fails_no_request(&world);
     living::the_control_plane_and_the_api_server_may_be_away(&world);
     living::a_killed_agent_comes_back_and_nothing_was_plain_meanwhile(&world);

@@ -107,16 +107,22 @@ fn mesh_host(
         );
         notices.push(Notice::warning(field, message));
     }
-    let message = match compiled.waypoints.bindings.get(&entry.service.key()) {
-        None | Some(Binding::Refused { .. }) => format!(
-            "{exact} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
-        ),
-        Some(Binding::Waiting(waypoint)) => format!(
-            "traffic to {exact} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
-        ),
-        Some(Binding::Bound(_) | Binding::Moving { .. }) => return,
-    };
-    notices.push(Notice::unserved(field, message));
+    let unserved = without_waypoint(compiled, &entry.service.key());
+    notices.extend(unserved.map(|message| Notice::unserved(field, message)));
+}
+
+/// Why rules for a service have no effect yet; `None` where a waypoint serves it.
+pub(super) fn without_waypoint(compiled: &Compiled, service: &NamespacedHostname) -> Option<String> {
+    let host = &service.hostname;
+    match compiled.waypoints.bindings.get(service) {
+        None | Some(Binding::Refused { .. }) => Some(format!(
+            "{host} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
+        )),
+        Some(Binding::Waiting(waypoint)) => Some(format!(
+            "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
+        )),
+        Some(Binding::Bound(_) | Binding::Moving { .. }) => None,
+    }
 }
 
 /// Every rule is for some clients only: the others get every version, which is seldom what was meant.

@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::parameters::{Named, note};
 use super::trim::trim;
 use super::watched::Watched;
 use super::{ORIGIN, definition_resource};
@@ -47,6 +48,9 @@ pub(super) struct Follower {
     namespace: Arc<str>,
     desk: Arc<Desk>,
     events: mpsc::Sender<SourceEvent>,
+    named: Arc<watch::Sender<Named>>,
+    /// The name of the one object that is meant.
+    only: Option<Arc<str>>,
     /// Set once the first list is through, or will not be for now.
     first: watch::Sender<bool>,
     /// The objects that were delivered, by namespace and name.
@@ -65,6 +69,7 @@ impl Follower {
         namespace: Arc<str>,
         desk: Arc<Desk>,
         events: mpsc::Sender<SourceEvent>,
+        named: Arc<watch::Sender<Named>>,
         first: watch::Sender<bool>,
     ) -> Self {
         Self {
@@ -73,6 +78,8 @@ impl Follower {
             namespace,
             desk,
             events,
+            named,
+            only: None,
             first,
             known: HashSet::new(),
             listed: HashSet::new(),
@@ -80,6 +87,12 @@ impl Follower {
             absence: Backoff::new(Duration::from_secs(2), LONGEST_ABSENCE),
             problem: None,
         }
+    }
+
+    /// Follows the object of this name alone, in the namespace that was given.
+    pub(super) fn only(self, name: &Arc<str>) -> Self {
+        let only = Some(name.clone());
+        Self { only, ..self }
     }
 
     /// Ends only when nobody takes the events any more.
@@ -113,6 +126,11 @@ impl Follower {
             Which::OwnNamed(name) => {
                 let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
                 (own, config.fields(&format!("metadata.name={name}")))
+            }
+            Which::Given => {
+                let name = self.only.as_deref().unwrap_or_default();
+                let given = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
+                (given, config.fields(&format!("metadata.name={name}")))
             }
         }
     }
@@ -196,6 +214,7 @@ impl Follower {
         value["kind"] = resource.kind.as_str().into();
         self.known.insert(key.clone());
         self.desk.saw(&key, Some(&value));
+        note(&self.named, &self.watch.kind, &key, Some(&value));
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -215,6 +234,7 @@ impl Follower {
     async fn delete(&mut self, key: ObjectKey) -> Result<(), Closed> {
         self.known.remove(&key);
         self.desk.saw(&key, None);
+        note(&self.named, &self.watch.kind, &key, None);
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -266,7 +286,11 @@ impl Follower {
     }
 
     async fn report(&self, problems: Vec<String>) -> Result<(), Closed> {
-        let origin = self.watch.kind.name().into();
+        let kind = self.watch.kind.name();
+        let origin = match &self.only {
+            Some(name) => format!("{kind} {}/{name}", self.namespace).into(),
+            None => kind.into(),
+        };
         self.send(SourceEvent::Unreadable { origin, problems }).await
     }
 }

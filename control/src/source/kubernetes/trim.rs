@@ -111,10 +111,18 @@ fn trim_pod(object: &mut Map<String, Value>, status: Option<Value>) {
     object.insert("status".to_owned(), Value::Object(status));
 }
 
-/// Of a Service's status only which waypoint it is behind: every replica must hold to that.
+/// Of a Service's status only its addresses, and which waypoint it is behind: every replica must hold to that.
 fn trim_service(object: &mut Map<String, Value>, status: Option<&Value>) {
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         keep(spec, &SERVICE_SPEC);
+    }
+    if let Some(ingress) = status.and_then(|s| s.pointer("/loadBalancer/ingress")) {
+        let mut ingress = ingress.clone();
+        each(Some(&mut ingress), |address| keep(address, &["ip", "hostname"]));
+        object.insert(
+            "status".to_owned(),
+            serde_json::json!({ "loadBalancer": { "ingress": ingress } }),
+        );
     }
     let conditions = status.and_then(|s| s.get("conditions")).and_then(Value::as_array);
     let bound = conditions
@@ -124,7 +132,8 @@ fn trim_service(object: &mut Map<String, Value>, status: Option<&Value>) {
     if let Some(bound) = bound.and_then(Value::as_object) {
         let mut bound = bound.clone();
         keep(&mut bound, &["type", "status", "message"]);
-        object.insert("status".to_owned(), serde_json::json!({ "conditions": [bound] }));
+        let status = object.entry("status").or_insert_with(|| serde_json::json!({}));
+        status["conditions"] = serde_json::json!([bound]);
     }
 }
 
