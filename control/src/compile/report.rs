@@ -5,6 +5,7 @@
 mod audience;
 mod findings;
 mod gateway_api;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::mesh_config::CONFIG_MAP;
 use crate::objects::{GATEWAY_API, Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
 use crate::store::{StandIn, Store};
 
-pub use gateway_api::{ListenerReport, ParentReport};
+pub use gateway_api::ListenerReport;
+pub use routes::ParentReport;
 
 /// A condition in the form of Kubernetes, without what only its writer knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -195,7 +197,7 @@ fn describe(
         }
         Object::KubeGateway(gateway) => return gateway_api::gateway(compiled, object, gateway, report),
         Object::GatewayClass(class) => return gateway_api::class(class, report),
-        Object::HttpRoute(route) => return gateway_api::route(compiled, object, route, report),
+        Object::HttpRoute(route) => return routes::route(compiled, object, route, report),
         Object::Service(_) => return service(compiled, object, report),
         Object::ConfigMap(_)
             if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.root_namespace =>

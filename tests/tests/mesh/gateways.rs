@@ -209,7 +209,7 @@ fn said(world: &World, address: &str) {
     let listeners = &gateway["status"]["listeners"];
     assert_eq!(
         (&listeners[0]["attachedRoutes"], &listeners[1]["attachedRoutes"]),
-        (&2.into(), &1.into()),
+        (&2.into(), &0.into()),
         "{listeners}"
     );
     let parent = &read("HTTPRoute.mesh.shop.json")["status"]["parents"][0];

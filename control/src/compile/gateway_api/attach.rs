@@ -1,6 +1,8 @@
 //! A route and one of its parents.
 
-use crate::compile::discovery::{Discovery, hostname};
+use aquifer_core::service::PortMapping;
+
+use crate::compile::discovery::{Discovery, ServiceEntry, hostname};
 use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::gateway_api::listeners::{AttachedRoute, OpenGateway, OpenListener};
 use crate::compile::gateway_api::{GatewayApi, ParentState, ServiceRoute};
@@ -9,6 +11,8 @@ use crate::compile::report::Condition;
 use crate::compile::rules::mesh_owner;
 use crate::model::host::HostPattern;
 use crate::model::http_route::{HttpRoute, ParentKind, ParentRef};
+use crate::objects::Meta;
+use crate::objects::gateway_api::Gateway;
 
 /// Why a parent does not take a route.
 #[derive(Debug)]
@@ -52,7 +56,7 @@ pub fn is_ours(inputs: &Inputs, parent: &ParentRef) -> bool {
 
 /// The class of a parent that is there.
 fn class_of(inputs: &Inputs, parent: &ParentRef) -> Option<Class> {
-    let is_it = |m: &crate::objects::Meta| m.namespace == parent.namespace && m.name == parent.name;
+    let is_it = |m: &Meta| m.namespace == parent.namespace && m.name == parent.name;
     let gateway = inputs.kube_gateways.iter().find(|g| is_it(&g.meta))?;
     Some(classes::of(inputs, &gateway.spec.gateway_class_name))
 }
@@ -68,7 +72,7 @@ impl GatewayApi {
     ) -> Option<ParentState> {
         let accepted = match parent.kind {
             ParentKind::Other => return None,
-            ParentKind::Service => self.to_service(inputs, discovery, route, parent),
+            ParentKind::Service => self.attach_to_service(inputs, discovery, route, parent),
             ParentKind::Gateway => match class_of(inputs, parent)? {
                 Class::Foreign => return None,
                 Class::Unsupported => {
@@ -79,7 +83,7 @@ impl GatewayApi {
                     let message = "a waypoint takes no routes itself; name the Service behind it as parent";
                     Err(Refusal::at(Step::NoMatchingParent, message).condition())
                 }
-                Class::Gateway => self.to_gateway(inputs, route, parent),
+                Class::Gateway => self.attach_to_gateway(inputs, route, parent),
             },
         };
         let accepted =
@@ -90,7 +94,7 @@ impl GatewayApi {
         })
     }
 
-    fn to_gateway(
+    fn attach_to_gateway(
         &mut self,
         inputs: &Inputs,
         route: &Entry<HttpRoute>,
@@ -101,23 +105,21 @@ impl GatewayApi {
             return Ok(());
         };
         let OpenGateway { listeners, entry, .. } = gateway;
-        let mut refusal: Option<Refusal> = None;
+        let mut nearest: Option<Refusal> = None;
         let mut attached = false;
-        for (i, listener) in listeners.iter_mut().enumerate() {
-            if !is_meant(listener, parent) {
-                continue;
-            }
+        let meant = listeners
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, l)| is_meant(l, parent));
+        for (i, listener) in meant {
             match hosts(inputs, listener, entry, i, route) {
                 Ok(hostnames) => {
                     attached = true;
                     listener.take(route, hostnames);
                 }
-                Err(next) if refusal.as_ref().is_none_or(|r| r.step < next.step) => refusal = Some(next),
+                Err(next) if nearest.as_ref().is_none_or(|r| r.step < next.step) => nearest = Some(next),
                 Err(_) => {}
             }
-        }
-        if attached {
-            return Ok(());
         }
         let none = || {
             Refusal::at(
@@ -125,53 +127,59 @@ impl GatewayApi {
                 "the Gateway has no listener of this name and port",
             )
         };
-        Err(refusal.unwrap_or_else(none).condition())
+        match attached {
+            true => Ok(()),
+            false => Err(nearest.unwrap_or_else(none).condition()),
+        }
     }
 
-    fn to_service(
+    fn attach_to_service(
         &mut self,
         inputs: &Inputs,
         discovery: &Discovery,
         route: &Entry<HttpRoute>,
         parent: &ParentRef,
     ) -> Result<(), Condition> {
-        let nothing = |message: String| Err(Refusal::at(Step::NoMatchingParent, message).condition());
-        let host = hostname(&parent.name, &parent.namespace);
-        let Some(entry) = discovery.service_by_host(&host) else {
-            return nothing(format!("no Service {}/{}", parent.namespace, parent.name));
-        };
-        let mut ports = entry
-            .service
-            .ports
-            .iter()
-            .filter(|p| parent.port.is_none_or(|n| n == p.service_port));
-        let Some(_) = ports.clone().next() else {
-            return nothing(format!(
-                "Service {host} has no port {}",
-                parent.port.unwrap_or_default()
-            ));
-        };
-        if !ports.any(|p| p.protocol.is_http()) {
-            return nothing(format!(
-                "no port of {host} that is meant is HTTP by name or appProtocol; rename it (http-…)"
-            ));
-        }
+        let entry = service(discovery, parent)
+            .map_err(|message| Refusal::at(Step::NoMatchingParent, message).condition())?;
         let place = ServiceRoute {
             route: route.clone(),
             port: parent.port,
         };
         self.services.entry(entry.service.key()).or_default().push(place);
         match mesh_owner(inputs, &entry.service.hostname) {
-            Some(rules) => {
-                let (namespace, name) = (&rules.meta.namespace, &rules.meta.name);
-                let message = format!(
-                    "VirtualService {namespace}/{name} has rules for {host}, which win; delete it for this route to take effect"
-                );
-                Err(Condition::new("Accepted", false, "ParentRefConflict", message))
-            }
+            Some(rules) => Err(conflict(&rules.meta, &entry.service.hostname)),
             None => Ok(()),
         }
     }
+}
+
+/// The Service that is named, where its ports speak HTTP; why not.
+fn service<'d>(discovery: &'d Discovery, parent: &ParentRef) -> Result<&'d ServiceEntry, String> {
+    let host = hostname(&parent.name, &parent.namespace);
+    let Some(entry) = discovery.service_by_host(&host) else {
+        return Err(format!("no Service {}/{}", parent.namespace, parent.name));
+    };
+    let is_meant = |p: &&PortMapping| parent.port.is_none_or(|n| n == p.service_port);
+    let mut ports = entry.service.ports.iter().filter(is_meant).peekable();
+    if ports.peek().is_none() {
+        let port = parent.port.unwrap_or_default();
+        return Err(format!("Service {host} has no port {port}"));
+    }
+    if !ports.any(|p| p.protocol.is_http()) {
+        return Err(format!(
+            "no port of {host} that is meant is HTTP by name or appProtocol; rename it (http-…)"
+        ));
+    }
+    Ok(entry)
+}
+
+fn conflict(rules: &Meta, host: &str) -> Condition {
+    let message = format!(
+        "VirtualService {}/{} has rules for {host}, which win; delete it for this route to take effect",
+        rules.namespace, rules.name
+    );
+    Condition::new("Accepted", false, "ParentRefConflict", message)
 }
 
 impl OpenListener {
@@ -196,7 +204,7 @@ fn is_meant(listener: &OpenListener, parent: &ParentRef) -> bool {
 fn hosts(
     inputs: &Inputs,
     listener: &OpenListener,
-    gateway: &Entry<crate::objects::gateway_api::Gateway>,
+    gateway: &Entry<Gateway>,
     index: usize,
     route: &Entry<HttpRoute>,
 ) -> Result<Vec<HostPattern>, Refusal> {

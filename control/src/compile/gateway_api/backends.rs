@@ -77,58 +77,66 @@ fn redirect_port(redirect: &Redirect, to_listener: bool, listener: u16) -> Optio
     port.filter(|p| *p != known)
 }
 
+/// Where a backend leads, and why it leads nowhere.
 fn find(
     inputs: &Inputs,
     discovery: &Discovery,
-    namespace: &str,
+    from: &str,
     backend: &Backend,
 ) -> (Destination, Option<Problem>) {
-    let problem = |reason, message| {
-        let field = backend.field.clone();
-        Some(Problem {
-            reason,
-            field,
-            message,
-        })
+    let problem = |(reason, message)| Problem {
+        reason,
+        field: backend.field.clone(),
+        message,
     };
-    let (service_namespace, name, port) = match &backend.target {
+    match permitted(inputs, from, &backend.target) {
+        Err(refusal) => (destination(NOWHERE, None, backend), Some(problem(refusal))),
+        Ok((namespace, name, port)) => {
+            let host = hostname(name, namespace);
+            let found = destination(&host, Some(port), backend);
+            let missing = missing(discovery, &host, port).map(|message| ("BackendNotFound", message));
+            (found, missing.map(problem))
+        }
+    }
+}
+
+type Refusal = (&'static str, String);
+
+/// The Service that the backend names, where it may.
+fn permitted<'b>(
+    inputs: &Inputs,
+    from: &str,
+    target: &'b BackendTarget,
+) -> Result<(&'b Arc<str>, &'b Arc<str>, u16), Refusal> {
+    match target {
         BackendTarget::Other(kind) => {
             let message = format!("{kind} is nothing that requests can be sent to; only Service is");
-            return (
-                destination(NOWHERE, None, backend),
-                problem("InvalidKind", message),
-            );
+            Err(("InvalidKind", message))
         }
         BackendTarget::Service {
             namespace,
             name,
             port,
-        } => (namespace, name, *port),
-    };
-    if **service_namespace != *namespace && !is_granted(inputs, namespace, service_namespace, name) {
-        let message = format!(
-            "no ReferenceGrant of namespace {service_namespace} allows HTTPRoutes of namespace {namespace} to refer to Service {name}"
-        );
-        return (
-            destination(NOWHERE, None, backend),
-            problem("RefNotPermitted", message),
-        );
+        } => {
+            if **namespace == *from || is_granted(inputs, from, namespace, name) {
+                return Ok((namespace, name, *port));
+            }
+            let message = format!(
+                "no ReferenceGrant of namespace {namespace} allows HTTPRoutes of namespace {from} to refer to Service {name}"
+            );
+            Err(("RefNotPermitted", message))
+        }
     }
-    let host = hostname(name, service_namespace);
-    let found = destination(&host, Some(port), backend);
-    let entry = discovery.service_by_host(&host);
-    let missing = match entry {
-        None => problem(
-            "BackendNotFound",
-            format!("no Service {service_namespace}/{name}"),
-        ),
-        Some(entry) if entry.service.port(port).is_none() => problem(
-            "BackendNotFound",
-            format!("Service {service_namespace}/{name} has no port {port}"),
-        ),
+}
+
+fn missing(discovery: &Discovery, host: &str, port: u16) -> Option<String> {
+    match discovery.service_by_host(host) {
+        None => Some(format!("no Service has the host {host}")),
+        Some(entry) if entry.service.port(port).is_none() => {
+            Some(format!("Service {host} has no port {port}"))
+        }
         Some(_) => None,
-    };
-    (found, missing)
+    }
 }
 
 fn destination(host: &str, port: Option<u16>, backend: &Backend) -> Destination {

@@ -1,44 +1,25 @@
-//! What is said about Gateways, classes and routes of the Gateway API, in the form that it asks for.
+//! What is said about classes and Gateways of the Gateway API, in the form that it asks for.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use aquifer_core::names::NamespacedHostname;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Audience, Condition, ObjectReport, PodName};
+use super::{Condition, ObjectReport, routes};
 use crate::compile::Compiled;
-use crate::compile::discovery::is_waypoint_class;
-use crate::compile::gateway_api::attach::is_ours;
 use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
-use crate::compile::gateway_api::{CONTROLLER, RouteState, WAYPOINT_CONTROLLER, ready_pods};
+use crate::compile::gateway_api::{CONTROLLER, Name, WAYPOINT_CONTROLLER, name, ready_pods};
 use crate::compile::waypoints::{HBONE_PORT, WaypointKey};
-use crate::model::http_route::{HttpRoute, ParentKind, ParentRef, parents_of};
 use crate::objects::gateway_api::{Gateway, GatewayClass};
-use crate::objects::{GATEWAY_API, Notice, NoticeKind, ParsedObject, Rejection, RejectionKind};
-
-/// What is said about a route at one parent.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ParentReport {
-    /// The reference as it is written.
-    pub parent_ref: Value,
-    pub conditions: Vec<Condition>,
-}
-
-impl ParentReport {
-    pub fn is_accepted(&self) -> bool {
-        self.conditions
-            .iter()
-            .any(|c| c.kind == "Accepted" && c.status == "True")
-    }
-}
+use crate::objects::{GATEWAY_API, Notice, ParsedObject, Rejection, RejectionKind};
 
 /// What is said about a listener.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerReport {
-    pub name: std::sync::Arc<str>,
+    pub name: Arc<str>,
     pub supported_kinds: Vec<Value>,
     pub attached_routes: usize,
     pub conditions: Vec<Condition>,
@@ -138,7 +119,7 @@ fn waypoint(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectRepor
 }
 
 /// The addresses that a Service has in the cluster, and its name.
-fn inside(compiled: &Compiled, service: &aquifer_core::names::NamespacedHostname) -> Vec<Value> {
+fn inside(compiled: &Compiled, service: &NamespacedHostname) -> Vec<Value> {
     let entry = compiled.discovery.services.get(service);
     let vips = entry.into_iter().flat_map(|s| s.service.vip_ips());
     let addresses = vips.map(|ip| json!({ "type": "IPAddress", "value": ip }));
@@ -164,7 +145,7 @@ fn addresses(compiled: &Compiled, gateway: &OpenGateway) -> Vec<Value> {
 
 fn open(compiled: &Compiled, gateway: &OpenGateway, report: &mut ObjectReport) {
     let addresses = addresses(compiled, gateway);
-    let name = crate::compile::gateway_api::name(&gateway.entry);
+    let name = name(&gateway.entry);
     let accepted = wrong_parameters(compiled, &name).unwrap_or_else(|| accepted(gateway));
     let programmed = programmed(compiled, gateway, &accepted, addresses.is_empty());
     let listeners = gateway.listeners.iter().map(|l| listener(l, &programmed));
@@ -184,7 +165,7 @@ fn open(compiled: &Compiled, gateway: &OpenGateway, report: &mut ObjectReport) {
 }
 
 /// The Gateway goes on as it was deployed last.
-fn wrong_parameters(compiled: &Compiled, name: &crate::compile::gateway_api::Name) -> Option<Condition> {
+fn wrong_parameters(compiled: &Compiled, name: &Name) -> Option<Condition> {
     let problem = compiled.parameters.get(name)?.problem.as_ref()?;
     let message = format!("spec.infrastructure.parametersRef: {problem}; what was read last stays in effect");
     Some(Condition::new("Accepted", false, "InvalidParameters", message))
@@ -249,131 +230,6 @@ fn listener(listener: &OpenListener, gateway: &Condition) -> ListenerReport {
     }
 }
 
-/// `None` for a route none of whose parents is ours.
-pub(super) fn route(
-    compiled: &Compiled,
-    object: &ParsedObject,
-    route: &HttpRoute,
-    report: &mut ObjectReport,
-) -> Option<()> {
-    let key = (object.meta.namespace.clone(), object.meta.name.clone());
-    // An object that is judged and not in the model yet, as by the webhook, has no state.
-    let state = compiled.gateway_api.routes.get(&key)?;
-    for parent in route.parents.iter().filter(|p| p.kind == ParentKind::Gateway) {
-        report.notices.extend(missing_gateway(compiled, parent));
-    }
-    if state.parents.is_empty() && report.notices.is_empty() {
-        return None;
-    }
-    let resolved = resolved(state);
-    let parent = |p: &crate::compile::gateway_api::ParentState| ParentReport {
-        parent_ref: p.parent.written.clone(),
-        conditions: vec![p.accepted.clone(), resolved.clone()],
-    };
-    report.parents = Some(state.parents.iter().map(parent).collect());
-    report.accepted = state.parents.iter().any(|p| p.accepted.status == "True");
-    report.audience = Audience::Pods(audience(compiled, object, state));
-    report.notices.extend(notices(compiled, state));
-    Some(())
-}
-
-fn missing_gateway(compiled: &Compiled, parent: &ParentRef) -> Option<Notice> {
-    let is_it = |m: &crate::objects::Meta| m.namespace == parent.namespace && m.name == parent.name;
-    let exists = compiled.inputs.kube_gateways.iter().any(|g| is_it(&g.meta));
-    let message = format!("no Gateway {}/{}", parent.namespace, parent.name);
-    (!exists).then(|| Notice::unresolved("spec.parentRefs", message))
-}
-
-fn resolved(state: &RouteState) -> Condition {
-    let Some(first) = state.problems.first() else {
-        return Condition::new(
-            "ResolvedRefs",
-            true,
-            "ResolvedRefs",
-            "everything that the route names exists",
-        );
-    };
-    let texts: Vec<String> = state
-        .problems
-        .iter()
-        .take(super::MAX_FINDINGS)
-        .map(|p| format!("{}: {}", p.field, p.message))
-        .collect();
-    let message = format!("{}; their share of the requests gets 500", texts.join("; "));
-    Condition::new("ResolvedRefs", false, first.reason, message)
-}
-
-fn notices(compiled: &Compiled, state: &RouteState) -> Vec<Notice> {
-    let refused = state.parents.iter().filter(|p| p.accepted.status == "False");
-    let mut notices: Vec<Notice> = refused
-        .map(|p| {
-            let kind = match p.accepted.reason {
-                "ParentRefConflict" => NoticeKind::Conflict,
-                _ => NoticeKind::Warning,
-            };
-            let message = format!(
-                "{} {}/{}: {}",
-                kind_of(&p.parent),
-                p.parent.namespace,
-                p.parent.name,
-                p.accepted.message
-            );
-            Notice {
-                kind,
-                field: "spec.parentRefs".to_owned(),
-                message,
-            }
-        })
-        .collect();
-    let of_backend =
-        |p: &crate::compile::gateway_api::backends::Problem| Notice::unresolved(&*p.field, &*p.message);
-    notices.extend(state.problems.iter().map(of_backend));
-    for parent in state.parents.iter().filter(|p| p.accepted.status == "True") {
-        notices.extend(unserved(compiled, &parent.parent));
-    }
-    notices
-}
-
-fn kind_of(parent: &ParentRef) -> &'static str {
-    if parent.kind == ParentKind::Service {
-        "Service"
-    } else {
-        "Gateway"
-    }
-}
-
-/// A Service parent that no waypoint serves yet.
-fn unserved(compiled: &Compiled, parent: &ParentRef) -> Option<Notice> {
-    if parent.kind != ParentKind::Service {
-        return None;
-    }
-    let host = crate::compile::discovery::hostname(&parent.name, &parent.namespace);
-    let service = aquifer_core::names::NamespacedHostname::new(&parent.namespace, &host);
-    super::findings::without_waypoint(compiled, &service)
-        .map(|message| Notice::unserved("spec.parentRefs", message))
-}
-
-/// The pods of all Gateways and waypoints that have to hold the route.
-fn audience(compiled: &Compiled, object: &ParsedObject, state: &RouteState) -> BTreeSet<PodName> {
-    let accepted = state.parents.iter().filter(|p| p.accepted.status == "True");
-    let services = accepted.filter_map(|p| match p.parent.kind {
-        ParentKind::Service => {
-            let host = crate::compile::discovery::hostname(&p.parent.name, &p.parent.namespace);
-            let service = aquifer_core::names::NamespacedHostname::new(&p.parent.namespace, &host);
-            Some(compiled.waypoints.bindings.get(&service)?.waypoint()?.service())
-        }
-        _ => {
-            let key = (p.parent.namespace.clone(), p.parent.name.clone());
-            Some(compiled.gateway_api.gateways.get(&key)?.service.clone())
-        }
-    });
-    debug_assert!(object.outcome.is_ok());
-    let pods = services.filter_map(|service| compiled.discovery.endpoints.get(&service));
-    pods.flatten()
-        .map(|w| (w.namespace.clone(), w.name.clone()))
-        .collect()
-}
-
 /// What is said about an object that was rejected, where it is ours.
 pub(super) fn rejected(
     compiled: &Compiled,
@@ -385,33 +241,18 @@ pub(super) fn rejected(
         RejectionKind::Invalid => "Invalid",
         RejectionKind::Unsupported => "UnsupportedValue",
     };
-    let accepted = Condition::new("Accepted", false, reason, rejection.to_string());
-    match &*object.raw.key.kind {
-        "ReferenceGrant" => return None,
-        kind if kind.ends_with("Route") => {
-            let parents = parents_of(&object.raw, &object.meta);
-            let ours = parents.iter().filter(|p| is_ours(&compiled.inputs, p));
-            let reports: Vec<ParentReport> = ours
-                .map(|p| ParentReport {
-                    parent_ref: p.written.clone(),
-                    conditions: vec![accepted.clone()],
-                })
-                .collect();
-            report.parents = Some(reports).filter(|r| !r.is_empty());
-            report.parents.as_ref()?;
-        }
+    let refusal = Condition::new("Accepted", false, reason, rejection.to_string());
+    let is_ours = match &*object.raw.key.kind {
+        kind if kind.ends_with("Route") => return routes::rejected(compiled, object, &refusal, report),
+        // Nothing reads its status.
+        "ReferenceGrant" => false,
         "Gateway" => {
-            let class = object
-                .raw
-                .value
-                .pointer("/spec/gatewayClassName")
-                .and_then(Value::as_str);
-            let class = class.unwrap_or_default();
-            let ours = is_waypoint_class(class) || classes::of(&compiled.inputs, class) != Class::Foreign;
-            report.conditions.extend(ours.then_some(accepted));
-            return ours.then_some(());
+            let class = object.raw.value.pointer("/spec/gatewayClassName");
+            let class = class.and_then(Value::as_str).unwrap_or_default();
+            classes::of(&compiled.inputs, class) != Class::Foreign
         }
-        _ => report.conditions.push(accepted),
-    }
-    Some(())
+        _ => true,
+    };
+    report.conditions.extend(is_ours.then_some(refusal));
+    is_ours.then_some(())
 }

@@ -22,12 +22,12 @@ pub(super) fn route(name: &str, parents: &str, rest: &str) -> String {
 }
 
 pub(super) const TO_A: &str = "backendRefs: [{name: a, port: 80}]";
-const TO_B: &str = "backendRefs: [{name: b, port: 80}]";
+pub(super) const TO_B: &str = "backendRefs: [{name: b, port: 80}]";
 const A: &str = "outbound|80||a.shop.svc.cluster.local=1";
 const B: &str = "outbound|80||b.shop.svc.cluster.local=1";
 const HTTP: &str = "{name: http, port: 80, protocol: HTTP}";
 
-fn mesh() -> Mesh {
+pub(super) fn mesh() -> Mesh {
     let mut mesh = Mesh::new();
     mesh.namespace("shop", "istio.io/dataplane-mode: ambient")
         .namespace("other", "team: a");
@@ -85,7 +85,7 @@ fn parent<'r>(report: &'r ObjectReport, at: usize, kind: &str) -> &'r Condition 
     parent.conditions.iter().find(|c| c.kind == kind).unwrap()
 }
 
-fn said(mesh: &mut Mesh, name: &str, kind: &str) -> String {
+pub(super) fn said(mesh: &mut Mesh, name: &str, kind: &str) -> String {
     let compiled = mesh.compile();
     let condition = parent(report(&compiled, "HTTPRoute", "shop", name), 0, kind).clone();
     format!("{} {}: {}", condition.status, condition.reason, condition.message)
@@ -544,106 +544,6 @@ fn an_edit_that_cannot_be_kept_leaves_the_last_version_in_effect() {
     assert_eq!(routes(&mesh.compile(), "x"), [format!("shop.r.0[] -> {A}")]);
 }
 
-const SERVICE: &str = "{kind: Service, group: '', name: a}";
-const LISTENER: &str = "inbound-vip|80|http|a.shop.svc.cluster.local";
-
-fn lines_at_waypoint(mesh: &mut Mesh) -> Vec<String> {
-    super::fixture::lines(&Held::by_waypoint(&mesh.compile(), "shop", "waypoint").routes(LISTENER))
-}
-
-#[test]
-fn a_route_to_a_service_makes_a_waypoint_and_is_all_there_is() {
-    let mut mesh = mesh();
-    mesh.run_waypoint("shop", "waypoint");
-    mesh.add(
-        "shop",
-        &route(
-            "r",
-            SERVICE,
-            &format!(", rules: [{{{TO_B}, matches: [{{path: {{value: /x}}}}]}}]"),
-        ),
-    );
-    assert_eq!(
-        lines_at_waypoint(&mut mesh),
-        [
-            "shop.r.0[] -> inbound-vip|80|http|b.shop.svc.cluster.local=1"
-                .replace("inbound-vip|80|http", "outbound|80|"),
-            "no-match[] -> respond 404".to_owned()
-        ]
-    );
-    assert!(said(&mut mesh, "r", "Accepted").starts_with("True"));
-    let compiled = mesh.compile();
-    assert!(
-        compiled
-            .rendered
-            .keys()
-            .any(|k| &*k.kind == "Deployment" && &*k.name == "waypoint")
-    );
-    mesh.remove("gateway.networking.k8s.io", "HTTPRoute", "shop", "r");
-    assert_eq!(
-        lines_at_waypoint(&mut mesh),
-        [format!("default[] -> {LISTENER}=1")]
-    );
-}
-
-#[test]
-fn a_consumers_route_is_for_its_own_namespace() {
-    let mut mesh = mesh();
-    mesh.run_waypoint("shop", "waypoint");
-    mesh.add("other", &route("theirs", "{kind: Service, group: '', name: a, namespace: shop}", ", rules: [{backendRefs: [{name: a, namespace: shop, port: 80}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x, value: z}]}}]}]"));
-    let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: other}], to: [{group: '', kind: Service}]}";
-    mesh.add("shop", grant);
-    assert_eq!(
-        lines_at_waypoint(&mut mesh),
-        [
-            format!("other.theirs.0[namespace=other] -> {LISTENER}=1"),
-            "no-match[namespace=other] -> respond 404".to_owned(),
-            format!("default[] -> {LISTENER}=1")
-        ]
-    );
-    mesh.add("shop", &route("own", SERVICE, &format!(", rules: [{{{TO_A}}}]")));
-    let lines = lines_at_waypoint(&mut mesh);
-    assert!(
-        lines[0].starts_with("other.theirs.0[namespace=other]") && lines[2].starts_with("shop.own.0[]"),
-        "{lines:?}"
-    );
-}
-
-#[test]
-fn a_virtual_service_wins_and_the_route_says_so() {
-    let mut mesh = mesh();
-    mesh.run_waypoint("shop", "waypoint");
-    mesh.add("shop", &route("r", SERVICE, &format!(", rules: [{{{TO_A}}}]")));
-    mesh.add("shop", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: [a], http: [{name: vs, route: [{destination: {host: a}}]}]}");
-    assert!(lines_at_waypoint(&mut mesh)[0].starts_with("vs[]"));
-    let said = said(&mut mesh, "r", "Accepted");
-    assert!(
-        said.starts_with("False ParentRefConflict: VirtualService shop/v"),
-        "{said}"
-    );
-}
-
-#[test]
-fn a_service_parent_must_be_http_and_there() {
-    let mut mesh = mesh();
-    mesh.service("shop", "db", "app: db", "10.96.0.7", "{name: tcp, port: 5432}");
-    for (parent, why) in [
-        ("name: nothing", "no Service"),
-        ("name: a, port: 81", "has no port 81"),
-        ("name: db", "is HTTP by name"),
-    ] {
-        mesh.add(
-            "shop",
-            &route("r", &format!("{{kind: Service, group: '', {parent}}}"), ""),
-        );
-        let said = said(&mut mesh, "r", "Accepted");
-        assert!(
-            said.starts_with("False NoMatchingParent") && said.contains(why),
-            "{parent}: {said}"
-        );
-    }
-}
-
 #[test]
 fn classes_are_made_where_the_cluster_has_the_kind() {
     use crate::store::SourceEvent;
@@ -669,93 +569,4 @@ fn classes_are_made_where_the_cluster_has_the_kind() {
         problems: vec!["no such kind".to_owned()],
     });
     assert!(made(&mut mesh).is_empty());
-}
-
-const WITH_PARAMETERS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}], infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: shape}}}";
-
-fn shape(data: &str) -> String {
-    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: shape}}\ndata: {{{data}}}")
-}
-
-#[test]
-fn parameters_are_laid_over_what_is_deployed() {
-    let mut mesh = mesh();
-    mesh.add("shop", WITH_PARAMETERS);
-    mesh.add("shop", &shape("deployment: '{spec: {replicas: 3, template: {spec: {priorityClassName: high, containers: [{name: istio-proxy, resources: {requests: {cpu: 1}}}]}}}, metadata: {name: other, labels: {gateway.istio.io/managed: nobody}}}', horizontalPodAutoscaler: '{spec: {minReplicas: 2, maxReplicas: 5}}', podDisruptionBudget: '{spec: {minAvailable: 1}}'"));
-    let compiled = mesh.compile();
-    let made: Vec<String> = compiled.rendered.keys().map(ToString::to_string).collect();
-    assert_eq!(
-        made,
-        [
-            "Service shop/w",
-            "ServiceAccount shop/w",
-            "Deployment shop/w",
-            "HorizontalPodAutoscaler shop/w",
-            "PodDisruptionBudget shop/w"
-        ]
-    );
-    let find = |kind: &str| {
-        compiled
-            .rendered
-            .iter()
-            .find(|(k, _)| &*k.kind == kind)
-            .unwrap()
-            .1
-    };
-    let deployment = find("Deployment");
-    let pod = &deployment["spec"]["template"]["spec"];
-    assert_eq!(
-        (
-            &pod["priorityClassName"],
-            &pod["containers"][0]["resources"]["requests"]["cpu"]
-        ),
-        (&"high".into(), &1.into())
-    );
-    assert_eq!(pod["containers"][0]["image"], "aquifer/waypoint");
-    assert_eq!(deployment["metadata"]["name"], "w");
-    assert_eq!(
-        deployment["metadata"]["labels"]["gateway.istio.io/managed"],
-        "istio.io-mesh-controller"
-    );
-    assert!(deployment["spec"].get("replicas").is_none(), "the autoscaler's");
-    let autoscaler = find("HorizontalPodAutoscaler");
-    assert_eq!(
-        (
-            &autoscaler["spec"]["scaleTargetRef"]["name"],
-            &autoscaler["spec"]["maxReplicas"]
-        ),
-        (&"w".into(), &5.into())
-    );
-    let selector = &find("PodDisruptionBudget")["spec"]["selector"]["matchLabels"];
-    assert_eq!(selector["gateway.networking.k8s.io/gateway-name"], "w");
-}
-
-#[test]
-fn parameters_that_go_wrong_take_nothing_away() {
-    let mut mesh = mesh();
-    mesh.add("shop", WITH_PARAMETERS);
-    let said = |mesh: &mut Mesh| message(report(&mesh.compile(), "Gateway", "shop", "w"), "Accepted");
-    assert!(
-        said(&mut mesh).starts_with(
-            "False InvalidParameters: spec.infrastructure.parametersRef: no ConfigMap shop/shape"
-        )
-    );
-    mesh.add("shop", &shape("deployment: '{spec: {replicas: 3}}'"));
-    assert!(said(&mut mesh).starts_with("True"));
-    for (wrong, why) in [
-        ("deploiment: x", "has the key"),
-        ("deployment: '- a'", "is not an object"),
-        ("deployment: '{'", "is not YAML"),
-    ] {
-        mesh.add("shop", &shape(wrong));
-        assert!(said(&mut mesh).contains(why), "{}", said(&mut mesh));
-        let compiled = mesh.compile();
-        let deployment = compiled
-            .rendered
-            .iter()
-            .find(|(k, _)| &*k.kind == "Deployment")
-            .unwrap()
-            .1;
-        assert_eq!(deployment["spec"]["replicas"], 3, "{wrong}");
-    }
 }

@@ -68,7 +68,7 @@ fn rank(raw: &raw::HttpMatch, field: &str) -> Result<Rank, Rejection> {
             invert: false,
         });
     }
-    let named = values(&raw.headers, &at("headers"), |n, f| header_name(n, f))?;
+    let named = values(&raw.headers, &at("headers"), header_name)?;
     // The first of two entries for one name counts, as the API says.
     for (name, value) in named {
         headers.push(HeaderCondition {

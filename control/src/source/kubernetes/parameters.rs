@@ -71,39 +71,36 @@ impl Parameters {
     async fn follow_named(&mut self) -> Vec<watch::Receiver<bool>> {
         let mut wanted: BTreeSet<Name> = self.named.borrow_and_update().values().cloned().collect();
         wanted.remove(&self.settings);
-        let gone: Vec<Name> = self
-            .followed
-            .keys()
-            .filter(|name| !wanted.contains(*name))
-            .cloned()
-            .collect();
-        for name in gone {
+        let gone = self.followed.keys().filter(|name| !wanted.contains(*name));
+        for name in gone.cloned().collect::<Vec<_>>() {
             self.leave(&name).await;
         }
-        let mut started = Vec::new();
-        for name in wanted {
-            if self.followed.contains_key(&name) {
-                continue;
-            }
-            if self.followed.len() >= MOST {
-                tracing::warn!(
-                    most = MOST,
-                    "Gateways name too many ConfigMaps; the others are not read"
-                );
-                break;
-            }
-            let (first, begun) = watch::channel(false);
-            let watch = Watch {
-                kind: CONFIG_MAP,
-                which: Which::Given,
-                reader: Reader::Model,
-            };
-            let follower = (self.start)(watch, &name.0, first).only(&name.1);
-            let task = self.tasks.spawn(follower.run(self.definitions.clone()));
-            self.followed.insert(name, task);
-            started.push(begun);
+        wanted.retain(|name| !self.followed.contains_key(name));
+        let free = MOST.saturating_sub(self.followed.len());
+        if wanted.len() > free {
+            tracing::warn!(
+                most = MOST,
+                "Gateways name too many ConfigMaps; the others are not read"
+            );
         }
-        started
+        wanted
+            .into_iter()
+            .take(free)
+            .map(|name| self.begin(name))
+            .collect()
+    }
+
+    fn begin(&mut self, name: Name) -> watch::Receiver<bool> {
+        let (first, begun) = watch::channel(false);
+        let watch = Watch {
+            kind: CONFIG_MAP,
+            which: Which::Given,
+            reader: Reader::Model,
+        };
+        let follower = (self.start)(watch, &name.0, first).only(&name.1);
+        let task = self.tasks.spawn(follower.run(self.definitions.clone()));
+        self.followed.insert(name, task);
+        begun
     }
 
     async fn leave(&mut self, name: &Name) {
