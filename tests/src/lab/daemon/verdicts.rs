@@ -68,7 +68,7 @@ struct Conditions {
     conditions: Vec<Condition>,
     /// Of a route of the Gateway API: one entry for each parent.
     #[serde(default)]
-    parents: Vec<Conditions>,
+    parents: Vec<Self>,
 }
 
 impl Conditions {
