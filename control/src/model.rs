@@ -6,5 +6,7 @@ pub mod gateway;
 pub mod host;
 pub mod http_route;
 pub mod policy;
+pub mod secret;
+pub mod termination;
 pub mod virtual_service;
 pub mod visibility;

@@ -117,19 +117,16 @@ impl GatewayApi {
     ) -> impl Iterator<Item = (&'a OpenGateway, &'a Workload)> {
         let is_it = move |w: &&Arc<Workload>| *w.namespace == *namespace && *w.name == *pod;
         self.gateways.values().filter_map(move |gateway| {
-            let workloads = discovery.endpoints.get(&gateway.service)?;
-            Some((gateway, &**workloads.iter().find(is_it)?))
+            let workload = discovery.endpoints(&gateway.service).find(is_it)?;
+            Some((gateway, &**workload))
         })
     }
 }
 
 /// Pods behind a Gateway that are ready.
 pub fn ready_pods(discovery: &Discovery, gateway: &OpenGateway) -> usize {
-    let pods = discovery
-        .endpoints
-        .get(&gateway.service)
-        .map_or(&[][..], Vec::as_slice);
-    pods.iter().filter(|w| w.health == Health::Healthy).count()
+    let pods = discovery.endpoints(&gateway.service);
+    pods.filter(|w| w.health == Health::Healthy).count()
 }
 
 pub fn name<T>(entry: &Entry<T>) -> Name {

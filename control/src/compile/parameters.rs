@@ -63,6 +63,12 @@ pub(super) fn all(inputs: &Inputs, before: &BTreeMap<Name, Overlays>) -> BTreeMa
     named.collect()
 }
 
+/// What is laid over the objects of each Gateway.
+pub(super) fn overlays(parameters: &BTreeMap<Name, Parameters>) -> BTreeMap<Name, Overlays> {
+    let all = parameters.iter();
+    all.map(|(name, p)| (name.clone(), p.overlays.clone())).collect()
+}
+
 fn read(inputs: &Inputs, namespace: &Arc<str>, reference: &ParametersRef) -> Result<Overlays, String> {
     let ParametersRef { group, kind, name } = reference;
     if !group.is_empty() || &**kind != "ConfigMap" {

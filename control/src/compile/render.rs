@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::compile::Settings;
 use crate::compile::discovery::WAYPOINT_CLASS;
+use crate::compile::gateway_api::classes;
 use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
 use crate::compile::parameters::Overlays;
 use crate::compile::waypoints::{GATEWAY_NAME_LABEL, HBONE_PORT, MANAGED_BY, MANAGED_LABEL, WaypointKey};
+use crate::compile::{Compiled, Settings};
 use crate::kubernetes::kinds::ROOT_CONFIG_MAP;
 use crate::kubernetes::{MADE_BY, MADE_BY_LABEL};
 use crate::objects::gateway_api::Infrastructure;
@@ -355,6 +356,22 @@ impl Role {
             Self::Gateway => "gateway",
         }
     }
+}
+
+/// Everything that is to be deployed.
+pub fn all(compiled: &Compiled) -> BTreeMap<ObjectKey, Value> {
+    let (settings, parameters) = (&*compiled.settings, &compiled.parameters);
+    let mut objects = compiled.waypoints.render(parameters, settings);
+    let none = Overlays::default();
+    for (name, gateway) in &compiled.gateway_api.gateways {
+        let overlays = parameters.get(name).map_or(&none, |p| &p.overlays);
+        let proxy = Proxy::gateway(gateway, overlays);
+        objects.extend(proxy.into_iter().flat_map(|p| p.objects(settings)));
+    }
+    if settings.deployment.owned {
+        objects.extend(classes::missing(&compiled.inputs));
+    }
+    objects
 }
 
 /// One port for each that a served listener opens.

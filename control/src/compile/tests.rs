@@ -3,7 +3,9 @@
 mod bookinfo;
 pub(crate) mod fixture;
 mod gateway_api;
+mod gateway_tls;
 mod gateways;
+mod incremental;
 mod parameters;
 mod policies;
 mod properties;

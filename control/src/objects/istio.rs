@@ -13,7 +13,7 @@ type Labels = BTreeMap<Text, Text>;
 
 macro_rules! raw {
     ($name:ident { $($field:ident : $kind:ty),* $(,)? }) => {
-        #[derive(Clone, Debug, Default, serde::Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
         #[serde(default, rename_all = "camelCase", remote = "Self")]
         pub struct $name { $(pub $field: $kind,)* }
 

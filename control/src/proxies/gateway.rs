@@ -1,39 +1,45 @@
-//! Resources of a gateway: a bound listener and a route table for each of its ports.
+//! Resources of a gateway: a bound listener for each of its ports, with the route tables and secrets that it names.
+
+mod chains;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aquifer_core::names::NamespacedHostname;
 use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
+use crate::compile::credentials::{Credentials, authorities_resource, certificate_resource};
 use crate::compile::gateway_api::listeners::OpenListener;
 use crate::compile::inputs::Labels;
 use crate::compile::references::Resolver;
-use crate::compile::routes::{Routed, gateway_ports, gateway_routes, listener_routes};
-use crate::envoy::listener::{Handling, bound_listener};
+use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes, listener_routes};
+use crate::compile::servers::{Plan, Served, plan};
+use crate::envoy::listener::{Chain, Handling, bound_listener};
+use crate::envoy::server_tls::{authorities_secret, certificate_secret};
 use crate::envoy::{resource, resource_by_content, route_content};
-use crate::proxies::{Collected, Types};
+use crate::model::termination::Termination;
+use crate::proxies::Collected;
+use crate::proxies::endpoints::Clients;
 
-pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Types {
-    let resolver = Resolver::new(compiled, namespace);
-    let is_it = |m: &crate::objects::Meta| *m.namespace == *namespace && *m.name == *pod;
-    let spec = compiled
-        .inputs
-        .pods
-        .iter()
-        .find(|p| is_it(&p.meta))
-        .map(|p| &*p.spec);
-    let own = BTreeSet::new();
-    let mut collected = Collected::default();
+pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Collected {
+    let spec = compiled.inputs.pods.get(namespace, pod).map(|p| &*p.spec);
+    let mut gateway = Gateway {
+        resolver: Resolver::new(compiled, namespace),
+        own: BTreeSet::new(),
+        namespace,
+        labels,
+        collected: Collected::default(),
+    };
     for port in gateway_ports(&compiled.inputs, namespace, labels, spec) {
-        let routed = gateway_routes(resolver, &own, &port, namespace, labels);
-        collected.add_port(&resolver, port.port, &routed);
+        if let Some(plan) = plan(&port) {
+            gateway.port(port.port, &plan);
+        }
     }
     // Where both APIs open one port of one pod, the Gateway API's listeners are served.
     for (port, listeners) in kube_listeners(compiled, namespace, pod) {
-        let routed = listener_routes(resolver, &format!("http.{port}"), &listeners);
-        collected.add_port(&resolver, port, &routed);
+        gateway.kube_port(port, &listeners);
     }
-    collected.into_types()
+    gateway.collected
 }
 
 /// The listeners of the Gateway API that the pod serves, by its own port.
@@ -60,20 +66,83 @@ fn kube_listeners<'a>(
     ports
 }
 
-impl Collected {
-    fn add_port(&mut self, resolver: &Resolver<'_>, port: u16, routed: &Routed) {
+/// A gateway whose resources are being made.
+struct Gateway<'a> {
+    resolver: Resolver<'a>,
+    own: BTreeSet<NamespacedHostname>,
+    namespace: &'a str,
+    labels: &'a Labels,
+    collected: Collected,
+}
+
+impl Gateway<'_> {
+    fn port(&mut self, port: u16, plan: &Plan<'_>) {
+        let name = format!("0.0.0.0_{port}");
+        let chains = self.chains(&name, port, plan);
+        // A port that leads nowhere has no socket: its clients are refused.
+        if chains.is_empty() {
+            return;
+        }
+        self.listen(&name, port, &chains);
+    }
+
+    fn listen(&mut self, name: &str, port: u16, chains: &[Chain]) {
+        let listener = bound_listener(name, port, chains);
+        self.collected
+            .listeners
+            .extend([resource(type_url::LISTENER, name, &listener)]);
+    }
+
+    /// A port of the Gateway API's listeners.
+    fn kube_port(&mut self, port: u16, listeners: &[&OpenListener]) {
+        let routed = listener_routes(self.resolver, &format!("http.{port}"), listeners);
         let routes = routed.config.name.clone();
+        self.routed(&routes, &routed);
+        let name = format!("0.0.0.0_{port}");
+        let chain = Chain {
+            name: name.clone(),
+            server_names: Vec::new(),
+            tls: None,
+            handling: Handling::Http { routes, edge: true },
+        };
+        self.listen(&name, port, &[chain]);
+    }
+
+    /// Makes the route table of the servers.
+    fn table(&mut self, name: String, port: u16, servers: &[Served<'_>]) -> String {
+        let table = Table { name, port, servers };
+        let routed = gateway_routes(self.resolver, &self.own, &table, self.namespace, self.labels);
+        self.routed(&table.name, &routed);
+        table.name
+    }
+
+    fn routed(&mut self, name: &str, routed: &Routed) {
         let content = route_content(&routed.config);
-        self.routes.extend([resource_by_content(
+        self.collected.routes.extend([resource_by_content(
             type_url::ROUTES,
-            &routes,
+            name,
             &routed.config,
             &content,
         )]);
-        let name = format!("0.0.0.0_{port}");
-        let listener = bound_listener(&name, port, &Handling::Http { routes, edge: true });
-        self.listeners
-            .extend([resource(type_url::LISTENER, &name, &listener)]);
-        self.add_clusters(resolver, &routed.clusters);
+        self.collected
+            .add_clusters(&self.resolver, &routed.clusters, Clients::Outside);
+    }
+
+    /// Takes what is there of the secrets; a server that lacks one ends no TLS.
+    fn secrets(&mut self, termination: &Termination) {
+        let credentials = Credentials::new(self.resolver.inputs, self.namespace);
+        let secrets = &mut self.collected.secrets;
+        for reference in &termination.certificates {
+            if let Ok(certificate) = credentials.certificate(&reference.name) {
+                let name = certificate_resource(&reference.name);
+                secrets.extend([certificate_secret(&name, certificate)]);
+            }
+        }
+        if let Some(check) = &termination.clients
+            && let Ok(authorities) = credentials.authorities(&check.authorities)
+        {
+            let name = authorities_resource(&check.authorities);
+            secrets.extend([authorities_secret(&name, authorities)]);
+        }
     }
 }

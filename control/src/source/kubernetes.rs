@@ -7,6 +7,7 @@
 
 mod follow;
 mod parameters;
+mod secrets;
 mod trim;
 mod watched;
 
@@ -22,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes::kinds::{self, DEFINITIONS};
 use crate::sink::kubernetes::Desk;
-use crate::source::{ObjectSource, SourceError};
+use crate::source::{ObjectSource, SecretsWanted, SourceError};
 use crate::store::SourceEvent;
 use follow::Follower;
 use parameters::{Named, Parameters};
+use secrets::SecretFollowers;
 
 /// Where objects stand, in reports.
 pub const ORIGIN: &str = "kubernetes";
@@ -37,14 +39,16 @@ pub struct KubernetesSource {
     /// The namespace of the control plane itself.
     namespace: Arc<str>,
     desk: Arc<Desk>,
+    secrets: SecretsWanted,
 }
 
 impl KubernetesSource {
-    pub fn new(client: Client, namespace: &str, desk: Arc<Desk>) -> Self {
+    pub fn new(client: Client, namespace: &str, desk: Arc<Desk>, secrets: SecretsWanted) -> Self {
         Self {
             client,
             namespace: namespace.into(),
             desk,
+            secrets,
         }
     }
 }
@@ -63,18 +67,26 @@ impl ObjectSource for KubernetesSource {
         for watch in kinds::watches() {
             let (first, begun) = watch::channel(false);
             started.push((watch.kind.name(), begun));
-            let follower = Follower::new(
+            let mut follower = Follower::new(
                 watch,
                 self.client.clone(),
                 self.namespace.clone(),
                 self.desk.clone(),
                 events.clone(),
-                named.clone(),
                 first,
-            );
-            tasks.spawn(follower.run(definitions.subscribe()));
+            )
+            .noting(&named);
+            let definitions = definitions.subscribe();
+            tasks.spawn(async move { follower.run(definitions).await });
         }
         let mut parameters = self.parameters(&named, &events, definitions.subscribe());
+        let secrets = SecretFollowers {
+            client: self.client.clone(),
+            desk: self.desk.clone(),
+            events: events.clone(),
+            definitions: definitions.subscribe(),
+        };
+        tasks.spawn(secrets.run(self.secrets));
         tasks.spawn(follow::definitions(
             self.client.clone(),
             definitions,
@@ -108,21 +120,12 @@ impl KubernetesSource {
         events: &mpsc::Sender<SourceEvent>,
         definitions: watch::Receiver<u64>,
     ) -> Parameters {
-        let (client, desk) = (self.client.clone(), self.desk.clone());
-        let (sender, to) = (named.clone(), events.clone());
+        let (client, desk, to) = (self.client.clone(), self.desk.clone(), events.clone());
         Parameters {
             named: named.subscribe(),
             start: Box::new(move |watch, namespace, first| {
                 let (client, namespace) = (client.clone(), namespace.clone());
-                Follower::new(
-                    watch,
-                    client,
-                    namespace,
-                    desk.clone(),
-                    to.clone(),
-                    sender.clone(),
-                    first,
-                )
+                Follower::new(watch, client, namespace, desk.clone(), to.clone(), first)
             }),
             desk: self.desk.clone(),
             events: events.clone(),

@@ -67,6 +67,7 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
     let mut line = String::new();
     request.read_line(&mut line)?;
     let mut headers = String::new();
+    let mut told = String::new();
     loop {
         let mut header = String::new();
         request.read_line(&mut header)?;
@@ -74,10 +75,11 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
             break;
         }
         headers += &format!("header {}\n", header.trim());
+        told.push_str(&forwarded(&header));
     }
     let name = std::env::var("HOSTNAME").unwrap_or_default();
     let body = format!(
-        "pod {name}\nclient {}\nlocal {}\nrequest {}\n{headers}",
+        "pod {name}\nclient {}\nlocal {}\n{told}request {}\n{headers}",
         canonical(peer),
         canonical(local),
         line.trim()
@@ -87,6 +89,16 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
         "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
     );
     stream.write_all((head + &body).as_bytes())
+}
+
+/// What proxies say of the client, a line `NAME VALUE` for each header.
+fn forwarded(header: &str) -> String {
+    match header.split_once(':') {
+        Some((name, value)) if name.to_ascii_lowercase().starts_with("x-forwarded-") => {
+            format!("{} {}\n", name.to_ascii_lowercase(), value.trim())
+        }
+        _ => String::new(),
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -10,6 +10,7 @@
 mod clients;
 mod control;
 mod gateway_api;
+mod secrets;
 mod world;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -82,6 +83,7 @@ fn objects_become_statuses_and_waypoints() {
     a_waypoint_comes_back_and_goes(&world);
     what_a_kind_lacks_stops_no_other(&world);
     gateway_api::real_manifests_are_taken_and_answered_for(&world);
+    secrets::are_read_where_a_role_allows_it(&world);
     control.ends_in_order();
 }
 

@@ -12,6 +12,7 @@ mod joining;
 mod leaving;
 mod living;
 mod policies;
+mod starting;
 mod world;
 
 use world::World;
@@ -25,6 +26,8 @@ fn the_life_of_a_mesh() {
     policies::pods_that_come_and_go_are_followed(&world);
     gateways::a_gateway_of_its_own_serves_pages(&world);
     gateways::a_waypoint_is_made_watched_and_deleted_by_the_command(&world);
+    starting::a_pods_first_call_is_in_the_mesh(&world);
+    starting::without_an_agent_pods_of_the_mesh_wait_and_others_start(&world);
     living::a_rolling_update_of_the_agents_fails_no_request(&world);
     living::the_control_plane_and_the_api_server_may_be_away(&world);
     living::a_killed_agent_comes_back_and_nothing_was_plain_meanwhile(&world);

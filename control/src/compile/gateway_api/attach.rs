@@ -56,8 +56,7 @@ pub fn is_ours(inputs: &Inputs, parent: &ParentRef) -> bool {
 
 /// The class of a parent that is there.
 fn class_of(inputs: &Inputs, parent: &ParentRef) -> Option<Class> {
-    let is_it = |m: &Meta| m.namespace == parent.namespace && m.name == parent.name;
-    let gateway = inputs.kube_gateways.iter().find(|g| is_it(&g.meta))?;
+    let gateway = inputs.kube_gateways.get(&parent.namespace, &parent.name)?;
     Some(classes::of(inputs, &gateway.spec.gateway_class_name))
 }
 

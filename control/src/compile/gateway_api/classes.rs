@@ -62,7 +62,7 @@ pub fn of(inputs: &Inputs, class: &str) -> Class {
     if UNSUPPORTED.contains(&class) {
         return Class::Unsupported;
     }
-    let named = inputs.gateway_classes.iter().find(|c| *c.meta.name == *class);
+    let named = inputs.gateway_classes.get("", class);
     match named.map(|c| &*c.spec.controller_name) {
         Some(CONTROLLER) => Class::Gateway,
         Some(_) => Class::Foreign,

@@ -7,8 +7,7 @@ use crate::compile::inputs::{Entry, selects};
 use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
-use crate::model::destination_rule::DestinationRule;
-use crate::model::gateway::Gateway;
+use crate::model::destination_rule::{DestinationRule, Subset};
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
 use crate::objects::{Meta, Notice};
@@ -66,6 +65,7 @@ fn destinations(rules: &VirtualService) -> impl Iterator<Item = &Destination> {
         _ => None,
     });
     http.chain(rules.tcp.iter().map(|rule| &rule.destinations))
+        .chain(rules.tls.iter().map(|rule| &rule.destinations))
         .flatten()
         .map(|d| &d.destination)
 }
@@ -111,17 +111,25 @@ fn mesh_host(
     notices.extend(unserved.map(|message| Notice::unserved(field, message)));
 }
 
-/// Why rules for a service have no effect yet; `None` where a waypoint serves it.
+/// Why rules of layer 7 for a service have no effect yet; `None` where a waypoint serves it.
 pub(super) fn without_waypoint(compiled: &Compiled, service: &NamespacedHostname) -> Option<String> {
     let host = &service.hostname;
     match compiled.waypoints.bindings.get(service) {
         None | Some(Binding::Refused { .. }) => Some(format!(
-            "{host} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
+            "{host} is behind no waypoint ({}); the rules have no effect on it",
+            why_without(compiled)
         )),
         Some(Binding::Waiting(waypoint)) => Some(format!(
             "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
         )),
         Some(Binding::Bound(_) | Binding::Moving { .. }) => None,
+    }
+}
+
+fn why_without(compiled: &Compiled) -> &'static str {
+    match compiled.settings.automatic_waypoints {
+        true => "its namespace is not in the mesh, or opted out",
+        false => "none is made by itself here; `aquifer waypoint apply` makes one for a namespace",
     }
 }
 
@@ -145,6 +153,10 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
     };
     let key = entry.service.key();
     let mut notices = empty_subsets(compiled, rule, &key);
+    if rule.needs_waypoint {
+        let unserved = without_waypoint(compiled, &key);
+        notices.extend(unserved.map(|message| Notice::unserved("spec.host", message)));
+    }
     let (root, service) = (&compiled.settings.root_namespace, &key.namespace);
     let merged = destination_rules(&compiled.inputs, host, service, service, root);
     let applies = merged.rules.iter().any(|r| *r.meta.namespace == *rule.namespace);
@@ -156,17 +168,12 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
 }
 
 fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &NamespacedHostname) -> Vec<Notice> {
-    let workloads = compiled
-        .discovery
-        .endpoints
-        .get(service)
-        .map_or(&[][..], Vec::as_slice);
-    let empty = rule
-        .subsets
-        .iter()
-        .enumerate()
-        .filter(|(_, s)| !workloads.iter().any(|w| selects(&s.labels, &w.labels)));
-    let notice = |(i, subset): (usize, &crate::model::destination_rule::Subset)| {
+    let is_empty = |s: &Subset| {
+        let mut workloads = compiled.discovery.endpoints(service);
+        !workloads.any(|w| selects(&s.labels, &w.labels))
+    };
+    let empty = rule.subsets.iter().enumerate().filter(|(_, s)| is_empty(s));
+    let notice = |(i, subset): (usize, &Subset)| {
         let message = format!(
             "no pod of {} has the labels of subset {:?}",
             service.hostname, subset.name
@@ -174,19 +181,4 @@ fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &Namespac
         Notice::warning(format!("spec.subsets[{i}].labels"), message)
     };
     empty.map(notice).collect()
-}
-
-pub(super) fn gateway(compiled: &Compiled, gateway: &Gateway) -> Vec<Notice> {
-    let selected = compiled
-        .inputs
-        .pods
-        .iter()
-        .any(|p| selects(&gateway.selector, &p.meta.labels));
-    if selected {
-        return Vec::new();
-    }
-    vec![Notice::unresolved(
-        "spec.selector",
-        "no pod has these labels; the servers are served nowhere",
-    )]
 }

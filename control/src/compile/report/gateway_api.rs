@@ -136,9 +136,13 @@ fn addresses(compiled: &Compiled, gateway: &OpenGateway) -> Vec<Value> {
     if &*entry.spec.kind != "LoadBalancer" {
         return inside(compiled, &gateway.service);
     }
-    let assigned = entry.spec.ingress.iter().map(|ingress| match &*ingress.ip {
-        "" => json!({ "type": "Hostname", "value": *ingress.hostname }),
-        ip => json!({ "type": "IPAddress", "value": ip }),
+    let assigned = entry.spec.load_balancer.iter().flat_map(|one| {
+        let ip = one
+            .ip
+            .iter()
+            .map(|ip| json!({ "type": "IPAddress", "value": **ip }));
+        let host = one.hostname.iter();
+        ip.chain(host.map(|host| json!({ "type": "Hostname", "value": **host })))
     });
     assigned.collect()
 }

@@ -149,7 +149,7 @@ fn audience(compiled: &Compiled, state: &RouteState) -> BTreeSet<PodName> {
             Some(compiled.gateway_api.gateways.get(&key)?.service.clone())
         }
     });
-    let pods = services.filter_map(|service| compiled.discovery.endpoints.get(&service));
+    let pods = services.map(|service| compiled.discovery.endpoints(&service));
     pods.flatten()
         .map(|w| (w.namespace.clone(), w.name.clone()))
         .collect()

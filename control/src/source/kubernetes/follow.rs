@@ -16,8 +16,9 @@ use super::parameters::{Named, note};
 use super::trim::trim;
 use super::watched::Watched;
 use super::{ORIGIN, definition_resource};
+use crate::compile::inputs::SECRETS_OF;
 use crate::kubernetes::backoff::Backoff;
-use crate::kubernetes::kinds::{Reader, Watch, Which};
+use crate::kubernetes::kinds::{NOT_FOR_TLS, Reader, Watch, Which};
 use crate::kubernetes::{code, explain};
 use crate::objects::{ObjectKey, RawObject};
 use crate::sink::kubernetes::Desk;
@@ -42,17 +43,27 @@ enum Stop {
     NotServed,
 }
 
+/// Texts that every object of the kind has.
+struct Names {
+    group: Arc<str>,
+    kind: Arc<str>,
+    origin: Arc<str>,
+}
+
 pub(super) struct Follower {
     watch: Watch,
     client: Client,
+    /// The control plane's own, or the one that is followed.
     namespace: Arc<str>,
     desk: Arc<Desk>,
     events: mpsc::Sender<SourceEvent>,
-    named: Arc<watch::Sender<Named>>,
+    named: Option<Arc<watch::Sender<Named>>>,
     /// The name of the one object that is meant.
     only: Option<Arc<str>>,
     /// Set once the first list is through, or will not be for now.
     first: watch::Sender<bool>,
+    /// Shared by the keys and events of all objects.
+    names: Names,
     /// The objects that were delivered, by namespace and name.
     known: HashSet<ObjectKey>,
     /// Those that the list under way has named so far.
@@ -69,16 +80,21 @@ impl Follower {
         namespace: Arc<str>,
         desk: Arc<Desk>,
         events: mpsc::Sender<SourceEvent>,
-        named: Arc<watch::Sender<Named>>,
         first: watch::Sender<bool>,
     ) -> Self {
+        let names = Names {
+            group: watch.kind.group.into(),
+            kind: watch.kind.kind.into(),
+            origin: ORIGIN.into(),
+        };
         Self {
+            names,
             watch,
             client,
             namespace,
             desk,
             events,
-            named,
+            named: None,
             only: None,
             first,
             known: HashSet::new(),
@@ -89,6 +105,18 @@ impl Follower {
         }
     }
 
+    /// Notes what Gateways name.
+    pub(super) fn noting(self, named: &Arc<watch::Sender<Named>>) -> Self {
+        let named = Some(named.clone());
+        Self { named, ..self }
+    }
+
+    fn note_named(&self, key: &ObjectKey, value: Option<&serde_json::Value>) {
+        if let Some(named) = &self.named {
+            note(named, &self.watch.kind, key, value);
+        }
+    }
+
     /// Follows the object of this name alone, in the namespace that was given.
     pub(super) fn only(self, name: &Arc<str>) -> Self {
         let only = Some(name.clone());
@@ -96,7 +124,7 @@ impl Follower {
     }
 
     /// Ends only when nobody takes the events any more.
-    pub(super) async fn run(mut self, mut definitions: watch::Receiver<u64>) {
+    pub(super) async fn run(&mut self, mut definitions: watch::Receiver<u64>) {
         loop {
             for version in self.watch.kind.versions {
                 match self.follow(version).await {
@@ -123,6 +151,10 @@ impl Follower {
             Which::All => (all(), config),
             Which::Named(name) => (all(), config.fields(&format!("metadata.name={name}"))),
             Which::Labelled(label) => (all(), config.labels(label)),
+            Which::OfNamespace => {
+                let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
+                (own, config.fields(NOT_FOR_TLS))
+            }
             Which::OwnNamed(name) => {
                 let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
                 (own, config.fields(&format!("metadata.name={name}")))
@@ -203,8 +235,12 @@ impl Follower {
     }
 
     fn key(&self, object: &Watched) -> ObjectKey {
-        let kind = &self.watch.kind;
-        ObjectKey::new(kind.group, kind.kind, object.namespace(), object.name())
+        ObjectKey {
+            group: self.names.group.clone(),
+            kind: self.names.kind.clone(),
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+        }
     }
 
     async fn apply(&mut self, object: Watched, resource: &ApiResource) -> Result<(), Closed> {
@@ -213,8 +249,8 @@ impl Follower {
         value["apiVersion"] = resource.api_version.as_str().into();
         value["kind"] = resource.kind.as_str().into();
         self.known.insert(key.clone());
-        self.desk.saw(&key, Some(&value));
-        note(&self.named, &self.watch.kind, &key, Some(&value));
+        self.show_desk(&key, Some(&value));
+        self.note_named(&key, Some(&value));
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -225,7 +261,7 @@ impl Follower {
             value,
         };
         self.send(SourceEvent::Applied {
-            origin: ORIGIN.into(),
+            origin: self.names.origin.clone(),
             object: Arc::new(object),
         })
         .await
@@ -233,16 +269,36 @@ impl Follower {
 
     async fn delete(&mut self, key: ObjectKey) -> Result<(), Closed> {
         self.known.remove(&key);
-        self.desk.saw(&key, None);
-        note(&self.named, &self.watch.kind, &key, None);
+        self.show_desk(&key, None);
+        self.note_named(&key, None);
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
         self.send(SourceEvent::Deleted {
-            origin: ORIGIN.into(),
+            origin: self.names.origin.clone(),
             key,
         })
         .await
+    }
+
+    /// Nobody writes Secrets, and nothing that holds a key is kept beside the model.
+    fn show_desk(&self, key: &ObjectKey, value: Option<&serde_json::Value>) {
+        if self.watch.which != Which::OfNamespace {
+            self.desk.saw(key, value);
+        }
+    }
+
+    /// Takes back everything that was delivered: nobody wants it any more.
+    pub(super) async fn forget(&mut self) {
+        for key in std::mem::take(&mut self.known) {
+            if self.delete(key).await.is_err() {
+                return;
+            }
+        }
+        if self.problem.take().is_some() {
+            // Whoever does not listen any more needs no taking back.
+            let _ = self.report(Vec::new()).await;
+        }
     }
 
     async fn send(&self, event: SourceEvent) -> Result<(), Closed> {
@@ -287,9 +343,10 @@ impl Follower {
 
     async fn report(&self, problems: Vec<String>) -> Result<(), Closed> {
         let kind = self.watch.kind.name();
-        let origin = match &self.only {
-            Some(name) => format!("{kind} {}/{name}", self.namespace).into(),
-            None => kind.into(),
+        let origin = match (self.watch.which, &self.only) {
+            (Which::OfNamespace, _) => format!("{SECRETS_OF}{}", self.namespace).into(),
+            (_, Some(name)) => format!("{kind} {}/{name}", self.namespace).into(),
+            _ => kind.into(),
         };
         self.send(SourceEvent::Unreadable { origin, problems }).await
     }

@@ -97,8 +97,9 @@ impl Parameters {
             which: Which::Given,
             reader: Reader::Model,
         };
-        let follower = (self.start)(watch, &name.0, first).only(&name.1);
-        let task = self.tasks.spawn(follower.run(self.definitions.clone()));
+        let mut follower = (self.start)(watch, &name.0, first).only(&name.1);
+        let definitions = self.definitions.clone();
+        let task = self.tasks.spawn(async move { follower.run(definitions).await });
         self.followed.insert(name, task);
         begun
     }
