@@ -197,15 +197,17 @@ impl<'a> Agent<'a> {
         self.stop_enrolment.cancel();
         if gone {
             // Or pods that start now would wait for an agent that is no more.
-            if let Some(Err(error)) = installer.map(|installer| installer.uninstall()) {
-                tracing::error!(%error, "the CNI plugin stays on this node");
-            }
+            uninstall(installer.as_ref());
             node.leave(&self.config.capture.bpffs).await;
         }
         node.shut_down().await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if gone {
+            // Once more: whoever kept the socket in its place may have made it again meanwhile.
+            uninstall(installer.as_ref());
+        }
         tracing::info!("agent stopped");
     }
 
@@ -359,6 +361,12 @@ impl<'a> Agent<'a> {
         let stop = self.stop_enrolment.clone();
         self.tasks.spawn(enroller.run(move || listed.met(), stop));
         reports
+    }
+}
+
+fn uninstall(installer: Option<&Installer>) {
+    if let Some(Err(error)) = installer.map(Installer::uninstall) {
+        tracing::error!(%error, "the CNI plugin stays on this node");
     }
 }
 
