@@ -11,6 +11,7 @@ use aquifer_telemetry::logging::LogFormat;
 use clap::Parser;
 use ipnet::IpNet;
 
+use crate::cni::CniConfig;
 use crate::pods::kubernetes::KubernetesConfig;
 
 /// The node agent of the Aquifer mesh.
@@ -81,6 +82,15 @@ pub struct Flags {
     /// Name of the agents' DaemonSet: with its end this agent's captures end, too
     #[arg(long, env = "AQUIFER_DAEMONSET")]
     daemonset: Option<String>,
+    /// The container runtime's folder of network configurations; with it pods of the mesh start only when captured
+    #[arg(long, env = "AQUIFER_CNI_CONF_DIR", requires = "cni_bin_dir")]
+    cni_conf_dir: Option<PathBuf>,
+    /// The same folder as the node sees it (default: the same path)
+    #[arg(long, env = "AQUIFER_CNI_CONF_DIR_ON_NODE")]
+    cni_conf_dir_on_node: Option<PathBuf>,
+    /// The container runtime's folder of network plugins
+    #[arg(long, env = "AQUIFER_CNI_BIN_DIR")]
+    cni_bin_dir: Option<PathBuf>,
     /// Threads for traffic; 0 means one per processor
     #[arg(long, env = "AQUIFER_WORKERS", default_value_t = 0)]
     workers: usize,
@@ -209,6 +219,7 @@ impl Flags {
         if !e.is_empty() {
             return Err(ConfigErrors(e));
         }
+        let cni = self.cni();
         let pods = match self.pods_dir {
             Some(folder) => PodSource::Folder(folder),
             None => PodSource::ApiServer(KubernetesConfig {
@@ -218,6 +229,7 @@ impl Flags {
                 daemonset: self.daemonset,
                 netns_dir: self.pod_netns_dir,
                 captured_cgroup: self.captured_cgroup.clone(),
+                cni,
             }),
         };
         Ok(Config {
@@ -252,6 +264,18 @@ impl Flags {
             readiness_listen: readiness,
             log_level: self.log_level,
             log_format,
+        })
+    }
+
+    fn cni(&self) -> Option<CniConfig> {
+        let configurations = self.cni_conf_dir.clone()?;
+        Some(CniConfig {
+            configurations_on_node: self
+                .cni_conf_dir_on_node
+                .clone()
+                .unwrap_or_else(|| configurations.clone()),
+            configurations,
+            plugins: self.cni_bin_dir.clone()?,
         })
     }
 }
@@ -318,6 +342,18 @@ mod tests {
         };
         assert_eq!(config.node, "n1");
         assert_eq!(config.netns_dir, PathBuf::from("/var/run/netns"));
+        assert_eq!(config.cni, None);
+        let with: Vec<&str> = without
+            .into_iter()
+            .chain(["--cni-conf-dir=/net.d", "--cni-bin-dir=/bin"])
+            .collect();
+        let PodSource::ApiServer(config) = resolve(&with) else {
+            panic!("a folder")
+        };
+        assert_eq!(
+            config.cni.unwrap().configurations_on_node,
+            PathBuf::from("/net.d")
+        );
     }
 
     #[test]

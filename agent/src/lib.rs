@@ -8,6 +8,7 @@
 
 mod admin;
 pub mod capture;
+pub mod cni;
 pub mod config;
 mod connections;
 mod enrol;
@@ -21,3 +22,4 @@ mod pod;
 pub mod pods;
 pub mod run;
 mod telemetry;
+mod watched;

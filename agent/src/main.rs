@@ -1,11 +1,15 @@
-//! The node agent's process: flags, logging, then [`aquifer_agent::run`].
+//! The node agent's process: flags, logging, then [`aquifer_agent::run`]; under another name the CNI plugin's.
 
 use std::process::ExitCode;
 
+use aquifer_agent::cni::plugin;
 use aquifer_agent::config::{Config, Flags};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if plugin::is_called() {
+        return plugin::main();
+    }
     let config = match Flags::parse().resolve() {
         Ok(config) => config,
         Err(errors) => return fail(&errors.to_string()),

@@ -32,9 +32,15 @@ pub struct NodePod {
 impl NodePod {
     /// Whether an enrolment made for `self` serves `other` as well.
     pub fn same_enrolment(&self, other: &Self) -> bool {
-        (&self.netns, &self.cgroup, &self.ips, &self.service_account)
-            == (&other.netns, &other.cgroup, &other.ips, &other.service_account)
+        (&self.netns, &self.cgroup, &self.service_account)
+            == (&other.netns, &other.cgroup, &other.service_account)
+            && same_addresses(&self.ips, &other.ips)
     }
+}
+
+/// The runtime and the API server may tell a pod's addresses in different orders.
+pub(crate) fn same_addresses(one: &[IpAddr], other: &[IpAddr]) -> bool {
+    one.len() == other.len() && one.iter().all(|ip| other.contains(ip))
 }
 
 /// All pods of this node at one moment.
@@ -68,6 +74,9 @@ pub struct PodReport {
     pub state: PodState,
     #[serde(default)]
     pub reason: String,
+    /// The addresses that its capture is for; empty while it is not captured. Not kept: it ends with the process.
+    #[serde(skip)]
+    pub captured: Vec<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Puts the agent together, runs it, and takes it down in order.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,12 +18,13 @@ use aquifer_xds::{AdsClient, TokenFile};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::capture::{Capture, CaptureConfig};
+use crate::cni::{self, Arriving, CniConfig, Installer};
 use crate::config::{Config, PodSource};
 use crate::enrol::{Enroller, Reports};
 use crate::mesh::{self, MeshStore};
@@ -55,6 +57,21 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .with_context(|| format!("cannot start the {name} threads"))
+}
+
+/// The pods of this node.
+struct Pods {
+    pods: Box<dyn NodePods>,
+    /// What becomes of the agents as a whole.
+    fate: watch::Receiver<Fate>,
+    cni: Option<Cni>,
+}
+
+/// What the CNI plugin's other end works with.
+struct Cni {
+    config: CniConfig,
+    arrivals: mpsc::Sender<Arriving>,
+    in_mesh: watch::Receiver<Arc<BTreeSet<String>>>,
 }
 
 struct Agent<'a> {
@@ -108,12 +125,13 @@ impl<'a> Agent<'a> {
             self.data.handle().clone(),
             self.config.drain_deadline,
         ));
-        let (pods, fate) = self.pods()?;
+        let Pods { pods, fate, cni } = self.pods()?;
         let reports = tokio::select! {
             reports = self.enrol(pods, &node, listed) => reports,
             // The pods of this node may be long in coming.
             _ = terminate.recv() => return Ok(()),
         };
+        let installer = cni.map(|cni| self.hold_pods(cni, &fate));
         self.serve_admin(Admin {
             config: self.config.clone(),
             shared,
@@ -127,12 +145,24 @@ impl<'a> Agent<'a> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        self.shut_down(&node, &fate).await;
+        self.shut_down(&node, &fate, installer).await;
         Ok(())
     }
 
+    /// Has the container runtime start pods of the mesh only when they are captured.
+    fn hold_pods(&self, cni: Cni, fate: &watch::Receiver<Fate>) -> Installer {
+        let installer = Installer::new(cni.config.clone());
+        self.spawn(async move {
+            if let Err(error) = cni::serve(&cni.config.configurations, cni.arrivals).await {
+                tracing::error!(%error, folder = %cni.config.configurations.display(), "the CNI plugin cannot reach this agent: pods of the mesh will not start");
+            }
+        });
+        self.spawn(installer.clone().keep(fate.clone(), cni.in_mesh));
+        installer
+    }
+
     /// Enrolment first, so that nothing new begins; then the connections, still under policies; the admin port last.
-    async fn shut_down(&self, node: &Node, fate: &watch::Receiver<Fate>) {
+    async fn shut_down(&self, node: &Node, fate: &watch::Receiver<Fate>, installer: Option<Installer>) {
         let gone = *fate.borrow() == Fate::Gone;
         let pods = if gone {
             "the agents' DaemonSet is gone, pods are given back"
@@ -143,6 +173,10 @@ impl<'a> Agent<'a> {
         let _never_met = self.readiness.wait_for("termination", "the agent is draining");
         self.stop_enrolment.cancel();
         if gone {
+            // Or pods that start now would wait for an agent that is no more.
+            if let Some(Err(error)) = installer.map(|installer| installer.uninstall()) {
+                tracing::error!(%error, "the CNI plugin stays on this node");
+            }
             node.leave(&self.config.capture.bpffs).await;
         }
         node.shut_down().await;
@@ -258,18 +292,29 @@ impl<'a> Agent<'a> {
         }))
     }
 
-    /// The pods of this node, and what becomes of the agents as a whole.
-    fn pods(&self) -> anyhow::Result<(Box<dyn NodePods>, watch::Receiver<Fate>)> {
+    fn pods(&self) -> anyhow::Result<Pods> {
         match &self.config.pods {
             PodSource::Folder(folder) => {
                 // Nobody says otherwise: it stays.
                 let (_, fate) = watch::channel(Fate::Stays);
-                Ok((Box::new(FolderPods::open(folder)?), fate))
+                Ok(Pods {
+                    pods: Box::new(FolderPods::open(folder)?),
+                    fate,
+                    cni: None,
+                })
             }
             PodSource::ApiServer(config) => {
                 let pods = KubernetesPods::open(config.clone())?;
-                let fate = pods.fate();
-                Ok((Box::new(pods), fate))
+                let cni = config.cni.clone().map(|config| Cni {
+                    config,
+                    arrivals: pods.arrivals(),
+                    in_mesh: pods.in_mesh(),
+                });
+                Ok(Pods {
+                    fate: pods.fate(),
+                    pods: Box::new(pods),
+                    cni,
+                })
             }
         }
     }

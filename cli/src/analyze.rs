@@ -3,11 +3,12 @@
 mod cluster;
 mod files;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
+use aquifer_control::objects::RawObject;
 use aquifer_control::validate::{Finding, Input, Level, View, read, references, validate};
 use serde_json::json;
 
@@ -91,7 +92,7 @@ fn judge(options: &Options, kubectl: &Kubectl) -> anyhow::Result<(Vec<Finding>, 
         view: if whole { View::Cluster } else { View::Files },
         namespace: options.namespace.as_deref().unwrap_or("default").into(),
         root_namespace: options.istio_namespace.as_str().into(),
-        secrets: BTreeSet::new(),
+        now: SystemTime::now(),
     };
     let subject = if input.documents.is_empty() {
         &input.background
@@ -100,8 +101,10 @@ fn judge(options: &Options, kubectl: &Kubectl) -> anyhow::Result<(Vec<Finding>, 
     };
     let (objects, _) = read(subject, &input.namespace);
     if whole {
-        let named = references(objects.iter().map(|(_, o)| &**o), &options.istio_namespace);
-        input.secrets = cluster::existing_secrets(kubectl, &named)?;
+        let (known, _) = read(&input.background, &input.namespace);
+        let pods: Vec<&RawObject> = known.iter().map(|(_, o)| &**o).filter(|o| is_pod(o)).collect();
+        let named = references(objects.iter().map(|(_, o)| &**o), &pods);
+        input.background.extend(cluster::secrets(kubectl, &named)?);
     }
     let mut findings = validate(&input);
     if paths.is_empty()
@@ -111,6 +114,10 @@ fn judge(options: &Options, kubectl: &Kubectl) -> anyhow::Result<(Vec<Finding>, 
         findings.retain(|f| f.object.contains(&of_namespace));
     }
     Ok((findings, objects.len()))
+}
+
+fn is_pod(object: &RawObject) -> bool {
+    object.key.group.is_empty() && &*object.key.kind == "Pod"
 }
 
 fn print(findings: &[Finding], judged: usize, output: Output) -> anyhow::Result<()> {

@@ -137,6 +137,7 @@ impl App {
             snapshots: self.debug.snapshots.clone(),
             registry: self.debug.registry.clone(),
             sink: backend.sink,
+            secrets: backend.secrets,
             metrics: ModelMetrics::new(&self.metrics),
         };
         let pipeline = Pipeline::new(parts, backend.left);
@@ -209,6 +210,7 @@ fn settings(config: &Config) -> Settings {
         trust_domain: config.trust_domain.clone(),
         root_namespace: config.root_namespace.as_str().into(),
         waypoint_image: config.waypoint_image.as_str().into(),
+        automatic_waypoints: config.automatic_waypoints,
         waypoint_linger: config.waypoint_linger,
         deployment: Deployment {
             xds_address: format!("istiod.{}.svc:15012", config.namespace).into(),

@@ -3,7 +3,12 @@
 //! [`compile`] takes the objects, what has to outlast a change ([`Carry`]) and the time, and gives a [`Compiled`]:
 //! resources for node agents, the model from which each waypoint's and gateway's resources are made, the status of
 //! every object, and the objects to apply. It performs no I/O and reads no clock.
+//!
+//! [`Compiled::next`] makes the model after a change from the one before, and [`compile`] is that from nothing: there is
+//! one way to make each part. Pods and endpoints, of which there are many, cost what they touch. A change of another
+//! kind is rare, and costs the rules and services that there are.
 
+pub mod credentials;
 pub mod discovery;
 pub mod inputs;
 pub mod policies;
@@ -12,6 +17,9 @@ pub mod references;
 pub mod report;
 pub mod routes;
 pub mod rules;
+pub mod selected;
+pub mod servers;
+mod step;
 pub mod waypoints;
 
 #[cfg(test)]
@@ -25,15 +33,20 @@ use aquifer_core::identity::TrustDomain;
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::policy::Authorization;
 use aquifer_core::service::Service;
-use aquifer_core::workload::Workload;
+use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::mesh_config::MeshConfig;
 use crate::objects::ObjectKey;
-use crate::store::Store;
+use crate::store::{Changes, Store};
 use discovery::Discovery;
 use inputs::Inputs;
-use report::ObjectReport;
+use policies::Policies;
+use report::Reports;
+use selected::Selected;
+use step::Step;
 use waypoints::{Place, WaypointKey, Waypoints};
+
+pub use step::{Delta, Work, is_endpoint};
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug)]
@@ -44,6 +57,8 @@ pub struct Settings {
     pub root_namespace: Arc<str>,
     /// Image of the waypoints that are rendered.
     pub waypoint_image: Arc<str>,
+    /// Whether rules get a waypoint where there is none.
+    pub automatic_waypoints: bool,
     /// How long a rendered waypoint outlives its last need, so that no connection is cut by a change of rules.
     pub waypoint_linger: Duration,
     pub deployment: Deployment,
@@ -73,7 +88,7 @@ impl Default for Deployment {
 }
 
 /// What one compilation hands to the next.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Carry {
     /// Services that have been behind a waypoint: they stay there, also when it is down (fail closed).
     pub bound: BTreeMap<NamespacedHostname, WaypointKey>,
@@ -99,57 +114,63 @@ pub struct Moment {
     pub in_effect: BTreeMap<(Arc<str>, Arc<str>), u64>,
 }
 
-/// The result of one compilation; immutable.
-#[derive(Debug)]
+/// The result of one compilation; immutable. The next one shares with it whatever stays the same.
+#[derive(Clone, Debug)]
 pub struct Compiled {
     pub settings: Arc<Settings>,
     pub mesh_config: MeshConfig,
     pub inputs: Inputs,
     pub discovery: Discovery,
-    pub waypoints: Waypoints,
+    pub waypoints: Arc<Waypoints>,
+    /// Pods of the Gateways.
+    pub selected: Selected,
     /// Workloads with their policies and waypoints.
-    pub workloads: Vec<Arc<Workload>>,
+    pub workloads: imbl::OrdMap<WorkloadUid, Arc<Workload>>,
     /// Services with their waypoints.
-    pub services: Vec<Arc<Service>>,
-    pub policies: Vec<Authorization>,
-    pub reports: BTreeMap<ObjectKey, ObjectReport>,
+    pub services: imbl::OrdMap<NamespacedHostname, Arc<Service>>,
+    attached: Policies,
+    pub policies: imbl::OrdMap<Arc<str>, Arc<Authorization>>,
+    pub reports: Reports,
     /// Objects to apply.
-    pub rendered: BTreeMap<ObjectKey, serde_json::Value>,
-    pub carry: Carry,
+    pub rendered: Arc<BTreeMap<ObjectKey, serde_json::Value>>,
+    pub carry: Arc<Carry>,
     /// When to compile again although nothing changed.
     pub again_at: Option<Instant>,
+    /// What is different from the model that this one was made from.
+    pub delta: Delta,
 }
 
+/// Compiles everything that the store has: the first time, and as what every later time must come to.
 pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, moment: &Moment) -> Compiled {
-    let inputs = Inputs::of(store);
-    let mesh_config = MeshConfig::of(&inputs, &settings.root_namespace);
-    let discovery = Discovery::of(&inputs, settings);
-    let waypoints = Waypoints::of(&inputs, &discovery, carry, settings, moment);
-    let policies = policies::compile(&inputs, &discovery, settings);
-    let workloads = discovery
-        .workloads
-        .values()
-        .map(|w| policies.attach(waypoints.attach_workload(w)))
-        .collect();
-    let services = discovery
-        .services
-        .values()
-        .map(|s| Arc::new(waypoints.attach_service(&s.service)))
-        .collect();
-    let mut compiled = Compiled {
-        settings: settings.clone(),
-        mesh_config,
-        rendered: waypoints.render(settings),
-        carry: waypoints.carry(),
-        again_at: waypoints.again_at,
-        inputs,
-        discovery,
-        waypoints,
-        workloads,
-        services,
-        policies: policies.resources,
-        reports: BTreeMap::new(),
-    };
-    compiled.reports = report::all(store, &compiled);
-    compiled
+    Compiled::empty(settings).next(store, &store.as_changes(), carry, moment)
+}
+
+impl Compiled {
+    /// The model of a mesh without any object.
+    fn empty(settings: &Arc<Settings>) -> Self {
+        Self {
+            settings: settings.clone(),
+            mesh_config: MeshConfig::default(),
+            inputs: Inputs::default(),
+            discovery: Discovery::default(),
+            waypoints: Arc::default(),
+            selected: Selected::default(),
+            workloads: imbl::OrdMap::new(),
+            services: imbl::OrdMap::new(),
+            attached: Policies::default(),
+            policies: imbl::OrdMap::new(),
+            reports: Reports::new(),
+            rendered: Arc::default(),
+            carry: Arc::default(),
+            again_at: None,
+            delta: Delta::default(),
+        }
+    }
+
+    /// The model after changes of the store, at the cost of what they touch. Without changes, what waypoints have in
+    /// effect or the time is different.
+    #[must_use]
+    pub fn next(&self, store: &Store, changes: &Changes, carry: &Carry, moment: &Moment) -> Self {
+        Step::new(self, store, changes).run(carry, moment)
+    }
 }

@@ -91,6 +91,10 @@ pub struct Config {
     /// Names of Secrets for the registry, in the waypoints' namespaces.
     #[arg(long, env = "AQUIFER_WAYPOINT_PULL_SECRETS", value_delimiter = ',')]
     pub waypoint_pull_secrets: Vec<String>,
+    /// Whether a rule that needs a waypoint gets one in a namespace that has none; otherwise the rule's status says that
+    /// it has no effect.
+    #[arg(long, env = "AQUIFER_AUTOMATIC_WAYPOINTS", default_value = "true", action = clap::ArgAction::Set)]
+    pub automatic_waypoints: bool,
     /// Seconds that an automatic waypoint outlives the last rule that needed it.
     #[arg(long, env = "AQUIFER_WAYPOINT_LINGER", default_value = "30", value_parser = seconds)]
     pub waypoint_linger: Duration,
@@ -132,6 +136,9 @@ mod tests {
         assert_eq!(config.dns_names[0], "istiod.istio-system.svc");
         assert_eq!(config.waypoint_linger, Duration::from_secs(30));
         assert!(Config::try_parse_from(args.iter().chain(&["--waypoint-linger", "x"])).is_err());
+        assert!(config.automatic_waypoints);
+        let without = args.iter().chain(&["--automatic-waypoints", "false"]);
+        assert!(!Config::try_parse_from(without).unwrap().automatic_waypoints);
     }
 
     #[test]

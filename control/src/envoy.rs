@@ -7,6 +7,7 @@ pub mod action;
 pub mod cluster;
 pub mod listener;
 pub mod matching;
+pub mod server_tls;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use aquifer_xds::envoy::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use prost::Message;
 
-use crate::serve::VersionedResource;
+use crate::serve::{Version, VersionedResource};
 
 /// A named resource with its version.
 pub type Named = (Arc<str>, Arc<VersionedResource>);
@@ -23,18 +24,14 @@ pub type Named = (Arc<str>, Arc<VersionedResource>);
 /// Versions a message whose encoding is the same for equal content: one without maps of several entries.
 pub fn resource<M: Message>(type_url: &str, name: &str, message: &M) -> Named {
     let any = aquifer_xds::convert::encode(type_url, message);
-    (name.into(), Arc::new(VersionedResource::new(any)))
+    (name.into(), Arc::new(VersionedResource::new(name, any)))
 }
 
 /// Versions a message by `content` instead of its encoding, in which the order of map entries is random.
 pub fn resource_by_content<M: Message>(type_url: &str, name: &str, message: &M, content: &[u8]) -> Named {
-    let digest = prost_types::Any {
-        type_url: String::new(),
-        value: content.to_vec(),
-    };
-    let version = VersionedResource::new(digest).version;
     let any = aquifer_xds::convert::encode(type_url, message);
-    (name.into(), Arc::new(VersionedResource { version, any }))
+    let resource = VersionedResource::with_version(name, any, Version::of(content));
+    (name.into(), Arc::new(resource))
 }
 
 /// A route table whose virtual hosts match the host alone, without its port.

@@ -5,5 +5,7 @@ pub mod field;
 pub mod gateway;
 pub mod host;
 pub mod policy;
+pub mod secret;
+pub mod termination;
 pub mod virtual_service;
 pub mod visibility;

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
 pub use read::Meta;
 
@@ -54,11 +55,26 @@ impl fmt::Display for ObjectKey {
 }
 
 /// An object as a source delivered it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct RawObject {
     pub key: ObjectKey,
     pub api_version: Arc<str>,
     pub value: Value,
+}
+
+impl fmt::Debug for RawObject {
+    /// A Secret shows its name only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("RawObject");
+        shown.field("key", &self.key);
+        if &*self.key.kind == "Secret" {
+            return shown.finish_non_exhaustive();
+        }
+        shown
+            .field("api_version", &self.api_version)
+            .field("value", &self.value)
+            .finish()
+    }
 }
 
 /// Why an object is not taken; nothing of it is in effect.
@@ -113,6 +129,8 @@ pub enum NoticeKind {
     Unresolved,
     /// Probably not what was meant.
     Warning,
+    /// A Secret is there, but of no use for what it is named for.
+    BadSecret,
     /// Another object has a better claim to the same thing.
     Conflict,
     /// As the mesh stands, no proxy acts on it.
@@ -131,6 +149,14 @@ impl Notice {
     pub fn unresolved(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             kind: NoticeKind::Unresolved,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub fn bad_secret(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: NoticeKind::BadSecret,
             field: field.into(),
             message: message.into(),
         }
@@ -170,6 +196,7 @@ pub enum Object {
     EndpointSlice(Arc<kube::EndpointSlice>),
     ServiceAccount,
     ConfigMap(Arc<kube::ConfigMap>),
+    Secret(Arc<Secret>),
     KubeGateway(Arc<kube::KubeGateway>),
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
@@ -183,6 +210,7 @@ pub enum Object {
 /// An object, its metadata, and what was found when it was parsed.
 #[derive(Clone, Debug)]
 pub struct ParsedObject {
+    /// Without its value where there are many of the kind: see [`is_numerous`].
     pub raw: Arc<RawObject>,
     pub meta: Arc<Meta>,
     pub outcome: Result<Object, Rejection>,
@@ -206,11 +234,26 @@ impl ParsedObject {
             Err(rejection) => (Meta::of_key(&raw.key), Err(rejection)),
         };
         Self {
-            raw,
+            raw: if is_numerous(&raw.key) {
+                without_value(&raw)
+            } else {
+                raw
+            },
             meta: Arc::new(meta),
             outcome,
             notices,
         }
+    }
+
+    /// Whether it says the same as the other.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let outcome = match (&self.outcome, &other.outcome) {
+            (Ok(Object::Pod(a)), Ok(Object::Pod(b))) => a == b,
+            (Ok(Object::EndpointSlice(a)), Ok(Object::EndpointSlice(b))) => a == b,
+            (Err(a), Err(b)) => a == b,
+            _ => !is_numerous(&self.raw.key),
+        };
+        outcome && self.meta == other.meta && self.raw == other.raw
     }
 
     /// Whether a status is due: for Istio's and the Gateway API's kinds, and for what is wrong.
@@ -224,12 +267,30 @@ pub fn is_mesh_kind(key: &ObjectKey) -> bool {
     ISTIO_GROUPS.contains(&&*key.group) || &*key.group == GATEWAY_API
 }
 
+/// Whether there are so many of the kind that only what was parsed of them is kept: as JSON, a pod takes ten times as
+/// much.
+fn is_numerous(key: &ObjectKey) -> bool {
+    matches!(
+        (&*key.group, &*key.kind),
+        ("", "Pod") | ("discovery.k8s.io", "EndpointSlice")
+    )
+}
+
+fn without_value(raw: &RawObject) -> Arc<RawObject> {
+    Arc::new(RawObject {
+        key: raw.key.clone(),
+        api_version: raw.api_version.clone(),
+        value: Value::Null,
+    })
+}
+
 fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result<Object, Rejection> {
     match (&*raw.key.group, &*raw.key.kind) {
         ("", "Namespace") => Ok(Object::Namespace),
         ("", "ServiceAccount") => Ok(Object::ServiceAccount),
         ("", "Pod") => Ok(Object::Pod(Arc::new(kube::Pod::read(raw)?))),
         ("", "Service") => Ok(Object::Service(Arc::new(kube::Service::read(raw)?))),
+        ("", "Secret") => Ok(Object::Secret(Arc::new(Secret::read(raw)))),
         ("", "ConfigMap") => Ok(Object::ConfigMap(Arc::new(kube::ConfigMap::read(raw)?))),
         ("discovery.k8s.io", "EndpointSlice") => {
             Ok(Object::EndpointSlice(Arc::new(kube::EndpointSlice::read(raw)?)))

@@ -140,12 +140,10 @@ impl Peers {
         let Some(compiled) = self.snapshots.compiled() else {
             return BTreeSet::new();
         };
-        let pods = compiled.inputs.pods.iter().filter(|pod| {
-            pod.meta.namespace == self.namespace
-                && pod.meta.name != self.name
-                && is_own(&pod.meta.labels)
-                && !pod.spec.is_finished()
-        });
+        let pods =
+            compiled.inputs.pods.in_namespace(&self.namespace).filter(|pod| {
+                pod.meta.name != self.name && is_own(&pod.meta.labels) && !pod.spec.is_finished()
+            });
         let addresses = pods.filter_map(|pod| Some(SocketAddr::new(*pod.spec.ips().first()?, self.port)));
         addresses.take(MOST_PEERS).collect()
     }

@@ -1,6 +1,9 @@
-//! The loop: events in, a short pause for more, one compilation, publication, statuses.
+//! The loop: events in, one compilation, publication, statuses.
+//!
+//! A pod that changes is told of at once. Rules wait a moment for others that belong to them. Where much changes, models
+//! are published as fast as they can be made and taken, and no faster: what comes meanwhile goes along with the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,27 +11,34 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::compile::report::bound_waypoint;
+use crate::compile::inputs::Inputs;
+use crate::compile::report::{PodName, bound_waypoint};
+use crate::compile::selected::Selected;
 use crate::compile::waypoints::WaypointKey;
-use crate::compile::{Carry, Compiled, Moment, Settings, compile, discovery};
+use crate::compile::{Carry, Compiled, Moment, Settings, compile, credentials, discovery, is_endpoint};
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
 use crate::peers::Elsewhere;
-use crate::serve::ProxyType;
 use crate::serve::registry::ProxyRegistry;
 use crate::sink::{Batch, Left, ObjectSink};
 use crate::snapshots::Snapshots;
+use crate::source::SecretsWatch;
 use crate::status::Statuses;
-use crate::store::{SourceEvent, Store};
+use crate::store::{Changes, SourceEvent, Store};
 
-/// A change is compiled when nothing came for this long,
+/// Rules and services are compiled when nothing came for this long: they come in groups that belong together.
 const QUIET: Duration = Duration::from_millis(10);
-/// or this long after it came.
+/// Any change is compiled this long after it came.
 const LONGEST: Duration = Duration::from_millis(100);
+/// What telling one proxy of a change takes, about: a new model waits until the last one may have been told.
+const PER_PROXY: Duration = Duration::from_micros(50);
 /// Acknowledgements that come within this time are written as one.
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
 /// A sink that failed is tried again.
 const SINK_RETRY: Duration = Duration::from_secs(2);
+
+/// For the first look at the Secrets of gateways.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// What the debug endpoints read. The lock protects both against being half updated; never held over an await.
 #[derive(Default)]
@@ -44,8 +54,14 @@ pub struct Pipeline {
     registry: ProxyRegistry,
     elsewhere: watch::Receiver<Arc<Elsewhere>>,
     sink: Box<dyn ObjectSink>,
+    secrets: Option<SecretsWatch>,
     metrics: ModelMetrics,
-    carry: Carry,
+    carry: Arc<Carry>,
+    compiled: Option<Arc<Compiled>>,
+    /// What waypoints had in effect when it was last looked at.
+    in_effect: BTreeMap<PodName, u64>,
+    /// The next model is not published before.
+    pace: Instant,
     /// Objects that are in the sink.
     applied: BTreeMap<ObjectKey, serde_json::Value>,
     /// Statuses and objects that a failing sink has not taken yet.
@@ -62,6 +78,8 @@ pub struct Parts {
     /// What is in effect at the proxies of other replicas.
     pub elsewhere: watch::Receiver<Arc<Elsewhere>>,
     pub sink: Box<dyn ObjectSink>,
+    /// Told which Secrets the model needs, where the source does not bring all.
+    pub secrets: Option<SecretsWatch>,
     pub metrics: ModelMetrics,
 }
 
@@ -77,8 +95,12 @@ impl Pipeline {
             registry: parts.registry,
             elsewhere: parts.elsewhere,
             sink: parts.sink,
+            secrets: parts.secrets,
             metrics: parts.metrics,
-            carry,
+            carry: Arc::new(carry),
+            compiled: None,
+            in_effect: BTreeMap::new(),
+            pace: Instant::now(),
             applied: left.objects,
             pending: Batch::default(),
             ready: watch::Sender::new(false),
@@ -95,7 +117,7 @@ impl Pipeline {
             return;
         }
         let mut changes = self.registry.changes();
-        let mut again_at = self.compile(Instant::now()).await;
+        let mut again_at = self.compile(&Changes::default(), Instant::now()).await;
         self.ready.send_replace(true);
         let mut statuses_at = None;
         loop {
@@ -105,19 +127,20 @@ impl Pipeline {
                 event = events.recv() => {
                     let Some(event) = event else { return };
                     let changed_at = Instant::now();
-                    if self.gather(event, &mut events, changed_at).await {
-                        again_at = self.compile(changed_at).await;
+                    let changes = self.gather(event, &mut events, changed_at).await;
+                    if !changes.is_empty() {
+                        again_at = self.compile(&changes, changed_at).await;
                     }
                 }
                 _ = changes.changed() => {
                     statuses_at = statuses_at.or_else(|| Some(Instant::now() + STATUS_PAUSE));
                     if self.is_outdated() {
-                        again_at = self.compile(Instant::now()).await;
+                        again_at = self.compile(&Changes::default(), Instant::now()).await;
                     }
                 }
                 () = news(&mut self.elsewhere) => {
                     if self.hear() {
-                        again_at = self.compile(Instant::now()).await;
+                        again_at = self.compile(&Changes::default(), Instant::now()).await;
                     }
                     statuses_at = statuses_at.or_else(|| Some(Instant::now() + STATUS_PAUSE));
                 }
@@ -125,7 +148,7 @@ impl Pipeline {
                     statuses_at = None;
                     self.write_statuses().await;
                 }
-                () = at(again_at) => again_at = self.compile(Instant::now()).await,
+                () = at(again_at) => again_at = self.compile(&Changes::default(), Instant::now()).await,
                 () = at(retry) => self.write(Batch::default()).await,
             }
         }
@@ -140,70 +163,141 @@ impl Pipeline {
             };
             match event {
                 None => return false,
-                Some(SourceEvent::Synced) => return true,
+                Some(SourceEvent::Synced) => return self.first_secrets(events, cancel).await,
                 Some(event) => drop(self.view.write().store.apply(event)),
             }
         }
     }
 
-    /// Takes events until none comes for a moment; whether anything changed.
+    /// Takes the Secrets that the other objects ask for. A model without them would take certificates from gateways
+    /// that have them, at every start.
+    async fn first_secrets(
+        &mut self,
+        events: &mut mpsc::Receiver<SourceEvent>,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let Some(mut secrets) = self.secrets.take() else {
+            return true;
+        };
+        secrets.want(self.first_wanted());
+        let mut looking = Box::pin(tokio::time::timeout(LONGEST_LOOK, secrets.looked()));
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return false,
+                event = events.recv() => match event {
+                    None => return false,
+                    Some(event) => drop(self.view.write().store.apply(event)),
+                },
+                looked = &mut looking => {
+                    if looked.is_err() {
+                        tracing::warn!("Secrets of gateways have not been read yet; going on without");
+                    }
+                    break;
+                }
+            }
+        }
+        drop(looking);
+        while let Ok(event) = events.try_recv() {
+            self.view.write().store.apply(event);
+        }
+        self.secrets = Some(secrets);
+        true
+    }
+
+    fn first_wanted(&self) -> BTreeSet<Arc<str>> {
+        let store = &self.view.read().store;
+        let mut inputs = Inputs::default();
+        inputs.apply(store, &store.as_changes());
+        credentials::namespaces(&inputs, &Selected::default())
+    }
+
+    /// Takes the events that belong together.
     async fn gather(
         &mut self,
         first: SourceEvent,
         events: &mut mpsc::Receiver<SourceEvent>,
         since: Instant,
-    ) -> bool {
-        let mut changed = self.view.write().store.apply(first);
+    ) -> Changes {
+        let mut changes = Changes::default();
+        let mut in_groups = self.take(first, &mut changes);
         let end = since + LONGEST;
         loop {
-            let quiet = (Instant::now() + QUIET).min(end);
-            match tokio::time::timeout_at(quiet.into(), events.recv()).await {
-                Ok(Some(event)) => changed |= self.view.write().store.apply(event),
-                Ok(None) | Err(_) => return changed,
+            let now = Instant::now();
+            let quiet = if in_groups { now + QUIET } else { now };
+            let until = quiet.max(self.pace).min(end);
+            match tokio::time::timeout_at(until.into(), events.recv()).await {
+                Ok(Some(event)) => in_groups |= self.take(event, &mut changes),
+                Ok(None) | Err(_) => return changes,
             }
-            if Instant::now() >= end {
-                return changed;
+            if now >= end {
+                return changes;
             }
         }
     }
 
-    async fn compile(&mut self, changed_at: Instant) -> Option<Instant> {
+    /// Notes what an event changes; whether it is something that comes in groups.
+    fn take(&self, event: SourceEvent, changes: &mut Changes) -> bool {
+        let Some(change) = self.view.write().store.apply(event) else {
+            return false;
+        };
+        let in_groups = !is_endpoint(&change.key);
+        changes.note(change);
+        in_groups
+    }
+
+    async fn compile(&mut self, changes: &Changes, changed_at: Instant) -> Option<Instant> {
         let started = Instant::now();
         let moment = self.moment(started);
-        let compiled = Arc::new(compile(
-            &self.view.read().store,
-            &self.settings,
-            &self.carry,
-            &moment,
-        ));
-        let newly_bound = compiled
-            .carry
-            .bound
-            .iter()
-            .any(|(s, w)| self.carry.bound.get(s) != Some(w));
-        self.carry = compiled.carry.clone();
+        let compiled = Arc::new(self.next(changes, &moment));
         self.metrics.compiled(&compiled, started.elapsed());
-        if newly_bound {
+        if let Some(secrets) = &self.secrets {
+            secrets.want(credentials::namespaces(&compiled.inputs, &compiled.selected));
+        }
+        let before = self.compiled.replace(compiled.clone());
+        if before.is_some() && compiled.delta.is_nothing() {
+            return compiled.again_at;
+        }
+        if self.is_newly_bound(&compiled) {
             // Written first: a restart must not forget a binding that proxies already rely on.
             self.note(&compiled, moment.generation);
             self.write_statuses().await;
             self.sink.settle().await;
         }
+        self.carry = compiled.carry.clone();
         let generation = self.snapshots.publish(&compiled, changed_at);
         self.note(&compiled, generation);
         tracing::debug!(generation, took = ?started.elapsed(), "model published");
-        let batch = self.object_changes(&compiled);
+        self.pace = Instant::now() + self.pause(started.elapsed());
+        let batch = self.object_changes(&compiled, before.as_deref());
         self.write(batch).await;
         self.write_statuses().await;
         compiled.again_at
     }
 
+    fn next(&self, changes: &Changes, moment: &Moment) -> Compiled {
+        let view = self.view.read();
+        match &self.compiled {
+            Some(before) => before.next(&view.store, changes, &self.carry, moment),
+            None => compile(&view.store, &self.settings, &self.carry, moment),
+        }
+    }
+
+    fn is_newly_bound(&self, compiled: &Compiled) -> bool {
+        let is_new = |(s, w): (&_, &_)| self.carry.bound.get(s) != Some(w);
+        !Arc::ptr_eq(&self.carry, &compiled.carry) && compiled.carry.bound.iter().any(is_new)
+    }
+
+    /// How long a model that took so long to make is left to the proxies.
+    fn pause(&self, took: Duration) -> Duration {
+        let streams = u32::try_from(self.registry.len()).unwrap_or(u32::MAX);
+        PER_PROXY
+            .saturating_mul(streams)
+            .saturating_add(took)
+            .min(LONGEST)
+    }
+
     fn moment(&self, now: Instant) -> Moment {
-        let proxies = self
-            .registry
-            .list()
-            .into_iter()
-            .filter(|p| p.proxy_type == ProxyType::Waypoint);
+        let proxies = self.registry.waypoints();
         // A reconnecting proxy has two streams for a moment: the older one says less.
         let mut in_effect = BTreeMap::new();
         for proxy in proxies {
@@ -218,23 +312,28 @@ impl Pipeline {
     }
 
     /// Whether a waypoint that was waited for has brought its resources into effect.
-    fn is_outdated(&self) -> bool {
-        let compiled = self.snapshots.compiled();
-        compiled.is_some_and(|c| c.waypoints.is_outdated(&self.moment(Instant::now())))
+    fn is_outdated(&mut self) -> bool {
+        let moment = self.moment(Instant::now());
+        if moment.in_effect == self.in_effect {
+            return false;
+        }
+        self.in_effect.clone_from(&moment.in_effect);
+        let compiled = self.compiled.as_ref();
+        compiled.is_some_and(|c| c.waypoints.is_outdated(&moment))
     }
 
     /// Takes what other replicas said; whether a service is now served by all pods of the waypoint that it waits for.
     fn hear(&mut self) -> bool {
         let elsewhere = self.elsewhere.borrow_and_update().clone();
         self.view.write().statuses.hear(elsewhere.clone());
-        let Some(compiled) = self.snapshots.compiled() else {
+        let Some(compiled) = &self.compiled else {
             return false;
         };
         let waiting = compiled.waypoints.waiting(&self.moment(Instant::now()));
         let mut bound = false;
         for (place, lacking) in waiting {
             if lacking.iter().all(|pod| elsewhere.serves(&place, pod)) {
-                self.carry.bound.insert(place.0, place.1);
+                Arc::make_mut(&mut self.carry).bound.insert(place.0, place.1);
                 bound = true;
             }
         }
@@ -248,9 +347,12 @@ impl Pipeline {
     }
 
     /// Objects to apply and to delete, against what the sink has.
-    fn object_changes(&mut self, compiled: &Compiled) -> Batch {
+    fn object_changes(&mut self, compiled: &Compiled, before: Option<&Compiled>) -> Batch {
         let mut batch = Batch::default();
-        for (key, value) in &compiled.rendered {
+        if before.is_some_and(|before| Arc::ptr_eq(&before.rendered, &compiled.rendered)) {
+            return batch;
+        }
+        for (key, value) in compiled.rendered.iter() {
             if self.applied.get(key) != Some(value) {
                 batch.objects.insert(key.clone(), Some(value.clone()));
             }
@@ -267,7 +369,7 @@ impl Pipeline {
     }
 
     async fn write_statuses(&mut self) {
-        let proxies = self.registry.list();
+        let proxies = self.registry.present();
         let statuses = self.view.write().statuses.changed(&proxies, SystemTime::now());
         self.write(Batch {
             statuses,

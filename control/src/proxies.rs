@@ -5,16 +5,21 @@ mod endpoints;
 mod gateway;
 mod waypoint;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aquifer_core::names::NamespacedHostname;
+use aquifer_core::policy::Authorization;
 use aquifer_core::service::Service;
-use aquifer_core::workload::{Workload, WorkloadUid};
+use aquifer_core::workload::Workload;
 use aquifer_xds::convert::{Address, authorization_to_any};
 use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
 use crate::compile::inputs::Labels;
+use crate::compile::references::Resolver;
+use crate::compile::report::PodName;
+use crate::compile::routes::Clusters;
 use crate::compile::waypoints::WaypointKey;
 use crate::envoy::Named;
 use crate::serve::{Resources, VersionedResource};
@@ -34,79 +39,174 @@ pub enum ProxyKey {
 
 pub type Types = BTreeMap<&'static str, Resources>;
 
-/// Everything that a proxy should hold. The workload API's part is the same for all and given in `ambient`.
-pub fn types(compiled: &Compiled, ambient: &Types, key: &ProxyKey) -> Types {
-    let mut types = match key {
-        ProxyKey::Agent => return ambient.clone(),
-        ProxyKey::Waypoint(key) => waypoint::resources(compiled, key),
-        ProxyKey::Gateway {
-            namespace,
-            pod,
-            labels,
-        } => gateway::resources(compiled, namespace, pod, labels),
-    };
-    // Records of clients, and the policies of the workloads behind a waypoint, which it enforces for them.
-    types.extend(ambient.clone());
-    types
+/// What a kind of proxy should hold, without the workload API's part, which is the same for all.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    types: Types,
+    /// Clusters by the service that they lead to.
+    clusters: BTreeMap<NamespacedHostname, Clusters>,
 }
 
-/// The workload API: addresses and policies. What is as it was `before` keeps its encoding.
-pub fn ambient(compiled: &Compiled, previous: &Types, before: Option<&Compiled>) -> Types {
-    let old = previous.get(type_url::ADDRESS);
-    let known: HashMap<&WorkloadUid, &Arc<Workload>> = before
-        .iter()
-        .flat_map(|c| &c.workloads)
-        .map(|w| (&w.uid, w))
-        .collect();
-    let workloads = compiled.workloads.iter().map(|workload| {
-        let same = known.get(&workload.uid).is_some_and(|w| *w == workload);
-        let kept = old
-            .filter(|_| same)
-            .and_then(|old| old.get_key_value(workload.uid.as_str()));
-        match kept {
-            Some((name, resource)) => (name.clone(), resource.clone()),
-            None => address(&Address::Workload(Box::new(Workload::clone(workload)))),
+impl Picture {
+    pub fn of(compiled: &Compiled, key: &ProxyKey) -> Self {
+        Self::default().made_anew(compiled, key)
+    }
+
+    /// The picture after the model changed: made anew where routes may be different, otherwise its endpoints alone.
+    #[must_use]
+    pub fn next(self, compiled: &Compiled, key: &ProxyKey) -> Self {
+        let delta = &compiled.delta;
+        if delta.routing || key.pod().is_some_and(|pod| delta.pods.contains(&pod)) {
+            return self.made_anew(compiled, key);
         }
+        self.with_endpoints(compiled, key)
+    }
+
+    fn made_anew(self, compiled: &Compiled, key: &ProxyKey) -> Self {
+        let collected = match key {
+            ProxyKey::Agent => return Self::default(),
+            ProxyKey::Waypoint(key) => waypoint::resources(compiled, key),
+            ProxyKey::Gateway {
+                namespace,
+                pod,
+                labels,
+            } => gateway::resources(compiled, namespace, pod, labels),
+        };
+        let mut clusters: BTreeMap<_, Clusters> = BTreeMap::new();
+        for (name, target) in collected.targets.clone() {
+            let of_service = clusters.entry(target.service.clone()).or_default();
+            of_service.insert(name, target);
+        }
+        let new = collected.into_types().into_iter();
+        let types = new.map(|(url, new)| (url, reuse(new, self.types.get(url))));
+        Self {
+            types: types.collect(),
+            clusters,
+        }
+    }
+
+    fn with_endpoints(mut self, compiled: &Compiled, key: &ProxyKey) -> Self {
+        let Some(namespace) = key.namespace() else {
+            return self;
+        };
+        let resolver = Resolver::new(compiled, namespace);
+        let touched = compiled.delta.services.iter();
+        let clusters = touched.filter_map(|service| self.clusters.get(service)).flatten();
+        let made: Vec<Named> = clusters
+            .filter_map(|(name, target)| endpoints::resource(&resolver, name, target))
+            .collect();
+        let held = self.types.entry(type_url::ENDPOINTS).or_default();
+        for (name, resource) in made {
+            insert(held, name, resource);
+        }
+        self
+    }
+
+    /// Everything that the proxy should hold, with `ambient` beside its own.
+    pub fn types(&self, ambient: &Types) -> Types {
+        let mut types = self.types.clone();
+        // Records of clients, and the policies of the workloads behind a waypoint, which it enforces for them.
+        types.extend(ambient.clone());
+        types
+    }
+}
+
+impl ProxyKey {
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Agent => None,
+            Self::Waypoint(key) => Some(&key.namespace),
+            Self::Gateway { namespace, .. } => Some(namespace),
+        }
+    }
+
+    /// The pod that the resources depend on.
+    fn pod(&self) -> Option<PodName> {
+        match self {
+            Self::Gateway { namespace, pod, .. } => Some((namespace.clone(), pod.clone())),
+            Self::Agent | Self::Waypoint(_) => None,
+        }
+    }
+}
+
+/// The workload API: addresses and policies. `previous` is what was made of `before`; what is the same keeps its place.
+pub fn ambient(compiled: &Compiled, mut previous: Types, before: Option<&Compiled>) -> Types {
+    let nothing = (Default::default(), Default::default(), Default::default());
+    let (workloads, services, policies) = before.map_or(nothing, |b| {
+        (b.workloads.clone(), b.services.clone(), b.policies.clone())
     });
-    let services = compiled
-        .services
-        .iter()
-        .map(|s| address(&Address::Service(Box::new(Service::clone(s)))));
-    let policies = compiled.policies.iter().map(|policy| {
-        let resource = VersionedResource::new(authorization_to_any(policy));
-        (policy.key().into(), Arc::new(resource))
+    let addresses = previous.entry(type_url::ADDRESS).or_default();
+    follow(addresses, &workloads, &compiled.workloads, workload, |uid| {
+        uid.as_str().into()
     });
-    let old_policies = previous.get(type_url::AUTHORIZATION);
-    Types::from([
-        (type_url::ADDRESS, reuse(workloads.chain(services), old)),
-        (type_url::AUTHORIZATION, reuse(policies, old_policies)),
-    ])
+    follow(addresses, &services, &compiled.services, service, |key| {
+        key.to_string().into()
+    });
+    let held = previous.entry(type_url::AUTHORIZATION).or_default();
+    follow(held, &policies, &compiled.policies, policy, Arc::clone);
+    previous
+}
+
+/// Does to resources what was done to the values that they are made of.
+fn follow<K: Ord, V: PartialEq>(
+    held: &mut Resources,
+    old: &imbl::OrdMap<K, Arc<V>>,
+    new: &imbl::OrdMap<K, Arc<V>>,
+    encode: impl Fn(&V) -> Named,
+    name: impl Fn(&K) -> Arc<str>,
+) {
+    use imbl::ordmap::DiffItem;
+    for item in old.diff(new) {
+        match item {
+            DiffItem::Add(_, value) | DiffItem::Update { new: (_, value), .. } => {
+                let (name, resource) = encode(value);
+                insert(held, name, resource);
+            }
+            DiffItem::Remove(key, _) => drop(held.remove(&name(key))),
+        }
+    }
+}
+
+fn workload(workload: &Workload) -> Named {
+    address(&Address::Workload(Box::new(workload.clone())))
+}
+
+fn service(service: &Service) -> Named {
+    address(&Address::Service(Box::new(service.clone())))
+}
+
+fn policy(policy: &Authorization) -> Named {
+    let key = policy.key();
+    let resource = VersionedResource::new(&key, authorization_to_any(policy));
+    (key.into(), Arc::new(resource))
 }
 
 fn address(address: &Address) -> Named {
-    (
-        address.resource_name().into(),
-        Arc::new(VersionedResource::new(address.to_any())),
-    )
+    let name = address.resource_name();
+    let resource = VersionedResource::new(&name, address.to_any());
+    (name.into(), Arc::new(resource))
 }
 
-/// Changes `previous` into the new set, so that streams and snapshots share what is the same.
-fn reuse(new: impl Iterator<Item = Named>, previous: Option<&Resources>) -> Resources {
-    let mut resources = previous.cloned().unwrap_or_default();
-    let mut kept = std::collections::BTreeSet::new();
-    for (name, resource) in new {
-        if resources.get(&name).is_none_or(|old| **old != *resource) {
-            resources.insert(name.clone(), resource);
-        }
-        kept.insert(name);
+/// An equal resource stays, so that streams and snapshots share what is the same.
+fn insert(held: &mut Resources, name: Arc<str>, resource: Arc<VersionedResource>) {
+    if held.get(&name).is_none_or(|old| **old != *resource) {
+        held.insert(name, resource);
     }
+}
+
+/// Changes `previous` into the new set.
+fn reuse(new: Resources, previous: Option<&Resources>) -> Resources {
+    let mut resources = previous.cloned().unwrap_or_default();
     let gone: Vec<Arc<str>> = resources
         .keys()
-        .filter(|name| !kept.contains(*name))
+        .filter(|name| !new.contains_key(*name))
         .cloned()
         .collect();
     for name in gone {
         resources.remove(&name);
+    }
+    for (name, resource) in new {
+        insert(&mut resources, name, resource);
     }
     resources
 }
@@ -118,6 +218,9 @@ struct Collected {
     routes: Resources,
     clusters: Resources,
     endpoints: Resources,
+    secrets: Resources,
+    /// What the endpoints are of.
+    targets: Clusters,
 }
 
 impl Collected {
@@ -127,6 +230,7 @@ impl Collected {
             (type_url::ROUTES, self.routes),
             (type_url::CLUSTER, self.clusters),
             (type_url::ENDPOINTS, self.endpoints),
+            (type_url::SECRET, self.secrets),
         ])
     }
 }

@@ -6,10 +6,13 @@
 pub mod ads;
 mod connection;
 pub mod grpc;
+mod message;
 mod metrics;
 pub mod registry;
+mod resource;
 mod stream;
 mod tls;
+mod turns;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,6 +26,7 @@ use tokio::sync::watch;
 use crate::auth::Caller;
 
 pub(crate) use metrics::ServeMetrics;
+pub use resource::{Resources, Version, VersionedResource};
 
 /// What a proxy says it is in the first part of its node id, once the Pod object agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -53,45 +57,6 @@ pub struct ClientIdentity {
 pub struct Denied {
     pub reason: String,
 }
-
-/// One resource, encoded once and shared by every stream.
-#[derive(Debug, Default)]
-pub struct VersionedResource {
-    /// A hash of the content: equal content has an equal version, also after a restart of the control plane.
-    pub version: Arc<str>,
-    pub any: prost_types::Any,
-}
-
-impl VersionedResource {
-    /// Versions a resource by its content.
-    pub fn new(any: prost_types::Any) -> Self {
-        Self {
-            version: content_version(&any.value).into(),
-            any,
-        }
-    }
-}
-
-/// FNV-1a of 128 bits, in hexadecimal: stable over restarts and releases of this program, which what a client claims
-/// to have may outlive. It guards against accidents only; nobody gains by a collision with a resource of their own.
-fn content_version(content: &[u8]) -> String {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let hash = content.iter().fold(OFFSET, |hash, byte| {
-        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
-    });
-    format!("{hash:032x}")
-}
-
-impl PartialEq for VersionedResource {
-    fn eq(&self, other: &Self) -> bool {
-        self.version == other.version
-    }
-}
-impl Eq for VersionedResource {}
-
-/// Resources of one type by name; clones share their nodes.
-pub type Resources = imbl::OrdMap<Arc<str>, Arc<VersionedResource>>;
 
 /// Everything that one client should hold at a moment.
 #[derive(Clone, Debug)]

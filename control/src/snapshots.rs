@@ -1,6 +1,6 @@
 //! The newest model, as each proxy should hold it, and the pods behind the tokens.
 
-mod pod_index;
+mod accounts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::compile::Compiled;
 use crate::compile::discovery::WAYPOINT_CLASS;
 use crate::compile::inputs::Labels;
 use crate::compile::waypoints::{GATEWAY_NAME_LABEL, WaypointKey};
-use crate::proxies::{ProxyKey, Types, ambient, types};
+use crate::proxies::{Picture, ProxyKey, Types, ambient};
 use crate::serve::{ClientIdentity, Denied, ProxyType, ResourceSnapshot, ResourceSnapshots};
-use pod_index::PodIndex;
+use accounts::Accounts;
 
 /// One writer publishes; every stream reads.
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub struct Snapshots {
     /// Held while resources are made, never over an await. Protects the clients against a publication in between.
     published: Mutex<Published>,
     compiled: ArcSwapOption<Compiled>,
-    pods: ArcSwapOption<PodIndex>,
+    accounts: ArcSwapOption<Accounts>,
 }
 
 #[derive(Default)]
@@ -33,23 +33,39 @@ struct Published {
     generation: u64,
     changed_at: Option<Instant>,
     ambient: Types,
-    clients: BTreeMap<ProxyKey, watch::Sender<Arc<ResourceSnapshot>>>,
+    clients: BTreeMap<ProxyKey, Client>,
+}
+
+/// What the proxies of one kind share.
+struct Client {
+    picture: Picture,
+    snapshots: watch::Sender<Arc<ResourceSnapshot>>,
 }
 
 impl Snapshots {
-    /// Makes the resources of every connected proxy; gives the new generation.
+    /// Makes the resources of every connected proxy; gives the new generation. Models are published one after the other,
+    /// each made from the one before, and none is left out.
     pub fn publish(&self, compiled: &Arc<Compiled>, changed_at: Instant) -> u64 {
-        self.pods.store(Some(Arc::new(PodIndex::of(&compiled.inputs))));
+        let before = self.compiled();
+        let mut accounts = self.accounts.load().as_deref().cloned().unwrap_or_default();
+        accounts.update(before.as_ref().map(|b| &b.inputs.pods), &compiled.inputs.pods);
+        self.accounts.store(Some(Arc::new(accounts)));
         let mut published = self.published.lock();
+        let published = &mut *published;
         published.generation += 1;
         published.changed_at = Some(changed_at);
-        let before = self.compiled();
-        published.ambient = ambient(compiled, &published.ambient, before.as_deref());
+        let previous = std::mem::take(&mut published.ambient);
+        published.ambient = ambient(compiled, previous, before.as_deref());
         self.compiled.store(Some(compiled.clone()));
-        published.clients.retain(|_, sender| sender.receiver_count() > 0);
-        for (key, sender) in &published.clients {
-            sender.send_replace(published.snapshot(compiled, key));
+        published
+            .clients
+            .retain(|_, client| client.snapshots.receiver_count() > 0);
+        let mut clients = std::mem::take(&mut published.clients);
+        for (key, client) in &mut clients {
+            client.picture = std::mem::take(&mut client.picture).next(compiled, key);
+            client.snapshots.send_replace(published.snapshot(&client.picture));
         }
+        published.clients = clients;
         published.generation
     }
 
@@ -63,11 +79,11 @@ impl Snapshots {
 }
 
 impl Published {
-    fn snapshot(&self, compiled: &Compiled, key: &ProxyKey) -> Arc<ResourceSnapshot> {
+    fn snapshot(&self, picture: &Picture) -> Arc<ResourceSnapshot> {
         Arc::new(ResourceSnapshot {
             generation: self.generation,
             changed_at: self.changed_at.unwrap_or_else(Instant::now),
-            types: types(compiled, &self.ambient, key),
+            types: picture.types(&self.ambient),
         })
     }
 }
@@ -81,11 +97,12 @@ impl ResourceSnapshots for Snapshots {
             });
         };
         let key = proxy_key(&compiled, client)?;
-        if let Some(sender) = published.clients.get(&key) {
-            return Ok(sender.subscribe());
+        if let Some(client) = published.clients.get(&key) {
+            return Ok(client.snapshots.subscribe());
         }
-        let (sender, receiver) = watch::channel(published.snapshot(&compiled, &key));
-        published.clients.insert(key, sender);
+        let picture = Picture::of(&compiled, &key);
+        let (snapshots, receiver) = watch::channel(published.snapshot(&picture));
+        published.clients.insert(key, Client { picture, snapshots });
         Ok(receiver)
     }
 }
@@ -126,13 +143,15 @@ fn waypoint_key(compiled: &Compiled, client: &ClientIdentity) -> Result<Waypoint
 
 impl Pods for Snapshots {
     fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<PodFacts> {
-        self.pods.load().as_ref()?.pod(namespace, name, uid)
+        let compiled = self.compiled.load();
+        let entry = compiled.as_ref()?.inputs.pods.get(namespace, name)?;
+        (*entry.meta.uid == *uid && !uid.is_empty()).then(|| accounts::facts(entry))
     }
 
     fn service_account_on_node(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        self.pods
-            .load()
+        let accounts = self.accounts.load();
+        accounts
             .as_ref()
-            .is_some_and(|pods| pods.runs_on(node, namespace, service_account))
+            .is_some_and(|accounts| accounts.run_on(node, namespace, service_account))
     }
 }

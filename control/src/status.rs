@@ -8,7 +8,7 @@ use aquifer_telemetry::timestamp::rfc3339;
 use serde_json::{Value, json};
 
 use crate::compile::Compiled;
-use crate::compile::report::{Audience, Condition, ObjectReport, PodName};
+use crate::compile::report::{Audience, Condition, ObjectReport, PodName, Reports};
 use crate::objects::{Meta, ObjectKey, ParsedObject};
 use crate::peers::{Elsewhere, Standing};
 use crate::serve::ProxyType;
@@ -24,12 +24,26 @@ pub struct Statuses {
     written: BTreeMap<ObjectKey, Value>,
     since: BTreeMap<ObjectKey, Since>,
     elsewhere: Arc<Elsewhere>,
+    reports: Reports,
+    due: Due,
+    /// The proxies that were there last time, in their order.
+    proxies: Vec<(ProxyType, PodName)>,
+}
+
+/// Whose status may differ from what was written.
+#[derive(Debug, Default)]
+enum Due {
+    /// Everybody's: proxies came or went, or another replica said something.
+    #[default]
+    All,
+    /// Of objects that changed, or are not in effect everywhere yet.
+    Some(BTreeSet<ObjectKey>),
 }
 
 #[derive(Debug)]
 struct Since {
     object: Arc<ParsedObject>,
-    report: ObjectReport,
+    report: Arc<ObjectReport>,
     generation: u64,
 }
 
@@ -52,27 +66,35 @@ impl Statuses {
 
     /// Notes which objects changed with this generation.
     pub fn observe(&mut self, store: &Store, compiled: &Compiled, generation: u64) {
-        let mut since = BTreeMap::new();
-        for (key, report) in &compiled.reports {
-            let Some(object) = store.object(key) else { continue };
-            let old = self
-                .since
-                .remove(key)
-                .filter(|old| Arc::ptr_eq(&old.object, object) && old.report.says_the_same(report));
-            let generation = old.map_or(generation, |old| old.generation);
-            let kept = Since {
-                object: object.clone(),
-                report: report.clone(),
-                generation,
-            };
-            since.insert(key.clone(), kept);
+        let before = std::mem::replace(&mut self.reports, compiled.reports.clone());
+        let mut changed: BTreeSet<ObjectKey> = compiled.delta.objects.iter().cloned().collect();
+        changed.extend(before.diff(&compiled.reports).map(|item| key_of(&item).clone()));
+        for key in changed {
+            self.note(store, &key, generation);
+            if let Due::Some(due) = &mut self.due {
+                due.insert(key);
+            }
         }
-        self.since = since;
+    }
+
+    fn note(&mut self, store: &Store, key: &ObjectKey, generation: u64) {
+        let old = self.since.remove(key);
+        let (Some(object), Some(report)) = (store.object(key), self.reports.get(key)) else {
+            return;
+        };
+        let old = old.filter(|old| Arc::ptr_eq(&old.object, object) && old.report.says_the_same(report));
+        let since = Since {
+            object: object.clone(),
+            report: report.clone(),
+            generation: old.map_or(generation, |old| old.generation),
+        };
+        self.since.insert(key.clone(), since);
     }
 
     /// What the other replicas' proxies have, from now on.
     pub fn hear(&mut self, elsewhere: Arc<Elsewhere>) {
         self.elsewhere = elsewhere;
+        self.due = Due::All;
     }
 
     /// Every object that proxies need, and which of these do not have it in effect, by index.
@@ -84,11 +106,12 @@ impl Statuses {
             .since
             .iter()
             .filter(|(_, since)| since.report.audience != Audience::Nobody);
-        needed.map(|(key, since)| {
-            let lacking = proxies
-                .iter()
-                .enumerate()
-                .filter(|(_, p)| !since.is_in_effect_at(p));
+        let oldest = proxies.iter().map(|p| p.generation_in_effect).min().flatten();
+        needed.map(move |(key, since)| {
+            // Most objects are in effect everywhere.
+            let somewhere = oldest.is_none_or(|oldest| oldest < since.generation);
+            let some = if somewhere { proxies } else { &[] };
+            let lacking = some.iter().enumerate().filter(|(_, p)| !since.is_in_effect_at(p));
             (
                 key,
                 &*since.object.meta,
@@ -98,19 +121,16 @@ impl Statuses {
     }
 
     pub fn reach(&self, key: &ObjectKey, proxies: &[ProxyStatus]) -> Option<Reach> {
+        self.reach_among(key, &Census::of(proxies))
+    }
+
+    fn reach_among(&self, key: &ObjectKey, census: &Census<'_>) -> Option<Reach> {
         let since = self.since.get(key)?;
         if since.report.audience == Audience::Nobody {
             return None;
         }
-        let here = proxies.iter().map(|proxy| Standing {
-            proxy_type: proxy.proxy_type,
-            namespace: proxy.namespace.clone(),
-            pod: proxy.pod.clone(),
-            has: since.is_in_effect_at(proxy),
-        });
         let there = self.elsewhere.standings(key, &since.object.meta);
-        let standings: Vec<Standing> = here.chain(there).collect();
-        Some(count(&since.report.audience, &standings))
+        Some(census.count(&since.report.audience, since.generation, &there))
     }
 
     /// The statuses that differ from what was written last; they count as written from now on.
@@ -119,30 +139,53 @@ impl Statuses {
         proxies: &[ProxyStatus],
         now: SystemTime,
     ) -> BTreeMap<ObjectKey, Option<Value>> {
+        let census = Census::of(proxies);
         let mut changes = BTreeMap::new();
-        let current: Vec<ObjectKey> = self.since.keys().cloned().collect();
-        for key in current {
-            let reach = self.reach(&key, proxies);
-            let Some(since) = self.since.get(&key) else {
-                continue;
-            };
-            let value = status(&since.object, &since.report, reach, self.written.get(&key), now);
-            if self.written.get(&key) != Some(&value) {
-                self.written.insert(key.clone(), value.clone());
-                changes.insert(key, Some(value));
+        let mut unsettled = BTreeSet::new();
+        for key in self.take_due(proxies) {
+            let reach = self.reach_among(&key, &census);
+            if reach.is_some_and(|r| r.in_effect < r.of) {
+                unsettled.insert(key.clone());
+            }
+            if let Some(change) = self.change(&key, reach, now) {
+                changes.insert(key, change);
             }
         }
-        let gone: Vec<ObjectKey> = self
-            .written
-            .keys()
-            .filter(|key| !self.since.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.written.remove(&key);
-            changes.insert(key, None);
-        }
+        self.due = Due::Some(unsettled);
         changes
+    }
+
+    fn take_due(&mut self, proxies: &[ProxyStatus]) -> BTreeSet<ObjectKey> {
+        let present = proxies
+            .iter()
+            .map(|p| (p.proxy_type, (p.namespace.clone(), p.pod.clone())));
+        let present: Vec<_> = present.collect();
+        let same = present == self.proxies;
+        self.proxies = present;
+        match std::mem::take(&mut self.due) {
+            Due::Some(due) if same => due,
+            _ => self.since.keys().chain(self.written.keys()).cloned().collect(),
+        }
+    }
+
+    /// What has to be written of an object, where anything has to be.
+    fn change(&mut self, key: &ObjectKey, reach: Option<Reach>, now: SystemTime) -> Option<Option<Value>> {
+        let Some(since) = self.since.get(key) else {
+            return self.written.remove(key).map(|_| None);
+        };
+        let old = self.written.get(key);
+        let value = status(&since.object, &since.report, reach, old, now);
+        (old != Some(&value)).then(|| {
+            self.written.insert(key.clone(), value.clone());
+            Some(value)
+        })
+    }
+}
+
+fn key_of<'a>(item: &imbl::ordmap::DiffItem<'a, 'a, ObjectKey, Arc<ObjectReport>>) -> &'a ObjectKey {
+    use imbl::ordmap::DiffItem;
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
     }
 }
 
@@ -152,28 +195,55 @@ impl Since {
     }
 }
 
-fn count(audience: &Audience, standings: &[Standing]) -> Reach {
-    let connected = |concerned: fn(ProxyType) -> bool| {
-        let (mut in_effect, mut of) = (0, 0);
-        for standing in standings.iter().filter(|s| concerned(s.proxy_type)) {
-            of += 1;
-            in_effect += usize::from(standing.has);
-        }
-        Reach { in_effect, of }
-    };
-    match audience {
-        Audience::Nobody => Reach { in_effect: 0, of: 0 },
-        Audience::Agents => connected(|kind| kind == ProxyType::Agent),
-        Audience::WaypointsAndGateways => connected(|kind| kind != ProxyType::Agent),
-        Audience::Pods(pods) => {
-            let has = standings.iter().filter(|s| s.has);
-            let reached: BTreeSet<(&str, &str)> = has.map(|s| (&*s.namespace, &*s.pod)).collect();
-            let is_reached = |(namespace, name): &&PodName| reached.contains(&(&**namespace, &**name));
-            Reach {
-                in_effect: pods.iter().filter(is_reached).count(),
-                of: pods.len(),
+/// The connected proxies, sorted for many questions.
+struct Census<'a> {
+    /// Generations in effect at the agents, lowest first.
+    agents: Vec<Option<u64>>,
+    others: Vec<&'a ProxyStatus>,
+}
+
+impl<'a> Census<'a> {
+    fn of(proxies: &'a [ProxyStatus]) -> Self {
+        let (agents, others): (Vec<_>, Vec<_>) =
+            proxies.iter().partition(|p| p.proxy_type == ProxyType::Agent);
+        let mut agents: Vec<_> = agents.into_iter().map(|p| p.generation_in_effect).collect();
+        agents.sort_unstable();
+        Self { agents, others }
+    }
+
+    /// Where an object that is as it is since `generation` is in effect; `there` are the other replicas' proxies.
+    fn count(&self, audience: &Audience, generation: u64, there: &[Standing]) -> Reach {
+        let lacking = self.agents.partition_point(|g| *g < Some(generation));
+        let has = |p: &&&ProxyStatus| p.generation_in_effect.is_some_and(|g| g >= generation);
+        match audience {
+            Audience::Nobody => Reach { in_effect: 0, of: 0 },
+            Audience::Agents => {
+                let here = (self.agents.len() - lacking, self.agents.len());
+                connected(here, there, |kind| kind == ProxyType::Agent)
+            }
+            Audience::WaypointsAndGateways => {
+                let here = (self.others.iter().filter(has).count(), self.others.len());
+                connected(here, there, |kind| kind != ProxyType::Agent)
+            }
+            Audience::Pods(pods) => {
+                let here = self.others.iter().filter(has).map(|p| (&*p.namespace, &*p.pod));
+                let there = there.iter().filter(|s| s.has).map(|s| (&*s.namespace, &*s.pod));
+                let reached: BTreeSet<(&str, &str)> = here.chain(there).collect();
+                let is_reached = |(namespace, name): &&PodName| reached.contains(&(&**namespace, &**name));
+                Reach {
+                    in_effect: pods.iter().filter(is_reached).count(),
+                    of: pods.len(),
+                }
             }
         }
+    }
+}
+
+fn connected((has, all): (usize, usize), there: &[Standing], concerned: fn(ProxyType) -> bool) -> Reach {
+    let there: Vec<_> = there.iter().filter(|s| concerned(s.proxy_type)).collect();
+    Reach {
+        in_effect: has + there.iter().filter(|s| s.has).count(),
+        of: all + there.len(),
     }
 }
 

@@ -3,13 +3,16 @@
 //! What a source holds ([`Store::objects`]) and what is in effect ([`Store::in_effect`]) differ where an object was
 //! rejected: see [`StandIn`].
 
+mod changes;
 mod stand_in;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::compile::inputs::SECRETS_OF;
 use crate::objects::{ObjectKey, ParsedObject, RawObject};
 
+pub use changes::{Change, Changes};
 pub use stand_in::{Origin, StandIn};
 
 /// What a source says. `origin` is where an object stands, such as a file.
@@ -57,51 +60,61 @@ pub struct Duplicate {
 }
 
 impl Store {
-    /// Takes an event; whether anything changed.
-    pub fn apply(&mut self, event: SourceEvent) -> bool {
+    /// Takes an event; gives what it changed.
+    pub fn apply(&mut self, event: SourceEvent) -> Option<Change> {
         match event {
             SourceEvent::Applied { origin, object } => self.put(origin, object),
-            SourceEvent::Deleted { origin, key } => self.remove(&origin, &key),
+            SourceEvent::Deleted { origin, key } => self.remove(&origin, key),
             SourceEvent::Unreadable { origin, problems } => self.note(origin, problems),
-            SourceEvent::Synced => false,
+            SourceEvent::Synced => None,
         }
     }
 
-    fn put(&mut self, origin: Arc<str>, object: Arc<RawObject>) -> bool {
-        let copies = self.copies.entry(object.key.clone()).or_default();
+    fn put(&mut self, origin: Arc<str>, object: Arc<RawObject>) -> Option<Change> {
+        let key = object.key.clone();
+        let before = self.in_effect_of(&key).cloned();
+        let copies = self.copies.entry(key.clone()).or_default();
         let old = copies.get(&origin);
         if old.is_some_and(|old| *old.latest.raw == *object) {
-            return false;
+            return None;
         }
-        let version = Version::new(ParsedObject::parse(object), old);
+        let parsed = ParsedObject::parse(object);
+        if old.is_some_and(|old| old.latest.says_the_same(&parsed)) {
+            return None;
+        }
+        let version = Version::new(parsed, old);
         version.log(&origin);
         copies.insert(origin, version);
-        true
+        Some(Change { key, before })
     }
 
-    fn remove(&mut self, origin: &str, key: &ObjectKey) -> bool {
-        let Some(copies) = self.copies.get_mut(key) else {
-            return false;
-        };
-        let removed = copies.remove(origin).is_some();
+    fn remove(&mut self, origin: &str, key: ObjectKey) -> Option<Change> {
+        let before = self.in_effect_of(&key).cloned();
+        let copies = self.copies.get_mut(&key)?;
+        copies.remove(origin)?;
         if copies.is_empty() {
-            self.copies.remove(key);
+            self.copies.remove(&key);
         }
-        removed
+        Some(Change { key, before })
     }
 
-    fn note(&mut self, origin: Arc<str>, mut problems: Vec<String>) -> bool {
+    /// Only of Secrets something is said in the status of others.
+    fn note(&mut self, origin: Arc<str>, mut problems: Vec<String>) -> Option<Change> {
+        let of_secrets = origin.strip_prefix(SECRETS_OF);
+        let change = of_secrets.map(|namespace| Change {
+            key: ObjectKey::new("", "Secret", namespace, ""),
+            before: None,
+        });
         problems.truncate(MAX_PROBLEMS);
         for problem in &problems {
             tracing::warn!(origin = %origin, reason = %problem, "cannot read a part of the objects");
         }
         if problems.is_empty() {
-            return self.unreadable.remove(&origin).is_some();
+            self.unreadable.remove(&origin);
+        } else if self.unreadable.len() < MAX_BROKEN_ORIGINS || self.unreadable.contains_key(&origin) {
+            self.unreadable.insert(origin, problems);
         }
-        if self.unreadable.len() >= MAX_BROKEN_ORIGINS && !self.unreadable.contains_key(&origin) {
-            return false;
-        }
-        self.unreadable.insert(origin, problems.clone()).as_ref() != Some(&problems)
+        change
     }
 
     /// The objects as they are, with where they stand.
@@ -111,14 +124,27 @@ impl Store {
             .filter_map(|(key, copies)| copies.iter().next().map(|(origin, v)| (key, origin, &v.latest)))
     }
 
+    pub fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.copies.keys()
+    }
+
     pub fn object(&self, key: &ObjectKey) -> Option<&Arc<ParsedObject>> {
         Some(&self.first(key)?.latest)
     }
 
-    /// The accepted objects, and what stands in for the others.
-    pub fn in_effect(&self) -> impl Iterator<Item = &Arc<ParsedObject>> {
-        let versions = self.copies.values().filter_map(|copies| copies.values().next());
-        versions.map(|v| v.stand_in.as_ref().map_or(&v.latest, |s| &s.object))
+    /// The object where it is accepted, or what stands in for it; it may be one that was rejected.
+    pub fn in_effect_of(&self, key: &ObjectKey) -> Option<&Arc<ParsedObject>> {
+        let version = self.first(key)?;
+        Some(version.stand_in.as_ref().map_or(&version.latest, |s| &s.object))
+    }
+
+    /// Everything that is there, as changes of a store that was empty.
+    pub fn as_changes(&self) -> Changes {
+        let change = |key: &ObjectKey| Change {
+            key: key.clone(),
+            before: None,
+        };
+        self.keys().map(change).collect()
     }
 
     /// What is in effect in the place of an object that was rejected.
@@ -130,20 +156,17 @@ impl Store {
         self.copies.get(key)?.values().next()
     }
 
-    pub fn duplicates(&self) -> BTreeMap<ObjectKey, Vec<Duplicate>> {
-        let several = self.copies.iter().filter(|(_, copies)| copies.len() > 1);
-        let list = several.map(|(key, copies)| {
-            let mut origins = copies.keys();
-            let first = origins.next().cloned().unwrap_or_else(|| "".into());
-            let rest = origins
-                .map(|o| Duplicate {
-                    origin: o.clone(),
-                    in_effect: first.clone(),
-                })
-                .collect();
-            (key.clone(), rest)
-        });
-        list.collect()
+    /// Copies of the object in other places than the one in effect.
+    pub fn duplicates(&self, key: &ObjectKey) -> Vec<Duplicate> {
+        let mut origins = self.copies.get(key).into_iter().flat_map(BTreeMap::keys);
+        let Some(first) = origins.next() else {
+            return Vec::new();
+        };
+        let duplicate = |origin: &Arc<str>| Duplicate {
+            origin: origin.clone(),
+            in_effect: first.clone(),
+        };
+        origins.map(duplicate).collect()
     }
 
     pub fn unreadable(&self) -> &BTreeMap<Arc<str>, Vec<String>> {

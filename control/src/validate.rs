@@ -15,8 +15,8 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aquifer_core::identity::TrustDomain;
 
@@ -60,8 +60,8 @@ pub struct Input {
     /// For objects that name no namespace.
     pub namespace: Arc<str>,
     pub root_namespace: Arc<str>,
-    /// Secrets of the cluster that exist, of those that [`references`] named.
-    pub secrets: BTreeSet<SecretName>,
+    /// What certificates' lifetimes are compared with.
+    pub now: SystemTime,
 }
 
 /// The objects of the documents that can be read, and a finding for each part that cannot.
@@ -97,7 +97,7 @@ pub fn validate(input: &Input) -> Vec<Finding> {
         world: &world,
         compiled: &compiled,
         store: &store,
-        secrets: &input.secrets,
+        now: input.now,
     };
     findings.extend(checks.all());
     finding::sort(&mut findings);
@@ -111,6 +111,7 @@ fn settings(root_namespace: &str) -> Settings {
         trust_domain: TrustDomain::default(),
         root_namespace: root_namespace.into(),
         waypoint_image: "aquifer/waypoint".into(),
+        automatic_waypoints: true,
         waypoint_linger: std::time::Duration::ZERO,
         deployment: crate::compile::Deployment::default(),
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use aquifer_tests::bookinfo::part::{self, Part};
 use aquifer_tests::lab::{Lab, LabOptions};
@@ -180,6 +181,109 @@ fn bookinfo_comes_up_unchanged_and_serves_its_page() {
         "{page}"
     );
     lab.down().unwrap();
+}
+
+/// The certificate is made by the story's own commands, and its manifests are applied as the story has them.
+#[test]
+fn the_seeds_kiali_is_reached_over_https() {
+    if !is_root() {
+        return;
+    }
+    let echo = env!("CARGO_BIN_EXE_aquifer-echo");
+    let lab = Lab::up(&LabOptions::named("t-kiali").image("echo", echo)).unwrap();
+    let status = lab.status().unwrap();
+    let gateway = status.service("istio-system", "istio-ingressgateway").unwrap();
+    let (address, domain) = (gateway.addresses[0], format!("{}.nip.io", gateway.addresses[0]));
+    let certificates = tempfile::tempdir().unwrap();
+    make_certificate(certificates.path(), &domain);
+    let read = |file: &str| std::fs::read_to_string(certificates.path().join(file)).unwrap();
+    let secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": { "name": "telemetry-gw-cert", "namespace": "istio-system" },
+        "stringData": { "tls.crt": read("tls.crt"), "tls.key": read("tls.key") },
+    });
+    lab.apply("istio-system", &secret.to_string()).unwrap();
+    lab.apply("istio-system", KIALI).unwrap();
+    let seed = std::fs::read_to_string(folder().join("seed/ingress.yaml")).unwrap();
+    lab.apply("istio-system", &seed.replace("${INGRESS_DOMAIN}", &domain))
+        .unwrap();
+    lab.wait_ready(Duration::from_secs(60)).unwrap();
+
+    let url = format!("https://kiali.{domain}/");
+    let resolve = format!("kiali.{domain}:443:{address}");
+    let ca = certificates.path().join("ca.crt");
+    let curl = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "20",
+        "--resolve",
+        &resolve,
+        "--cacert",
+        ca.to_str().unwrap(),
+        &url,
+    ];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = lab.node("world", &curl).unwrap();
+        let page = String::from_utf8_lossy(&output.stdout).into_owned();
+        if page.contains("x-forwarded-proto https") {
+            break;
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(Instant::now() < deadline, "{page}{said}");
+    }
+    lab.down().unwrap();
+}
+
+const KIALI: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: kiali}
+spec:
+  selector: {app: kiali}
+  ports: [{name: http, port: 20001}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: kiali}
+spec:
+  selector: {matchLabels: {app: kiali}}
+  template:
+    metadata: {labels: {app: kiali}}
+    spec:
+      containers: [{name: kiali, image: echo, args: [serve, '20001']}]
+";
+
+/// The three commands of the story, with its subjects and its defaults.
+fn make_certificate(folder: &Path, domain: &str) {
+    let (authority, server) = (
+        format!("/O=example Inc./CN=*.{domain}"),
+        format!("/CN=*.{domain}/O=example organization"),
+    );
+    let commands: [(&str, Option<&str>); 3] = [
+        (
+            "req -x509 -sha256 -nodes -days 365 -newkey rsa:2048 -keyout ca.key -out ca.crt",
+            Some(&authority),
+        ),
+        (
+            "req -out cert.csr -newkey rsa:2048 -nodes -keyout tls.key",
+            Some(&server),
+        ),
+        (
+            "x509 -req -sha256 -days 365 -CA ca.crt -CAkey ca.key -set_serial 0 -in cert.csr -out tls.crt",
+            None,
+        ),
+    ];
+    for (command, subject) in commands {
+        let output = Command::new("openssl")
+            .args(command.split(' '))
+            .args(subject.into_iter().flat_map(|s| ["-subj", s]))
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "openssl {command}: {output:?}");
+    }
 }
 
 /// The demo checks itself: a bar that is not reached is a failure, and its figures are as promised.

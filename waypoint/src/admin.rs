@@ -1,5 +1,6 @@
 //! The admin pages: what the proxy was configured with, in the shape of Envoy's, and its certificates.
 
+mod chains;
 mod dump;
 mod routes;
 

@@ -9,9 +9,11 @@
 
 mod admin;
 pub mod config;
+mod edge;
 mod inbound;
 mod policy;
 mod proxy;
+mod rewound;
 pub mod run;
 mod serving;
 mod sockets;

@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aquifer_core::http::listener::{HttpListener, Listener};
+use aquifer_core::http::rewrite::without_port;
+use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
 use crate::source::ClientInfo;
@@ -47,4 +49,27 @@ pub(crate) struct ConnectionInfo {
     /// The address that the client dialled.
     pub(crate) local: SocketAddr,
     pub(crate) series: SeriesCache,
+    /// Where TLS of a client outside the mesh ended here.
+    pub(crate) tls: Option<TlsFacts>,
+}
+
+/// What a handshake with a client outside the mesh has shown.
+pub(crate) struct TlsFacts {
+    /// The chain of the listener that ended it.
+    pub(crate) chain: Arc<str>,
+    pub(crate) server_name: Option<String>,
+    /// The verified certificate as an upstream is told of it.
+    pub(crate) client_certificate: Option<HeaderValue>,
+}
+
+impl ConnectionInfo {
+    /// Whether a request for `host` belongs on a connection to another server of the listener: with a wildcard
+    /// certificate, browsers ask for hosts on whichever connection they have (RFC 9113 section 9.1.1).
+    pub(crate) fn is_misdirected(&self, host: &str) -> bool {
+        let other = |tls: &TlsFacts| {
+            let server = self.listener.chains.choose(Some(without_port(host)));
+            server.is_some_and(|chain| chain.name != tls.chain)
+        };
+        self.tls.as_ref().is_some_and(other)
+    }
 }

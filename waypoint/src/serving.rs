@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proxy::record::Record;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
-use sniff::{Rewound, Version, sniff};
+use crate::rewound::Rewound;
+use sniff::{Version, sniff};
 use tracked::TrackedExecutor;
 
 /// Envoy's limits of a request's head.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_core::http::listener::{Binding, Listener, ListenerProtocol};
+use aquifer_core::http::listener::{Binding, Listener};
 use aquifer_telemetry::readiness::Condition;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,10 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::proxy::series::SeriesCache;
-use crate::proxy::{ConnectionInfo, Downstream, Proxy};
-use crate::serving;
-use crate::source::ClientInfo;
+use crate::edge::Arrival;
+use crate::proxy::Proxy;
 
 /// Connections of all listeners together.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -168,36 +166,25 @@ impl Accepting {
                 "connection refused: the limit is reached"
             );
         };
-        let Some(downstream) = self.downstream(&stream, client) else {
+        let Some(arrival) = self.arrival(&stream, client) else {
             return;
         };
         let close = self.close.clone();
         self.connections.spawn(async move {
-            serving::serve(stream, downstream, close).await;
+            arrival.serve(stream, close).await;
             drop(permit);
         });
     }
 
     /// The connection with the listener as it is now; `None` where it has just gone.
-    fn downstream(&self, stream: &TcpStream, client: SocketAddr) -> Option<Downstream> {
+    fn arrival(&self, stream: &TcpStream, client: SocketAddr) -> Option<Arrival> {
         // A socket that cannot answer these has been closed by its peer.
         stream.set_nodelay(true).ok()?;
-        let local = stream.local_addr().ok()?;
-        let listener = self.proxy.shared.proxy().listeners.get(&self.name).cloned()?;
-        let ListenerProtocol::Http(http) = listener.protocol.clone() else {
-            tracing::warn!(listener = %self.name, "a gateway's listener is not HTTP; connection closed");
-            return None;
-        };
-        let connection = ConnectionInfo {
-            listener,
-            http,
-            client: ClientInfo::outside(SocketAddr::new(client.ip().to_canonical(), client.port())),
-            local,
-            series: SeriesCache::default(),
-        };
-        Some(Downstream {
+        Some(Arrival {
             proxy: self.proxy.clone(),
-            connection: Arc::new(connection),
+            listener: self.proxy.shared.proxy().listeners.get(&self.name).cloned()?,
+            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
+            local: stream.local_addr().ok()?,
         })
     }
 }

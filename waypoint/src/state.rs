@@ -1,5 +1,6 @@
 //! What the proxy knows at one moment, built by one writer and read without a lock.
 
+mod edge;
 pub(crate) mod handlers;
 mod writer;
 
@@ -20,6 +21,7 @@ use aquifer_core::snapshot::MeshSnapshot;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+pub(crate) use edge::EdgeServers;
 pub(crate) use writer::{Changes, StateWriter};
 
 use crate::upstream::endpoint::EndpointState;
@@ -30,6 +32,8 @@ pub(crate) struct ProxyState {
     pub(crate) listeners: imbl::HashMap<Arc<str>, Arc<Listener>>,
     pub(crate) routes: imbl::HashMap<Arc<str>, Arc<RouteTable>>,
     pub(crate) clusters: imbl::HashMap<Arc<str>, Arc<ClusterState>>,
+    /// What ends TLS at the listeners.
+    pub(crate) edge: Arc<EdgeServers>,
     tunnel_index: Arc<TunnelIndex>,
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_core::http::cluster::{Endpoint, parse_cluster_name};
 use aquifer_core::http::listener::TcpListener;
-use aquifer_hbone::{ByteCounters, IncomingTunnel, TunnelStream, copy_bidirectional};
+use aquifer_hbone::{ByteCounters, Endpoint as CopyEnd, IncomingTunnel, copy_bidirectional};
 use aquifer_telemetry::access_log::{ConnectionEntry, LoggedPeer};
 use aquifer_telemetry::peer::{PeerLabels, ServiceLabels, TrafficLabels};
 use aquifer_telemetry::tcp::{TcpFlag, TcpSeries};
@@ -62,12 +62,9 @@ pub(crate) async fn tunnelled(
     client: ClientInfo,
     tunnel: IncomingTunnel,
 ) {
-    let started = Instant::now();
     let destination = listener.destinations.choose(rand::random());
-    let service = parse_cluster_name(&destination.cluster).map_or_else(ServiceLabels::unknown, |p| {
-        service_labels(&proxy.shared.mesh(), p.host)
-    });
-    let mut report = Report::new(proxy, &client, &service, started);
+    let service = service(proxy, &destination.cluster);
+    let mut report = Report::new(proxy, &client, &service, Instant::now());
     match connect(proxy, &destination.cluster, &client, &mut report).await {
         Ok((upstream, endpoint)) => {
             let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
@@ -86,6 +83,34 @@ pub(crate) async fn tunnelled(
             tunnel.reject(error.status(), &error.to_string());
         }
     }
+}
+
+/// Serves a connection from outside the mesh. Its client, already connected, learns of a failure by the end of it.
+pub(crate) async fn accepted<S: CopyEnd>(
+    proxy: &Arc<Proxy>,
+    listener: &TcpListener,
+    client: ClientInfo,
+    mut stream: S,
+) {
+    let destination = listener.destinations.choose(rand::random());
+    let service = service(proxy, &destination.cluster);
+    let mut report = Report::new(proxy, &client, &service, Instant::now());
+    match connect(proxy, &destination.cluster, &client, &mut report).await {
+        Ok((upstream, _)) => {
+            let error = copy(stream, upstream, listener.idle_timeout, &mut report).await;
+            report.closed(error);
+        }
+        Err(error) => {
+            report.failed(&error);
+            stream.abort();
+        }
+    }
+}
+
+fn service(proxy: &Proxy, cluster: &str) -> ServiceLabels {
+    parse_cluster_name(cluster).map_or_else(ServiceLabels::unknown, |parts| {
+        service_labels(&proxy.shared.mesh(), parts.host)
+    })
 }
 
 async fn connect(
@@ -124,8 +149,8 @@ async fn connect(
 }
 
 /// Copies until both sides have ended, and tells what went wrong.
-async fn copy(
-    client: TunnelStream,
+async fn copy<S: CopyEnd>(
+    client: S,
     upstream: UpstreamIo,
     idle: Option<Duration>,
     report: &mut Report<'_>,

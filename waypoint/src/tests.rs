@@ -1,6 +1,7 @@
 //! End to end on loopback: real tunnels in, the proxy, real tunnels out.
 
 mod change;
+mod edge;
 mod failures;
 mod gateway;
 mod protocol;

@@ -41,7 +41,11 @@ impl WaypointTunnels {
     async fn serve(&self, listener: Arc<Listener>, tunnel: IncomingTunnel) {
         let client = self.client(&tunnel);
         let local = listener.addresses.first().copied().unwrap_or(tunnel.local_addr);
-        match &listener.protocol {
+        let Some(chain) = listener.chains.unseen().cloned() else {
+            let reason = "this waypoint ends no TLS inside tunnels";
+            return tunnel.reject(StatusCode::BAD_REQUEST, reason);
+        };
+        match &chain.protocol {
             ListenerProtocol::Http(http) => {
                 let connection = ConnectionInfo {
                     http: http.clone(),
@@ -49,6 +53,7 @@ impl WaypointTunnels {
                     client,
                     local,
                     series: SeriesCache::default(),
+                    tls: None,
                 };
                 let downstream = Downstream {
                     proxy: self.proxy.clone(),

@@ -9,9 +9,6 @@ use crate::setup::{self, Needs};
 use crate::workspace::{TOOLS, Workspace};
 use crate::{cluster, ebpf, process};
 
-/// Run only when they are named: building the cluster's parts takes minutes where nothing is cached.
-const ON_REQUEST: &[&str] = cluster::SUITES;
-
 /// Everything that can be asked for by name. One file or folder in `tests/tests` is one suite.
 enum Suite {
     Format,
@@ -162,8 +159,7 @@ fn suite_files(workspace: &Workspace) -> Result<Vec<String>> {
 
 fn select(suites: Vec<Suite>, wanted: &[String]) -> Result<Vec<Suite>> {
     if wanted.is_empty() {
-        let by_default = |suite: &Suite| !ON_REQUEST.contains(&suite.name());
-        return Ok(suites.into_iter().filter(by_default).collect());
+        return Ok(suites);
     }
     if let Some(unknown) = wanted
         .iter()

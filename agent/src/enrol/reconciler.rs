@@ -6,6 +6,7 @@
 //! and the control plane given time to follow.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,7 @@ impl Reconciler {
                 uid: uid.clone(),
                 state,
                 reason,
+                captured: pod.captured_addresses(),
             }
         });
         let malformed = self
@@ -154,6 +156,7 @@ impl Reconciler {
             uid: uid.clone(),
             state: PodState::Failed,
             reason: reason.clone(),
+            captured: Vec::new(),
         });
         pods.chain(malformed).collect()
     }
@@ -318,6 +321,16 @@ impl Pod {
     fn contested(&self) -> bool {
         let captured = self.captured.as_ref();
         captured.is_some_and(|captured| captured.turn != self.wanted.turn)
+    }
+
+    /// Those for which this process has captured it.
+    fn captured_addresses(&self) -> Vec<IpAddr> {
+        let stands = matches!(
+            self.phase,
+            Phase::Preparing | Phase::Unprepared { .. } | Phase::Enrolled
+        );
+        let captured = self.captured.as_ref().filter(|_| stands);
+        captured.map(|pod| pod.ips.clone()).unwrap_or_default()
     }
 
     fn capture(&mut self, actions: &mut Vec<Action>) {

@@ -1,17 +1,14 @@
 //! Pods from a folder: `pods.json` in, `enrolled.json` out, both replaced by rename.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 
 use super::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodsError};
+use crate::watched::WatchedFolder;
 
 const PODS: &str = "pods.json";
 const ENROLLED: &str = "enrolled.json";
@@ -21,25 +18,17 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// The folder of one node.
 pub struct FolderPods {
     folder: PathBuf,
-    changes: AsyncFd<Watch>,
+    changes: WatchedFolder,
     /// The file may be new: it is read before the first event.
     fresh: bool,
     /// The last list told; an unchanged one is not told again.
     last: Option<PodList>,
 }
 
-struct Watch(Inotify);
-
-impl AsRawFd for Watch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
 impl FolderPods {
     /// Watches an existing folder; `pods.json` may come later. Must be called inside a tokio runtime.
     pub fn open(folder: &Path) -> Result<Self, PodsError> {
-        let changes = watch(folder).map_err(|source| PodsError::Watch {
+        let changes = WatchedFolder::open(folder).map_err(|source| PodsError::Watch {
             path: folder.display().to_string(),
             source,
         })?;
@@ -49,17 +38,6 @@ impl FolderPods {
             fresh: true,
             last: None,
         })
-    }
-
-    /// Waits until something in the folder was replaced.
-    async fn changed(&self) -> io::Result<()> {
-        self.changes
-            .async_io(Interest::READABLE, |watch| match watch.0.read_events() {
-                Ok(_) => Ok(()),
-                Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
-                Err(error) => Err(error.into()),
-            })
-            .await
     }
 
     async fn read(&self) -> Option<PodList> {
@@ -80,14 +58,6 @@ impl FolderPods {
             }
         }
     }
-}
-
-fn watch(folder: &Path) -> io::Result<AsyncFd<Watch>> {
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(folder, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE)?;
-    // SAFETY: `Watch` owns the descriptor, never replaces it, and always answers with it.
-    let watch = unsafe { AsyncFd::register_with_interest(Watch(inotify), Interest::READABLE) };
-    watch.map_err(Into::into)
 }
 
 async fn read_bounded(path: &Path) -> io::Result<String> {
@@ -168,7 +138,7 @@ impl NodePods for FolderPods {
     async fn next(&mut self) -> Result<PodList, PodsError> {
         loop {
             if !self.fresh {
-                self.changed().await.map_err(|source| PodsError::Watch {
+                self.changes.changed().await.map_err(|source| PodsError::Watch {
                     path: self.folder.display().to_string(),
                     source,
                 })?;
@@ -247,6 +217,7 @@ mod tests {
             uid: "u1".into(),
             state: PodState::NotWanted,
             reason: "no label".into(),
+            captured: Vec::new(),
         };
         pods.report(std::slice::from_ref(&report)).await.unwrap();
         let text = std::fs::read_to_string(folder.path().join(ENROLLED)).unwrap();

@@ -4,6 +4,7 @@
 //! While the API server is away the last list stays, and what is enrolled goes on.
 
 mod annotate;
+mod arrivals;
 mod connect;
 mod handover;
 mod listed;
@@ -11,7 +12,7 @@ mod observed;
 mod places;
 mod watches;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +21,12 @@ use aquifer_core::enrolment::{self, PodFacts};
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError};
+use super::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError, same_addresses};
+use crate::cni::{Arrival, Arriving, CniConfig, Verdict};
 use annotate::{Annotator, Wish, Wishes};
+use arrivals::Arrivals;
 pub use connect::ConnectError;
 use handover::Handover;
 use observed::Observed;
@@ -33,6 +36,8 @@ use watches::{Change, Changes, View};
 /// Between two looks for a pod whose namespace or cgroup does not show yet.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
+/// Pods that start and were not taken note of yet.
+const ARRIVALS: usize = 16;
 
 /// What the watch of a node takes.
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub struct KubernetesConfig {
     /// Where the container runtime keeps pods' network namespaces.
     pub netns_dir: PathBuf,
     pub captured_cgroup: PathBuf,
+    /// None: pods start without asking.
+    pub cni: Option<CniConfig>,
 }
 
 /// What becomes of the agents as a whole, by their DaemonSet.
@@ -68,7 +75,12 @@ pub struct KubernetesPods {
     annotator: Annotator,
     handover: Handover,
     /// What the last report said of each pod.
-    reported: BTreeMap<Arc<str>, bool>,
+    reported: BTreeMap<Arc<str>, PodReport>,
+    arrivals: Arrivals,
+    incoming: mpsc::Receiver<Arriving>,
+    /// For those who tell of arrivals; kept here, so that the other end is never closed.
+    arriving: mpsc::Sender<Arriving>,
+    in_mesh: watch::Sender<Arc<BTreeSet<String>>>,
     /// Something was heard since the last list.
     stale: bool,
     look_at: Option<Instant>,
@@ -81,7 +93,12 @@ impl KubernetesPods {
     /// Follows the pods of a node. Must be called inside a tokio runtime; ends its tasks when dropped.
     pub fn open(config: KubernetesConfig) -> Result<Self, ConnectError> {
         let client = connect::connect()?;
+        let (arriving, incoming) = mpsc::channel(ARRIVALS);
         Ok(Self {
+            arrivals: Arrivals::default(),
+            incoming,
+            arriving,
+            in_mesh: watch::Sender::default(),
             changes: watches::follow(&client, &config),
             view: View::new(config.daemonset.is_some()),
             handover: Handover::new(&config.namespace, &config.pod),
@@ -101,17 +118,35 @@ impl KubernetesPods {
         self.fate.subscribe()
     }
 
+    /// Takes pods that wait for a verdict before they start.
+    pub(crate) fn arrivals(&self) -> mpsc::Sender<Arriving> {
+        self.arriving.clone()
+    }
+
+    /// Namespaces whose pods are in the mesh unless they say otherwise. This agent's own is not among them: with its
+    /// pods waiting for an agent there would never be one.
+    pub(crate) fn in_mesh(&self) -> watch::Receiver<Arc<BTreeSet<String>>> {
+        self.in_mesh.subscribe()
+    }
+
     /// Waits until there is a reason to make a list: what was heard, or a pod to look for again.
     async fn gather(&mut self) {
         loop {
             while let Some(Some(change)) = self.changes.next().now_or_never() {
                 self.heard(change);
             }
+            self.settle();
             if self.stale && self.view.is_complete() && !self.waits() {
                 return;
             }
             tokio::select! {
                 Some(change) = self.changes.next() => self.heard(change),
+                Some(arriving) = self.incoming.recv() => {
+                    self.arrivals.add(Instant::now(), arriving);
+                    self.stale = true;
+                    self.look_pause = FIRST_LOOK;
+                }
+                () = sleep_until(self.arrivals.until()) => {}
                 () = sleep_until(self.look_at) => {
                     self.look_at = None;
                     self.stale = true;
@@ -133,12 +168,64 @@ impl KubernetesPods {
             self.fate
                 .send_if_modified(|known| std::mem::replace(known, fate) != fate);
             self.wish();
+            self.note_namespaces();
         }
+    }
+
+    fn note_namespaces(&self) {
+        let namespaces = Arc::new(self.view.in_mesh(self.handover.namespace()));
+        self.in_mesh
+            .send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
+    }
+
+    /// Tells those that wait whether they may start.
+    fn settle(&mut self) {
+        if !self.view.is_complete() {
+            return;
+        }
+        let now = Instant::now();
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        arrivals.forget(now, self.view.pods());
+        arrivals.settle(now, |arrival, late| self.judge(arrival, late));
+        self.arrivals = arrivals;
+    }
+
+    /// Nothing while that is not known, and it is not late.
+    fn judge(&self, arrival: &Arrival, late: bool) -> Option<Verdict> {
+        let is_it = |pod: &&Observed| {
+            *pod.namespace == arrival.namespace
+                && *pod.name == arrival.name
+                && pod.is_named(arrival.uid.as_deref())
+        };
+        let Some(pod) = self.view.pods().find(is_it) else {
+            return late.then(|| self.judge_unknown(arrival));
+        };
+        let report = self.reported.get(&pod.uid);
+        let is_captured = report.is_some_and(|report| same_addresses(&report.captured, &arrival.ips));
+        if is_captured || !self.decide(pod).is_wanted() {
+            return Some(Verdict::Start);
+        }
+        late.then(|| Verdict::Hold {
+            because: report.map_or_else(
+                || "the pod was not found on this node".to_owned(),
+                |report| report.reason.clone(),
+            ),
+        })
+    }
+
+    /// A pod that the API server has not told of: its namespace decides.
+    fn judge_unknown(&self, arrival: &Arrival) -> Verdict {
+        if self.in_mesh.borrow().contains(&arrival.namespace) {
+            let because = "the API server has not told of the pod".to_owned();
+            return Verdict::Hold { because };
+        }
+        Verdict::Start
     }
 
     /// Looks up where the pods are, on a thread that may block.
     async fn look(&mut self) -> Result<BTreeMap<Arc<str>, Result<Place, String>>, PodsError> {
-        let sought: Vec<Sought> = self.view.pods().filter_map(Observed::sought).collect();
+        let sought = |pod: &Observed| pod.sought(self.arrivals.addresses(pod));
+        let sought: Vec<Sought> = self.view.pods().filter_map(sought).collect();
         let places = self.places.clone();
         let looked = tokio::task::spawn_blocking(move || places.lock().find(&sought));
         looked.await.map_err(|error| {
@@ -174,7 +261,7 @@ impl KubernetesPods {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             service_account: pod.service_account.clone(),
-            ips: pod.ips.clone(),
+            ips: self.arrivals.addresses(pod).to_vec(),
             netns: place.netns,
             cgroup: place.cgroup,
             turn: self.handover.turn(&pod.uid),
@@ -198,7 +285,7 @@ impl KubernetesPods {
     /// Brings annotations in line with the last report.
     fn wish(&self) {
         let wish = |pod: &Observed| {
-            let advertise = *self.reported.get(&pod.uid)?;
+            let advertise = self.reported.get(&pod.uid)?.state == PodState::Enrolled;
             let wish = Wish {
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
@@ -221,6 +308,7 @@ impl NodePods for KubernetesPods {
             uid: pod.uid.clone(),
             state: PodState::Enrolled,
             reason: String::new(),
+            captured: Vec::new(),
         };
         enrolled.map(report).collect()
     }
@@ -247,9 +335,10 @@ impl NodePods for KubernetesPods {
     }
 
     async fn report(&mut self, pods: &[PodReport]) -> Result<(), PodsError> {
-        let is_enrolled = |report: &PodReport| (report.uid.clone(), report.state == PodState::Enrolled);
-        self.reported = pods.iter().map(is_enrolled).collect();
+        let by_uid = |report: &PodReport| (report.uid.clone(), report.clone());
+        self.reported = pods.iter().map(by_uid).collect();
         self.wish();
+        self.settle();
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! What the mesh reads of a cluster, by kubectl.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::Context as _;
+use aquifer_control::model::secret::DATA_KEYS;
 use aquifer_control::validate::{Document, SecretName};
 use serde_json::Value;
 
@@ -43,43 +44,17 @@ fn document(object: &Value) -> anyhow::Result<Document> {
     })
 }
 
-/// Those of the Secrets that exist. Only their names are asked for, never their content.
-pub(super) fn existing_secrets(
-    kubectl: &Kubectl,
-    named: &BTreeSet<SecretName>,
-) -> anyhow::Result<BTreeSet<SecretName>> {
-    let mut by_namespace: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+/// Those of the Secrets that exist; of their content what TLS is ended with, which is judged and never shown.
+pub(super) fn secrets(kubectl: &Kubectl, named: &BTreeSet<SecretName>) -> anyhow::Result<Vec<Document>> {
+    let mut documents = Vec::new();
     for secret in named {
-        by_namespace
-            .entry(&secret.namespace)
-            .or_default()
-            .push(&secret.name);
+        let arguments = ["secret", &*secret.name, "-n", &*secret.namespace];
+        if let Some(mut object) = kubectl.object(&arguments)? {
+            if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+                data.retain(|key, _| DATA_KEYS.contains(&key.as_str()));
+            }
+            documents.push(document(&object)?);
+        }
     }
-    let mut existing = BTreeSet::new();
-    for (namespace, names) in by_namespace {
-        let arguments = [
-            &[
-                "get",
-                "secret",
-                "-n",
-                namespace,
-                "--ignore-not-found",
-                "-o",
-                "name",
-            ],
-            &*names,
-        ]
-        .concat();
-        let found = kubectl.text(&arguments)?;
-        existing.extend(
-            found
-                .lines()
-                .filter_map(|line| line.strip_prefix("secret/"))
-                .map(|name| SecretName {
-                    namespace: namespace.into(),
-                    name: name.into(),
-                }),
-        );
-    }
-    Ok(existing)
+    Ok(documents)
 }

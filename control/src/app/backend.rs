@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::TokenVerifier;
 use crate::config::Config;
 use crate::sink::{Left, ObjectSink};
-use crate::source::ObjectSource;
+use crate::source::{ObjectSource, SecretsWatch};
 
 /// A task that runs beside the pipeline until cancelled.
 pub(super) type Duty = Box<dyn FnOnce(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
@@ -18,6 +18,8 @@ pub(super) struct Backend {
     pub(super) authority: Arc<CertificateAuthority>,
     pub(super) verifier: Arc<dyn TokenVerifier>,
     pub(super) source: Box<dyn ObjectSource>,
+    /// Where the source reads Secrets only when it is told to.
+    pub(super) secrets: Option<SecretsWatch>,
     pub(super) sink: Box<dyn ObjectSink>,
     /// What an earlier run left in the sink.
     pub(super) left: Left,

@@ -28,6 +28,7 @@ pub(super) async fn open(config: &Config, objects: &Path) -> anyhow::Result<Back
         authority,
         verifier: Arc::new(verifier),
         source: Box::new(FolderSource::new(objects)),
+        secrets: None,
         sink: Box::new(sink),
         left,
         duties: Vec::new(),

@@ -15,6 +15,7 @@ use crate::kubernetes::connect;
 use crate::kubernetes::election::Elector;
 use crate::sink::kubernetes::{Desk, KubernetesSink, Writer};
 use crate::sink::{Left, ObjectSink};
+use crate::source::SecretsWatch;
 use crate::source::kubernetes::KubernetesSource;
 use crate::webhook::Bundle;
 
@@ -51,10 +52,12 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
     if let Some(bundle) = bundle {
         duties.push(Box::new(|cancel| Box::pin(bundle.run(cancel))));
     }
+    let (secrets_watch, wanted) = SecretsWatch::new();
     Ok(Backend {
         authority,
         verifier: Arc::new(TokenReviewVerifier::new(client.clone())),
-        source: Box::new(KubernetesSource::new(client, &config.namespace, desk)),
+        source: Box::new(KubernetesSource::new(client, &config.namespace, desk, wanted)),
+        secrets: Some(secrets_watch),
         sink: Box::new(sink),
         left,
         duties,

@@ -1,8 +1,9 @@
 //! Pods and Services to workloads and services of the mesh.
 
+mod claims;
 mod ownership;
+mod update;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,10 +14,13 @@ use aquifer_core::service::{BalanceMode, BalanceScope, LoadBalancing, PortMappin
 use aquifer_core::workload::{Health, TunnelProtocol, Workload, WorkloadUid};
 
 use crate::compile::Settings;
-use crate::compile::inputs::{Entry, Inputs, Labels, selects};
+use crate::compile::inputs::{Entry, Inputs, Labels};
 use crate::compile::protocol::detect;
 use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::kube;
+use claims::Claims;
+
+pub use update::Touched;
 
 /// Set on a pod by its node agent while the pod is captured.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
@@ -30,20 +34,24 @@ pub fn is_waypoint_class(class: &str) -> bool {
     class == WAYPOINT_CLASS || class == "aquifer-waypoint"
 }
 
-#[derive(Debug, Default)]
+/// Clones share everything, so that a change of one object costs what it touches.
+#[derive(Clone, Debug, Default)]
 pub struct Discovery {
-    pub services: BTreeMap<NamespacedHostname, ServiceEntry>,
+    pub services: imbl::OrdMap<NamespacedHostname, Arc<ServiceEntry>>,
     /// Kubernetes host names are unique, so that a host leads to one service.
-    pub by_host: BTreeMap<Arc<str>, NamespacedHostname>,
-    pub workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
-    /// Who serves a service, with the ports; in the order of their keys.
-    pub endpoints: BTreeMap<NamespacedHostname, Vec<Arc<Workload>>>,
-    /// What was decided about every pod.
-    pub pods: Vec<PodRecord>,
+    pub by_host: imbl::OrdMap<Arc<str>, NamespacedHostname>,
+    pub workloads: imbl::OrdMap<WorkloadUid, Arc<Workload>>,
+    /// Who serves a service, by key.
+    endpoints: imbl::OrdMap<NamespacedHostname, imbl::OrdMap<WorkloadUid, Arc<Workload>>>,
+    /// Pods without an address.
+    pub addressless: usize,
+    selectors: Selectors,
+    claims: Claims,
 }
 
-/// Namespace, label and value to services.
-type Selectors = BTreeMap<(Arc<str>, Arc<str>, Arc<str>), Vec<NamespacedHostname>>;
+/// Services with a selector, by their namespace and one of the selector's labels: a pod is compared only with those that
+/// it shares this label with.
+type Selectors = imbl::OrdMap<(Arc<str>, Arc<str>, Arc<str>), imbl::OrdSet<NamespacedHostname>>;
 
 #[derive(Debug)]
 pub struct ServiceEntry {
@@ -69,130 +77,19 @@ pub struct PodRecord {
 }
 
 impl Discovery {
-    pub fn of(inputs: &Inputs, settings: &Settings) -> Self {
-        let mut discovery = Self::default();
-        for entry in &inputs.services {
-            if let Some(service) = service(entry, settings) {
-                discovery.by_host.insert(service.hostname.clone(), service.key());
-                let key = service.key();
-                let entry = ServiceEntry {
-                    meta: entry.meta.clone(),
-                    spec: entry.spec.clone(),
-                    service,
-                };
-                discovery.services.insert(key, entry);
-            }
-        }
-        let selectors = discovery.selectors();
-        for entry in &inputs.pods {
-            discovery.pods.push(pod_record(entry, inputs));
-            if let Some(mut workload) = workload(entry, settings) {
-                workload.services = discovery.ports_of_pod(entry, &selectors);
-                discovery
-                    .workloads
-                    .insert(workload.uid.clone(), Arc::new(workload));
-            }
-        }
-        discovery.add_slices(inputs, settings);
-        discovery.index_endpoints();
-        discovery
-    }
-
-    /// Services with a selector, by their namespace and one of the selector's labels: a pod is compared only with those
-    /// that it shares this label with.
-    fn selectors(&self) -> Selectors {
-        let mut selectors = Selectors::new();
-        for (key, entry) in &self.services {
-            if let Some((label, value)) = entry.spec.selector.iter().next() {
-                let place = (key.namespace.clone(), label.clone(), value.clone());
-                selectors.entry(place).or_default().push(key.clone());
-            }
-        }
-        selectors
-    }
-
-    fn ports_of_pod(
-        &self,
-        pod: &Entry<kube::Pod>,
-        selectors: &Selectors,
-    ) -> BTreeMap<NamespacedHostname, Vec<PortMapping>> {
-        let namespace = &pod.meta.namespace;
-        let sharing =
-            pod.meta.labels.iter().filter_map(|(label, value)| {
-                selectors.get(&(namespace.clone(), label.clone(), value.clone()))
-            });
-        let candidates = sharing
-            .flatten()
-            .filter_map(|key| Some((key, self.services.get(key)?)));
-        let selected = candidates.filter(|(_, s)| selects(&s.spec.selector, &pod.meta.labels));
-        selected
-            .map(|(key, s)| (key.clone(), target_ports(s, &pod.spec)))
-            .collect()
-    }
-
-    /// Endpoints that somebody wrote by hand: of Services without a selector.
-    fn add_slices(&mut self, inputs: &Inputs, settings: &Settings) {
-        for slice in &inputs.endpoint_slices {
-            let host = hostname(&slice.spec.service, &slice.meta.namespace);
-            let Some(key) = self.by_host.get(&*host).cloned() else {
-                continue;
-            };
-            let ports = match self.services.get(&key) {
-                Some(entry) if entry.spec.selector.is_empty() => slice_ports(entry, &slice.spec),
-                _ => continue,
-            };
-            for endpoint in &slice.spec.endpoints {
-                self.add_endpoint(slice, endpoint, &key, &ports, settings);
-            }
-        }
-    }
-
-    fn add_endpoint(
-        &mut self,
-        slice: &Entry<kube::EndpointSlice>,
-        endpoint: &kube::Endpoint,
+    /// The workloads of a service, in the order of their keys.
+    pub fn endpoints<'d>(
+        &'d self,
         service: &NamespacedHostname,
-        ports: &[PortMapping],
-        settings: &Settings,
-    ) {
-        let namespace = &slice.meta.namespace;
-        let pod = endpoint.target_ref.as_ref().filter(|t| &*t.kind == "Pod");
-        let uid = match pod {
-            Some(pod) => WorkloadUid::pod(&settings.cluster_id, namespace, &pod.name),
-            None => {
-                let Some(address) = endpoint.addresses.first() else {
-                    return;
-                };
-                let slice = &slice.meta.name;
-                let cluster = &settings.cluster_id;
-                WorkloadUid::new(&format!(
-                    "{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{slice}/{address}"
-                ))
-            }
-        };
-        let entry = match self.workloads.get(&uid) {
-            Some(workload) => workload.clone(),
-            None if pod.is_some() => return,
-            None => Arc::new(bare_endpoint(uid.clone(), slice, endpoint, settings)),
-        };
-        let mut workload = Arc::unwrap_or_clone(entry);
-        workload.services.insert(service.clone(), ports.to_vec());
-        self.workloads.insert(uid, Arc::new(workload));
-    }
-
-    fn index_endpoints(&mut self) {
-        for workload in self.workloads.values() {
-            for service in workload.services.keys() {
-                self.endpoints
-                    .entry(service.clone())
-                    .or_default()
-                    .push(workload.clone());
-            }
-        }
+    ) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
+        self.endpoints
+            .get(service)
+            .into_iter()
+            .flat_map(imbl::OrdMap::values)
     }
 
     pub fn service_by_host(&self, host: &str) -> Option<&ServiceEntry> {
-        self.services.get(self.by_host.get(host)?)
+        self.services.get(self.by_host.get(host)?).map(|entry| &**entry)
     }
 }
 
@@ -273,22 +170,6 @@ fn target_ports(service: &ServiceEntry, pod: &kube::Pod) -> Vec<PortMapping> {
     ports.collect()
 }
 
-fn slice_ports(service: &ServiceEntry, slice: &kube::EndpointSlice) -> Vec<PortMapping> {
-    let ports = service.service.ports.iter().filter_map(|mapping| {
-        let port = service
-            .spec
-            .ports
-            .iter()
-            .find(|p| p.port == mapping.service_port)?;
-        let target = slice.ports.iter().find(|p| p.name == port.name)?.port?;
-        Some(PortMapping {
-            target_port: target,
-            ..*mapping
-        })
-    });
-    ports.collect()
-}
-
 /// Whether the pod is a waypoint or another proxy of the mesh that terminates HBONE by itself.
 fn terminates_hbone(labels: &Labels) -> bool {
     let is = |key: &str, value: &str| labels.get(key).is_some_and(|v| &**v == value);
@@ -306,7 +187,7 @@ fn is_gateway_proxy(pod: &kube::Pod, labels: &Labels) -> bool {
 
 fn workload(entry: &Entry<kube::Pod>, settings: &Settings) -> Option<Workload> {
     let (meta, pod) = (&entry.meta, &entry.spec);
-    let addresses = pod.ips();
+    let addresses = pod.ips().to_vec();
     if addresses.is_empty() || pod.is_finished() {
         return None;
     }
@@ -355,27 +236,6 @@ fn is_enrolled(entry: &Entry<kube::Pod>) -> bool {
     says && !entry.spec.spec.host_network
 }
 
-fn bare_endpoint(
-    uid: WorkloadUid,
-    slice: &Entry<kube::EndpointSlice>,
-    endpoint: &kube::Endpoint,
-    settings: &Settings,
-) -> Workload {
-    let mut w = Workload::empty(uid);
-    w.name = slice.spec.service.clone();
-    w.namespace = slice.meta.namespace.clone();
-    w.network = settings.network.clone();
-    w.addresses = endpoint.addresses.iter().filter_map(|a| a.parse().ok()).collect();
-    w.trust_domain = settings.trust_domain.clone();
-    w.canonical_name = slice.spec.service.clone();
-    w.canonical_revision = "latest".into();
-    w.workload_name = slice.spec.service.clone();
-    w.cluster = settings.cluster_id.clone();
-    let ready = endpoint.conditions.ready.unwrap_or(true);
-    w.health = if ready { Health::Healthy } else { Health::Unhealthy };
-    w
-}
-
 fn first_label(labels: &Labels, keys: &[&str]) -> Option<Arc<str>> {
     keys.iter()
         .find_map(|key| labels.get(*key).filter(|v| !v.is_empty()))
@@ -396,6 +256,11 @@ fn canonical_revision(labels: &Labels) -> Arc<str> {
     first_label(labels, &keys).unwrap_or_else(|| "latest".into())
 }
 
+/// What was decided about every pod.
+pub fn pods(inputs: &Inputs) -> impl Iterator<Item = PodRecord> {
+    inputs.pods.iter().map(|entry| pod_record(entry, inputs))
+}
+
 fn pod_record(entry: &Entry<kube::Pod>, inputs: &Inputs) -> PodRecord {
     let (meta, pod) = (&entry.meta, &entry.spec);
     let facts = PodFacts {
@@ -407,7 +272,7 @@ fn pod_record(entry: &Entry<kube::Pod>, inputs: &Inputs) -> PodRecord {
         name: meta.name.clone(),
         uid: meta.uid.clone(),
         node: pod.spec.node_name.clone(),
-        ips: pod.ips(),
+        ips: pod.ips().to_vec(),
         phase: pod.status.phase.clone(),
         ready: pod.is_ready(),
         wanted: decide(inputs.namespace_labels(&meta.namespace), &meta.labels, facts),

@@ -1,73 +1,126 @@
 //! The objects in effect by kind, in the order in which they win.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
 use crate::objects::kube::{ConfigMap, EndpointSlice, KubeGateway, Pod, Service};
 use crate::objects::{Meta, Object, ParsedObject};
-use crate::store::Store;
+use crate::store::{Changes, Store};
+
+pub use table::{Entry, Table};
 
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
-/// A parsed object and its metadata.
+/// Istio's kinds are sorted oldest first, the others by namespace and name. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct Entry<T> {
-    pub meta: Arc<Meta>,
-    pub spec: Arc<T>,
+pub struct Inputs {
+    pub namespaces: imbl::OrdMap<Arc<str>, Arc<Meta>>,
+    pub pods: Table<Pod>,
+    pub services: Table<Service>,
+    pub endpoint_slices: Table<EndpointSlice>,
+    pub config_maps: Table<ConfigMap>,
+    /// By namespace and name.
+    pub secrets: imbl::OrdMap<(Arc<str>, Arc<str>), Arc<Secret>>,
+    /// Namespaces whose Secrets are wanted and cannot be read, and why.
+    pub unreadable_secrets: BTreeMap<Arc<str>, String>,
+    pub kube_gateways: Table<KubeGateway>,
+    pub virtual_services: Table<VirtualService>,
+    pub destination_rules: Table<DestinationRule>,
+    pub gateways: Table<Gateway>,
+    pub peer_authentications: Table<PeerAuthentication>,
+    pub authorization_policies: Table<AuthorizationPolicy>,
 }
 
-/// Istio's kinds are sorted oldest first, the others by namespace and name.
-#[derive(Debug, Default)]
-pub struct Inputs {
-    pub namespaces: BTreeMap<Arc<str>, Arc<Meta>>,
-    pub pods: Vec<Entry<Pod>>,
-    pub services: Vec<Entry<Service>>,
-    pub endpoint_slices: Vec<Entry<EndpointSlice>>,
-    pub config_maps: Vec<Entry<ConfigMap>>,
-    pub kube_gateways: Vec<Entry<KubeGateway>>,
-    pub virtual_services: Vec<Entry<VirtualService>>,
-    pub destination_rules: Vec<Entry<DestinationRule>>,
-    pub gateways: Vec<Entry<Gateway>>,
-    pub peer_authentications: Vec<Entry<PeerAuthentication>>,
-    pub authorization_policies: Vec<Entry<AuthorizationPolicy>>,
-}
+/// Where the Secrets of a namespace stand, in reports; the namespace follows.
+pub const SECRETS_OF: &str = "secrets of ";
 
 static NO_LABELS: Labels = BTreeMap::new();
 
-impl Inputs {
-    pub fn of(store: &Store) -> Self {
-        let mut inputs = Self::default();
-        for object in store.in_effect() {
-            inputs.add(object);
+impl Default for Inputs {
+    fn default() -> Self {
+        Self {
+            namespaces: imbl::OrdMap::new(),
+            pods: Table::by_name(),
+            services: Table::by_name(),
+            endpoint_slices: Table::by_name(),
+            config_maps: Table::by_name(),
+            secrets: imbl::OrdMap::new(),
+            unreadable_secrets: BTreeMap::new(),
+            kube_gateways: Table::by_name(),
+            virtual_services: Table::by_age(),
+            destination_rules: Table::by_age(),
+            gateways: Table::by_age(),
+            peer_authentications: Table::by_age(),
+            authorization_policies: Table::by_age(),
         }
-        by_age(&mut inputs.virtual_services);
-        by_age(&mut inputs.destination_rules);
-        by_age(&mut inputs.gateways);
-        by_age(&mut inputs.peer_authentications);
-        by_age(&mut inputs.authorization_policies);
-        inputs
+    }
+}
+
+/// Whether an object comes into effect or goes out of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+impl Inputs {
+    /// Takes over what is in effect now in place of what was before.
+    pub fn apply(&mut self, store: &Store, changes: &Changes) {
+        self.unreadable_secrets = unreadable_secrets(store);
+        for (key, before) in changes.iter() {
+            if let Some(before) = before {
+                self.turn(before, Way::Out);
+            }
+            if let Some(now) = store.in_effect_of(key) {
+                self.turn(now, Way::In);
+            }
+        }
     }
 
-    fn add(&mut self, object: &ParsedObject) {
+    fn turn(&mut self, object: &ParsedObject, way: Way) {
         let meta = &object.meta;
         match &object.outcome {
             Err(_) | Ok(Object::ServiceAccount | Object::Irrelevant) => {}
-            Ok(Object::Namespace) => drop(self.namespaces.insert(meta.name.clone(), meta.clone())),
-            Ok(Object::Pod(spec)) => push(&mut self.pods, meta, spec),
-            Ok(Object::Service(spec)) => push(&mut self.services, meta, spec),
-            Ok(Object::EndpointSlice(spec)) => push(&mut self.endpoint_slices, meta, spec),
-            Ok(Object::ConfigMap(spec)) => push(&mut self.config_maps, meta, spec),
-            Ok(Object::KubeGateway(spec)) => push(&mut self.kube_gateways, meta, spec),
-            Ok(Object::VirtualService(spec)) => push(&mut self.virtual_services, meta, spec),
-            Ok(Object::DestinationRule(spec)) => push(&mut self.destination_rules, meta, spec),
-            Ok(Object::Gateway(spec)) => push(&mut self.gateways, meta, spec),
-            Ok(Object::PeerAuthentication(spec)) => push(&mut self.peer_authentications, meta, spec),
-            Ok(Object::AuthorizationPolicy(spec)) => push(&mut self.authorization_policies, meta, spec),
+            Ok(Object::Namespace) => self.turn_namespace(meta, way),
+            Ok(Object::Pod(spec)) => turn(&mut self.pods, meta, spec, way),
+            Ok(Object::Service(spec)) => turn(&mut self.services, meta, spec, way),
+            Ok(Object::EndpointSlice(spec)) => turn(&mut self.endpoint_slices, meta, spec, way),
+            Ok(Object::ConfigMap(spec)) => turn(&mut self.config_maps, meta, spec, way),
+            Ok(Object::Secret(spec)) => self.turn_secret(meta, spec, way),
+            Ok(Object::KubeGateway(spec)) => turn(&mut self.kube_gateways, meta, spec, way),
+            Ok(Object::VirtualService(spec)) => turn(&mut self.virtual_services, meta, spec, way),
+            Ok(Object::DestinationRule(spec)) => turn(&mut self.destination_rules, meta, spec, way),
+            Ok(Object::Gateway(spec)) => turn(&mut self.gateways, meta, spec, way),
+            Ok(Object::PeerAuthentication(spec)) => turn(&mut self.peer_authentications, meta, spec, way),
+            Ok(Object::AuthorizationPolicy(spec)) => turn(&mut self.authorization_policies, meta, spec, way),
         }
+    }
+
+    fn turn_secret(&mut self, meta: &Arc<Meta>, spec: &Arc<Secret>, way: Way) {
+        let key = (meta.namespace.clone(), meta.name.clone());
+        match way {
+            Way::In => drop(self.secrets.insert(key, spec.clone())),
+            Way::Out => drop(self.secrets.remove(&key)),
+        }
+    }
+
+    fn turn_namespace(&mut self, meta: &Arc<Meta>, way: Way) {
+        match way {
+            Way::In => drop(self.namespaces.insert(meta.name.clone(), meta.clone())),
+            Way::Out => drop(self.namespaces.remove(&meta.name)),
+        }
+    }
+
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        let key = (Arc::from(namespace), Arc::from(name));
+        self.secrets.get(&key).map(|secret| &**secret)
     }
 
     pub fn namespace_labels(&self, namespace: &str) -> &Labels {
@@ -77,15 +130,24 @@ impl Inputs {
     }
 }
 
-fn push<T>(list: &mut Vec<Entry<T>>, meta: &Arc<Meta>, spec: &Arc<T>) {
-    list.push(Entry {
-        meta: meta.clone(),
-        spec: spec.clone(),
-    });
+fn unreadable_secrets(store: &Store) -> BTreeMap<Arc<str>, String> {
+    let problems = store.unreadable().iter();
+    problems
+        .filter_map(|(origin, problems)| {
+            let namespace = origin.strip_prefix(SECRETS_OF)?;
+            Some((namespace.into(), problems.join("; ")))
+        })
+        .collect()
 }
 
-fn by_age<T>(list: &mut [Entry<T>]) {
-    list.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));
+fn turn<T>(table: &mut Table<T>, meta: &Arc<Meta>, spec: &Arc<T>, way: Way) {
+    match way {
+        Way::In => table.insert(Entry {
+            meta: meta.clone(),
+            spec: spec.clone(),
+        }),
+        Way::Out => table.remove(meta),
+    }
 }
 
 /// Whether every label of the selector is among the labels.

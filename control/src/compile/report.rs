@@ -4,6 +4,7 @@
 
 mod audience;
 mod findings;
+mod gateway;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -96,26 +97,44 @@ const OUR_CLASSES: [&str; 6] = [
 /// Messages name only so many findings; the debug endpoint has all.
 const MAX_FINDINGS: usize = 8;
 
-pub fn all(store: &Store, compiled: &Compiled) -> BTreeMap<ObjectKey, ObjectReport> {
-    let duplicates = store.duplicates();
-    let mut reports = BTreeMap::new();
-    for (key, _, object) in store.objects() {
-        if let Some(mut report) = report(compiled, object) {
-            for duplicate in duplicates.get(key).into_iter().flatten() {
-                let message = format!(
-                    "{} has the same object; the one of {} is in effect",
-                    duplicate.origin, duplicate.in_effect
-                );
-                report.notices.push(Notice::warning("metadata.name", message));
-            }
-            if let Some(stand_in) = store.stand_in(key) {
-                say_instead(&mut report, stand_in);
-            }
-            finish(&mut report);
-            reports.insert(key.clone(), report);
+/// Reports by object; clones share them.
+pub type Reports = imbl::OrdMap<ObjectKey, Arc<ObjectReport>>;
+
+/// Says anew what is to be said about these objects; a report that says the same stays the same.
+pub fn update<'k>(
+    reports: &mut Reports,
+    store: &Store,
+    compiled: &Compiled,
+    keys: impl Iterator<Item = &'k ObjectKey>,
+) {
+    for key in keys {
+        let report = store
+            .object(key)
+            .and_then(|object| whole(store, compiled, key, object));
+        match report {
+            // Of most objects nothing is said; a map that loses nothing stays the same one.
+            None if !reports.contains_key(key) => {}
+            None => drop(reports.remove(key)),
+            Some(report) if reports.get(key).is_some_and(|old| **old == report) => {}
+            Some(report) => drop(reports.insert(key.clone(), Arc::new(report))),
         }
     }
-    reports
+}
+
+fn whole(store: &Store, compiled: &Compiled, key: &ObjectKey, object: &ParsedObject) -> Option<ObjectReport> {
+    let mut report = report(compiled, object)?;
+    for duplicate in store.duplicates(key) {
+        let message = format!(
+            "{} has the same object; the one of {} is in effect",
+            duplicate.origin, duplicate.in_effect
+        );
+        report.notices.push(Notice::warning("metadata.name", message));
+    }
+    if let Some(stand_in) = store.stand_in(key) {
+        say_instead(&mut report, stand_in);
+    }
+    finish(&mut report);
+    Some(report)
 }
 
 /// What is to be said about one object, in the model or not yet, beside the others of the model.
@@ -174,7 +193,11 @@ fn describe(
         }
         Object::Gateway(gateway) => {
             report.audience = Audience::Pods(audience::of_gateway(compiled, gateway));
-            report.notices.extend(findings::gateway(compiled, gateway));
+            report.notices.extend(gateway::notices(compiled, meta, gateway));
+            let addresses = gateway::addresses(compiled, gateway);
+            if !addresses.is_empty() {
+                report.fields.insert("addresses", addresses.into());
+            }
         }
         Object::PeerAuthentication(_) => report.audience = Audience::Agents,
         Object::AuthorizationPolicy(policy) => {
@@ -225,7 +248,7 @@ fn finish(report: &mut ObjectReport) {
             .collect()
     };
     let (unresolved, unsupported, warnings) = (
-        of(&[NoticeKind::Unresolved]),
+        of(&[NoticeKind::Unresolved, NoticeKind::BadSecret]),
         of(&[NoticeKind::NotSupported]),
         of(&[NoticeKind::Warning, NoticeKind::Conflict, NoticeKind::Unserved]),
     );
@@ -237,7 +260,12 @@ fn finish(report: &mut ObjectReport) {
                 "ResolvedRefs",
                 "everything that the object names exists",
             ),
-            false => Condition::new("ResolvedRefs", false, "NotFound", joined(&unresolved)),
+            false => Condition::new(
+                "ResolvedRefs",
+                false,
+                unresolved_reason(&unresolved),
+                joined(&unresolved),
+            ),
         });
     }
     if !unsupported.is_empty() {
@@ -252,6 +280,14 @@ fn finish(report: &mut ObjectReport) {
         report
             .conditions
             .push(Condition::new("Warning", true, "Warning", joined(&warnings)));
+    }
+}
+
+/// The Gateway API's word where nothing is missing, but a Secret is of no use.
+fn unresolved_reason(unresolved: &[Notice]) -> &'static str {
+    match unresolved.iter().all(|n| n.kind == NoticeKind::BadSecret) {
+        true => "InvalidCertificateRef",
+        false => "NotFound",
     }
 }
 

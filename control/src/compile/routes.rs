@@ -2,6 +2,7 @@
 
 mod gateway;
 mod mesh;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +12,11 @@ use aquifer_xds::envoy::pb::envoy::config::route::v3::RouteConfiguration;
 
 use crate::compile::references::{Resolver, Target};
 use crate::envoy::action::WeightedName;
-use crate::model::virtual_service::{Action, Destination, HttpRule, TcpRule, WeightedDestination};
+use crate::model::virtual_service::{Action, Destination, HttpRule, WeightedDestination};
 
-pub use gateway::{GatewayPort, gateway_ports, gateway_routes};
+pub use gateway::{GatewayPort, Table, gateway_ports, gateway_routes, listening_port};
 pub use mesh::{mesh_destinations, mesh_routes};
+pub use streams::{StreamRoute, Streams};
 
 /// Clusters that are used, by name.
 pub type Clusters = BTreeMap<String, Target>;
@@ -79,8 +81,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    fn of_tcp_rule(&mut self, rule: &TcpRule) -> Vec<(String, u32)> {
-        rule.destinations
+    fn of_tcp_rule(&mut self, destinations: &[WeightedDestination]) -> Vec<(String, u32)> {
+        destinations
             .iter()
             .map(|d| (self.cluster(&d.destination), d.weight))
             .collect()

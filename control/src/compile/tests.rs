@@ -2,7 +2,9 @@
 
 mod bookinfo;
 pub(crate) mod fixture;
+mod gateway_tls;
 mod gateways;
+mod incremental;
 mod policies;
 mod properties;
 mod routing;

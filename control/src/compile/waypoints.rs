@@ -149,7 +149,7 @@ impl Binding {
 /// A service at a waypoint.
 pub type Place = (NamespacedHostname, WaypointKey);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Waypoints {
     pub all: BTreeMap<WaypointKey, Waypoint>,
     pub bindings: BTreeMap<NamespacedHostname, Binding>,
@@ -157,8 +157,6 @@ pub struct Waypoints {
     offered: BTreeMap<Place, u64>,
     /// Services that a waypoint goes on serving for a while: some clients do not know yet that they left.
     leaving: BTreeMap<Place, Instant>,
-    /// Waypoint of a workload's own address, by namespace and pod name.
-    pod_waypoints: BTreeMap<(Arc<str>, Arc<str>), WaypointKey>,
     lingering: BTreeMap<WaypointKey, Instant>,
     owned: BTreeSet<WaypointKey>,
     pub again_at: Option<Instant>,
@@ -176,7 +174,11 @@ impl Waypoints {
             all: explicit::waypoints(inputs),
             ..Self::default()
         };
-        let wanted = waypoints.wanted(inputs, discovery);
+        let needed = match settings.automatic_waypoints {
+            true => implicit::needed(inputs, discovery),
+            false => BTreeSet::new(),
+        };
+        let wanted = waypoints.wanted(inputs, discovery, &needed);
         let end = |since: Instant| since + settings.waypoint_linger;
         waypoints.linger(carry, moment.now, end);
         if settings.deployment.owned {
@@ -186,7 +188,6 @@ impl Waypoints {
         waypoints.judge_readiness(discovery);
         waypoints.bind(wanted, carry, inputs, discovery, moment);
         waypoints.leave(carry, discovery, moment.now, end);
-        waypoints.pod_waypoints = explicit::pods(inputs, &waypoints);
         waypoints
     }
 
@@ -195,13 +196,13 @@ impl Waypoints {
         &mut self,
         inputs: &Inputs,
         discovery: &Discovery,
+        implicit: &BTreeSet<NamespacedHostname>,
     ) -> BTreeMap<NamespacedHostname, WaypointKey> {
         let mut wanted = BTreeMap::new();
-        let implicit = implicit::needed(inputs, discovery);
+        let of_waypoints: BTreeSet<_> = self.all.keys().map(WaypointKey::service).collect();
         for (key, entry) in &discovery.services {
             // A waypoint's own Service: behind a waypoint nothing would reach it.
-            if implicit::is_proxy_service(&entry.meta.labels) || self.all.keys().any(|w| w.service() == *key)
-            {
+            if implicit::is_proxy_service(&entry.meta.labels) || of_waypoints.contains(key) {
                 continue;
             }
             match explicit::choice(inputs, &entry.meta) {
@@ -255,9 +256,8 @@ impl Waypoints {
             if !discovery.services.contains_key(&service) {
                 continue;
             }
-            let pods = discovery.endpoints.get(&service).map_or(&[][..], Vec::as_slice);
-            let serving = pods
-                .iter()
+            let serving = discovery
+                .endpoints(&service)
                 .filter(|w| w.native_tunnel && w.health == Health::Healthy);
             waypoint.pods = serving.map(|w| (w.namespace.clone(), w.name.clone())).collect();
         }
@@ -378,15 +378,21 @@ impl Waypoints {
         service
     }
 
-    pub fn attach_workload(&self, workload: &Arc<Workload>) -> Arc<Workload> {
-        let key = (workload.namespace.clone(), workload.name.clone());
-        match self.pod_waypoints.get(&key) {
-            Some(waypoint) if !workload.native_tunnel => {
+    /// Whether any waypoint is for the addresses of pods.
+    pub fn serve_workloads(&self) -> bool {
+        self.all.values().any(|w| w.serves.workloads())
+    }
+
+    /// The workload with the waypoint of its own address, where it has one.
+    pub fn attach_workload(&self, inputs: &Inputs, workload: &Arc<Workload>) -> Arc<Workload> {
+        let waypoint = (!workload.native_tunnel).then(|| explicit::of_workload(inputs, self, workload));
+        match waypoint.flatten() {
+            Some(waypoint) => {
                 let mut workload = Workload::clone(workload);
                 workload.waypoint = Some(waypoint.address());
                 Arc::new(workload)
             }
-            _ => workload.clone(),
+            None => workload.clone(),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Dump {
 #[derive(Serialize)]
 struct Dumped {
     name: Arc<str>,
-    version: Arc<str>,
+    version: String,
     content: Value,
 }
 
@@ -45,8 +45,8 @@ pub(super) fn of(state: &DebugState, proxy: &str) -> Option<Dump> {
 fn dump(url: &str, resources: &Resources) -> Vec<Dumped> {
     let dumped = resources.iter().map(|(name, resource)| Dumped {
         name: name.clone(),
-        version: resource.version.clone(),
-        content: describe(url, name, &resource.any),
+        version: resource.version().to_string(),
+        content: describe(url, name, &resource.any()),
     });
     dumped.collect()
 }

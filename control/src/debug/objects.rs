@@ -35,11 +35,11 @@ struct ObjectStatus {
 }
 
 pub(super) fn all(state: &DebugState) -> Objects {
-    let proxies = state.registry.list();
+    let proxies = state.registry.present();
     let view = state.view.read();
     let compiled = state.snapshots.compiled();
     let describe = |key: &ObjectKey, origin: &Arc<str>, api_version: &Arc<str>| {
-        let mut report = compiled.as_ref()?.reports.get(key)?.clone();
+        let mut report = ObjectReport::clone(compiled.as_ref()?.reports.get(key)?);
         let reach = view.statuses.reach(key, &proxies).filter(|_| report.accepted);
         report
             .conditions

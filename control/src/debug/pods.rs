@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::compile::discovery::PodRecord;
+use crate::compile::discovery::{PodRecord, pods};
 use crate::debug::DebugState;
 
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ pub(super) struct PodStatus {
 pub(super) fn all(state: &DebugState) -> Vec<PodStatus> {
     let compiled = state.snapshots.compiled();
     compiled
-        .map(|c| c.discovery.pods.iter().map(status).collect())
+        .map(|c| pods(&c.inputs).map(|pod| status(&pod)).collect())
         .unwrap_or_default()
 }
 

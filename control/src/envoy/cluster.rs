@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use aquifer_core::identity::SpiffeId;
-use aquifer_core::service::AppProtocol;
 use aquifer_xds::envoy::ENDPOINT_FILTER;
 use aquifer_xds::envoy::pb::envoy::config::cluster::v3 as cluster;
 use aquifer_xds::envoy::pb::envoy::config::core::v3 as core;
@@ -28,7 +27,15 @@ use crate::model::destination_rule::Balance;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-pub fn cluster_resource(name: &str, balance: Balance, protocol: AppProtocol) -> Named {
+/// The version of HTTP that endpoints are spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    One,
+    Two,
+    AsClient,
+}
+
+pub fn cluster_resource(name: &str, balance: Balance, version: HttpVersion) -> Named {
     let policy = match balance {
         Balance::LeastRequest => LbPolicy::LeastRequest,
         Balance::RoundRobin => LbPolicy::RoundRobin,
@@ -43,21 +50,22 @@ pub fn cluster_resource(name: &str, balance: Balance, protocol: AppProtocol) -> 
         }),
         connect_timeout: Some(duration(CONNECT_TIMEOUT)),
         lb_policy: policy as i32,
-        typed_extension_protocol_options: upstream_options(protocol),
+        typed_extension_protocol_options: upstream_options(version),
         ..cluster::Cluster::default()
     };
     resource(type_url::CLUSTER, name, &message)
 }
 
-/// HTTP/2 where the port says so; otherwise the client's own version is kept.
-fn upstream_options(protocol: AppProtocol) -> HashMap<String, Any> {
-    if !matches!(protocol, AppProtocol::Http2 | AppProtocol::Grpc) {
-        return HashMap::new();
-    }
-    let http2 = ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default());
+/// The waypoint takes no word for the client's own version.
+fn upstream_options(version: HttpVersion) -> HashMap<String, Any> {
+    let version = match version {
+        HttpVersion::AsClient => return HashMap::new(),
+        HttpVersion::One => ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
+        HttpVersion::Two => ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()),
+    };
     let options = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(http2),
+            protocol_config: Some(version),
         })),
         ..HttpProtocolOptions::default()
     };

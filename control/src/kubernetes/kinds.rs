@@ -46,6 +46,8 @@ pub enum Which {
     OwnNamed(&'static str),
     /// Those with this label.
     Labelled(&'static str),
+    /// Those of one namespace, which the follower is told.
+    OfNamespace,
 }
 
 /// Who reads a kind.
@@ -136,7 +138,17 @@ const DEPLOYMENTS: Kind = kind("apps", "Deployment", "deployments", V1);
 /// cluster that is most of all changes.
 const BY_HAND: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
 
-/// Everything that is watched.
+/// The largest and the most of what is in Secrets, and nothing that TLS is ended with.
+pub const NOT_FOR_TLS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
+
+/// Secrets are watched in the namespaces of gateways only, each on its own.
+pub const SECRETS: Watch = Watch {
+    kind: kind("", "Secret", "secrets", V1),
+    which: Which::OfNamespace,
+    reader: Reader::Model,
+};
+
+/// Everything that is watched in the whole cluster.
 pub fn watches() -> Vec<Watch> {
     let essential = [NAMESPACES, PODS, SERVICES].map(|kind| Watch {
         kind,

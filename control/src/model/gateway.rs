@@ -1,9 +1,13 @@
 //! Istio's Gateway: which pods listen on which ports for which hosts, validated.
 
-use std::collections::BTreeMap;
+mod protocol;
+mod tls;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::host::HostPattern;
+use crate::model::termination::Termination;
 use crate::model::virtual_service::indexed;
 use crate::objects::istio as raw;
 use crate::objects::{Meta, Notice, Rejection};
@@ -17,12 +21,39 @@ pub struct Gateway {
     pub servers: Vec<Server>,
 }
 
-/// A plaintext HTTP server.
 #[derive(Clone, Debug)]
 pub struct Server {
+    /// Its place in the object, such as `spec.servers[0]`.
+    pub field: String,
     /// As written; the port to listen on depends on the Service in front of the pods.
     pub port: u16,
+    pub port_name: Arc<str>,
     pub hosts: Vec<ServerHost>,
+    pub kind: ServerKind,
+}
+
+/// What a server does with its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerKind {
+    /// HTTP, without TLS; what is not `https` already may be sent there.
+    Http { https_only: bool },
+    /// HTTP inside of TLS that ends here.
+    Https(Termination),
+    /// Bytes inside of TLS that ends here.
+    Tls(Termination),
+    /// TLS that is passed on by the name that its client asks for.
+    Passthrough,
+    /// Bytes.
+    Tcp,
+}
+
+impl ServerKind {
+    pub fn termination(&self) -> Option<&Termination> {
+        match self {
+            Self::Https(termination) | Self::Tls(termination) => Some(termination),
+            Self::Http { .. } | Self::Passthrough | Self::Tcp => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,15 +72,39 @@ impl Gateway {
         if spec.servers.is_empty() {
             return Err(Rejection::invalid("spec.servers", "is empty"));
         }
+        let servers = indexed(&spec.servers, "spec.servers", |s, f| {
+            Server::parse(s, &meta.namespace, f, notices)
+        })?;
+        unique_names(&servers)?;
         Ok(Self {
             name: meta.name.clone(),
             namespace: meta.namespace.clone(),
             selector: spec.selector,
-            servers: indexed(&spec.servers, "spec.servers", |s, f| {
-                Server::parse(s, &meta.namespace, f, notices)
-            })?,
+            servers,
         })
     }
+
+    /// The servers that end TLS, with how.
+    pub fn terminations(&self) -> impl Iterator<Item = (&Server, &Termination)> {
+        self.servers
+            .iter()
+            .filter_map(|server| Some((server, server.kind.termination()?)))
+    }
+}
+
+/// A route table of a server that ends TLS is named for its port.
+fn unique_names(servers: &[Server]) -> Result<(), Rejection> {
+    let mut seen = BTreeSet::new();
+    for server in servers.iter().filter(|s| s.kind.termination().is_some()) {
+        if !seen.insert((server.port, &server.port_name)) {
+            let reason = format!(
+                "{:?} is the name of two servers of port {}; they need different ones",
+                server.port_name, server.port
+            );
+            return Err(Rejection::invalid(format!("{}.port.name", server.field), reason));
+        }
+    }
+    Ok(())
 }
 
 impl Server {
@@ -68,7 +123,6 @@ impl Server {
                 "is missing or 0; expected 1 to 65535",
             )
         })?;
-        check_protocol(&port.protocol, &format!("{field}.port.protocol"))?;
         refuse_unsupported(raw, field)?;
         if port.target_port.is_some() {
             let message = "has no effect, as in Istio; the Service's targetPort decides";
@@ -80,21 +134,13 @@ impl Server {
         let hosts = indexed(&raw.hosts, &format!("{field}.hosts"), |h, f| {
             ServerHost::parse(h, ns, f)
         })?;
-        Ok(Self { port: number, hosts })
-    }
-}
-
-fn check_protocol(protocol: &str, field: &str) -> Result<(), Rejection> {
-    match protocol.to_ascii_uppercase().as_str() {
-        "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Ok(()),
-        "HTTPS" | "TLS" | "TCP" | "MONGO" => {
-            let reason = format!("is {protocol}: this version serves plain HTTP at gateways only");
-            Err(Rejection::unsupported(field, reason))
-        }
-        _ => Err(Rejection::invalid(
-            field,
-            format!("is {protocol:?}; expected HTTP, HTTP2, GRPC, HTTPS, TLS or TCP"),
-        )),
+        Ok(Self {
+            kind: protocol::kind(&port.protocol, raw.tls.as_ref(), field, notices)?,
+            field: field.to_owned(),
+            port: number,
+            port_name: port.name.clone(),
+            hosts,
+        })
     }
 }
 
@@ -106,7 +152,6 @@ fn refuse_unsupported(raw: &raw::Server, field: &str) -> Result<(), Rejection> {
         ))
     };
     match raw {
-        raw::Server { tls: Some(_), .. } => refuse("tls"),
         raw::Server {
             default_endpoint: Some(_),
             ..

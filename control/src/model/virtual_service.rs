@@ -2,6 +2,7 @@
 
 mod action;
 mod matching;
+mod tls;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ pub use action::{
     RetryPolicy, Rewrite, WeightedDestination,
 };
 pub use matching::{HeaderCondition, HttpCondition, SourceCondition};
+pub use tls::{TlsCondition, TlsRule};
 
 /// The cluster domain is part of every qualified host; one per control plane.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -35,6 +37,8 @@ pub struct VirtualService {
     pub visibility: Visibility,
     pub http: Vec<HttpRule>,
     pub tcp: Vec<TcpRule>,
+    /// Only gateways look at what TLS asks for.
+    pub tls: Vec<TlsRule>,
 }
 
 /// One rule of `http`, with its conditions OR-ed; no condition at all means every request.
@@ -76,32 +80,35 @@ impl VirtualService {
                 "is empty: delegated VirtualServices are not supported by this version",
             ));
         }
-        if !spec.tls.is_empty() {
-            return Err(Rejection::unsupported(
-                "spec.tls",
-                "routing of TLS by SNI is not supported by this version",
+        if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
+            return Err(Rejection::invalid(
+                "spec",
+                "has no rule; expected http, tls or tcp",
             ));
         }
-        if spec.http.is_empty() && spec.tcp.is_empty() {
-            return Err(Rejection::invalid("spec", "has no rule; expected http or tcp"));
-        }
-        if spec.http.len() + spec.tcp.len() > MAX_RULES {
+        if spec.http.len() + spec.tcp.len() + spec.tls.len() > MAX_RULES {
             return Err(Rejection::invalid(
                 "spec.http",
                 format!("has more than {MAX_RULES} rules"),
             ));
         }
+        let hosts = parse_hosts(&spec.hosts, ns)?;
+        let gateways =
+            parse_gateways(&spec.gateways, ns, "spec.gateways")?.unwrap_or_else(|| vec![GatewayRef::Mesh]);
+        only_at_gateways(spec, &gateways, notices)?;
         Ok(Self {
             name: meta.name.clone(),
             namespace: ns.clone(),
-            hosts: parse_hosts(&spec.hosts, ns)?,
-            gateways: parse_gateways(&spec.gateways, ns, "spec.gateways")?
-                .unwrap_or_else(|| vec![GatewayRef::Mesh]),
+            gateways,
             visibility: Visibility::parse(&spec.export_to, ns)?,
             http: indexed(&spec.http, "spec.http", |r, field| {
                 HttpRule::parse(r, ns, field, notices)
             })?,
             tcp: indexed(&spec.tcp, "spec.tcp", |r, field| TcpRule::parse(r, ns, field))?,
+            tls: indexed(&spec.tls, "spec.tls", |r, field| {
+                TlsRule::parse(r, &hosts, ns, field)
+            })?,
+            hosts,
         })
     }
 
@@ -116,6 +123,24 @@ impl VirtualService {
             .filter(|h| h.matches(host))
             .max_by_key(|h| h.specificity())
     }
+}
+
+/// Inside the mesh, TLS of applications is bytes: where all would be for nobody, nothing is taken.
+fn only_at_gateways(
+    spec: &raw::VirtualService,
+    gateways: &[GatewayRef],
+    notices: &mut Vec<Notice>,
+) -> Result<(), Rejection> {
+    if spec.tls.is_empty() || !gateways.contains(&GatewayRef::Mesh) {
+        return Ok(());
+    }
+    let reason =
+        "routing of TLS by SNI is supported at gateways only by this version, not for clients in the mesh";
+    if gateways.len() == 1 {
+        return Err(Rejection::unsupported("spec.tls", reason));
+    }
+    notices.push(Notice::not_supported("spec.tls", reason));
+    Ok(())
 }
 
 fn parse_hosts(hosts: &[Arc<str>], ns: &str) -> Result<Vec<HostPattern>, Rejection> {

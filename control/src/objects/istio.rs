@@ -17,7 +17,7 @@ type Labels = BTreeMap<Text, Text>;
 
 macro_rules! raw {
     ($name:ident { $($field:ident : $kind:ty),* $(,)? }) => {
-        #[derive(Clone, Debug, Default, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
         #[serde(default, rename_all = "camelCase", remote = "Self")]
         pub struct $name { $(pub $field: $kind,)* }
 

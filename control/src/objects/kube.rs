@@ -16,7 +16,7 @@ fn part<'a>(raw: &'a RawObject, field: &str) -> &'a Value {
     raw.value.get(field).unwrap_or(&Value::Null)
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
     pub spec: PodSpec,
     pub status: PodStatus,
@@ -31,23 +31,12 @@ impl Pod {
     }
 
     /// All addresses, without the ones that do not parse.
-    pub fn ips(&self) -> Vec<IpAddr> {
-        let all = self.status.pod_ips.iter().map(|ip| &ip.ip);
-        let one = (!self.status.pod_ip.is_empty()).then_some(&self.status.pod_ip);
-        let mut ips: Vec<IpAddr> = Vec::new();
-        for ip in all.chain(one).filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-            if !ips.contains(&ip.to_canonical()) {
-                ips.push(ip.to_canonical());
-            }
-        }
-        ips
+    pub fn ips(&self) -> &[IpAddr] {
+        &self.status.ips
     }
 
     pub fn is_ready(&self) -> bool {
-        self.status
-            .conditions
-            .iter()
-            .any(|c| &*c.kind == "Ready" && &*c.status == "True")
+        self.status.ready
     }
 
     pub fn is_finished(&self) -> bool {
@@ -71,7 +60,7 @@ impl Pod {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodSpec {
     #[serde(deserialize_with = "or_default")]
@@ -84,7 +73,7 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Container {
     pub name: Arc<str>,
@@ -92,38 +81,65 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ContainerPort {
     pub name: Option<Arc<str>>,
     pub container_port: u16,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+/// What is read of a status, in few words: a mesh has many pods.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "WrittenStatus")]
 pub struct PodStatus {
-    #[serde(deserialize_with = "or_default")]
     pub phase: Arc<str>,
-    #[serde(rename = "podIP", deserialize_with = "or_default")]
-    pub pod_ip: Arc<str>,
-    #[serde(rename = "podIPs", deserialize_with = "or_default")]
-    pub pod_ips: Vec<PodIp>,
+    pub ips: Box<[IpAddr]>,
+    pub ready: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct WrittenStatus {
     #[serde(deserialize_with = "or_default")]
-    pub conditions: Vec<PodCondition>,
+    phase: Arc<str>,
+    #[serde(rename = "podIP", deserialize_with = "or_default")]
+    pod_ip: Arc<str>,
+    #[serde(rename = "podIPs", deserialize_with = "or_default")]
+    pod_ips: Vec<PodIp>,
+    #[serde(deserialize_with = "or_default")]
+    conditions: Vec<PodCondition>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct PodIp {
-    pub ip: Arc<str>,
+struct PodIp {
+    ip: Arc<str>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct PodCondition {
+struct PodCondition {
     #[serde(rename = "type")]
-    pub kind: Arc<str>,
-    pub status: Arc<str>,
+    kind: Arc<str>,
+    status: Arc<str>,
+}
+
+impl From<WrittenStatus> for PodStatus {
+    fn from(written: WrittenStatus) -> Self {
+        let all = written.pod_ips.iter().map(|ip| &ip.ip).chain([&written.pod_ip]);
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for ip in all.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+            if !ips.contains(&ip.to_canonical()) {
+                ips.push(ip.to_canonical());
+            }
+        }
+        let mut conditions = written.conditions.iter();
+        Self {
+            ready: conditions.any(|c| &*c.kind == "Ready" && &*c.status == "True"),
+            ips: ips.into(),
+            phase: written.phase,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -145,6 +161,11 @@ pub struct Service {
     pub internal_traffic_policy: Arc<str>,
     #[serde(deserialize_with = "or_default")]
     pub traffic_distribution: Arc<str>,
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    pub external_ips: Vec<Arc<str>>,
+    /// What a load balancer has given it, from its status.
+    #[serde(skip)]
+    pub load_balancer: Vec<LoadBalancerIngress>,
     /// The waypoint that its status says it is behind: what this or another replica decided.
     #[serde(skip)]
     pub bound: Option<WaypointKey>,
@@ -155,6 +176,12 @@ impl Service {
         let service: Self = lenient(part(raw, "spec"), "spec")?;
         Ok(Self {
             bound: bound_waypoint(&raw.value),
+            load_balancer: lenient(
+                raw.value
+                    .pointer("/status/loadBalancer/ingress")
+                    .unwrap_or(&Value::Null),
+                "status.loadBalancer.ingress",
+            )?,
             ..service
         })
     }
@@ -177,12 +204,20 @@ impl Service {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerIngress {
+    pub ip: Option<Arc<str>>,
+    pub hostname: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServicePort {
     #[serde(deserialize_with = "or_default")]
     pub name: Arc<str>,
     pub port: u16,
     pub target_port: Option<TargetPort>,
+    pub node_port: Option<u16>,
     #[serde(deserialize_with = "or_default")]
     pub protocol: Arc<str>,
     #[serde(deserialize_with = "or_default")]
@@ -207,7 +242,7 @@ pub enum TargetPort {
     Name(Arc<str>),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EndpointSlice {
     /// The Service, from the label `kubernetes.io/service-name`.
     pub service: Arc<str>,
@@ -215,7 +250,7 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Endpoint {
     #[serde(deserialize_with = "or_default")]
@@ -226,21 +261,21 @@ pub struct Endpoint {
     pub target_ref: Option<TargetRef>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct EndpointConditions {
     /// Unknown counts as ready.
     pub ready: Option<bool>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TargetRef {
     pub kind: Arc<str>,
     pub name: Arc<str>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct EndpointPort {
     #[serde(deserialize_with = "or_default")]

@@ -42,6 +42,7 @@ impl Meta {
         let mut meta: Self = lenient(raw.value.get("metadata").unwrap_or(&Value::Null), "metadata")?;
         // The key has the namespace that was filled in for an object without one.
         meta.namespace = raw.key.namespace.clone();
+        meta.name = raw.key.name.clone();
         Ok(meta)
     }
 
@@ -57,11 +58,6 @@ impl Meta {
     pub fn is_dry_run(&self) -> bool {
         let annotation = self.annotations.get("istio.io/dry-run");
         annotation.is_some_and(|value| &**value == "true")
-    }
-
-    /// Oldest first, then by name and namespace: the order in which Istio lets objects win.
-    pub fn age_order(&self) -> (&str, &str, &str) {
-        (&self.creation_timestamp, &self.name, &self.namespace)
     }
 }
 

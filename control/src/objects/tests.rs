@@ -182,7 +182,7 @@ fn rules_of_a_virtual_service() {
         "VirtualService",
         "{hosts: [a], tls: [{}]}",
         "spec.tls",
-        "not supported",
+        "clients in the mesh",
     );
     rejected(
         "VirtualService",
@@ -225,13 +225,72 @@ fn the_other_kinds() {
         "spec.trafficPolicy.tls.mode",
         "ISTIO_MUTUAL",
     );
-    let https = "{selector: {istio: x}, servers: [{port: {number: 443, name: h, protocol: HTTPS}, tls: {mode: SIMPLE}, hosts: ['*']}]}";
-    rejected(
-        "Gateway",
-        https,
-        "spec.servers[0].port.protocol",
-        "plain HTTP at gateways only",
-    );
+    let server = |protocol: &str, tls: &str| {
+        format!(
+            "{{selector: {{istio: x}}, servers: [{{port: {{number: 443, name: h, protocol: {protocol}}}, tls: {{{tls}}}, hosts: ['*']}}]}}"
+        )
+    };
+    for (protocol, tls, field, reason) in [
+        ("HTTPS", "mode: SIMPLE", "tls.credentialName", "missing"),
+        (
+            "HTTPS",
+            "mode: SIMPLE, credentialName: 'builtin://x'",
+            "tls.credentialName",
+            "not the name of a Secret",
+        ),
+        (
+            "HTTPS",
+            "mode: SOME, credentialName: c",
+            "tls.mode",
+            "expected SIMPLE",
+        ),
+        ("HTTPS", "mode: ISTIO_MUTUAL", "tls.mode", "tunnels"),
+        (
+            "HTTPS",
+            "mode: SIMPLE, credentialName: c, httpsRedirect: true",
+            "tls.httpsRedirect",
+            "https already",
+        ),
+        (
+            "HTTPS",
+            "mode: SIMPLE, serverCertificate: /f",
+            "tls.serverCertificate",
+            "credentialName",
+        ),
+        (
+            "HTTPS",
+            "mode: MUTUAL, credentialName: c, caCrl: /f",
+            "tls.caCrl",
+            "not checked",
+        ),
+        (
+            "HTTPS",
+            "mode: SIMPLE, credentialName: c, maxProtocolVersion: TLSV1_1",
+            "tls.maxProtocolVersion",
+            "TLS 1.2",
+        ),
+        (
+            "HTTPS",
+            "mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2",
+            "tls.minProtocolVersion",
+            "newer than",
+        ),
+        (
+            "HTTPS",
+            "mode: SIMPLE, credentialName: c, cipherSuites: [AES128-SHA]",
+            "tls.cipherSuites",
+            "ECDHE",
+        ),
+        ("TCP", "mode: SIMPLE, credentialName: c", "tls", "write TLS"),
+        ("HTTP", "mode: SIMPLE, credentialName: c", "tls", "write HTTPS"),
+    ] {
+        rejected(
+            "Gateway",
+            &server(protocol, tls),
+            &format!("spec.servers[0].{field}"),
+            reason,
+        );
+    }
     rejected(
         "Gateway",
         "{selector: {}, servers: []}",

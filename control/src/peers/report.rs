@@ -80,7 +80,7 @@ impl PeerPlace {
 
 /// The report of this replica, about its own proxies alone.
 pub fn of(state: &DebugState) -> PeerReport {
-    let proxies = state.registry.list();
+    let proxies = state.registry.present();
     let view = state.view.read();
     let objects = view
         .statuses

@@ -12,7 +12,7 @@ use super::*;
 use crate::auth::Caller;
 use crate::auth::pods::Pods;
 use crate::compile::tests::fixture::settings;
-use crate::serve::{ClientIdentity, ResourceSnapshot, ResourceSnapshots};
+use crate::serve::{ClientIdentity, ProxyType, ResourceSnapshot, ResourceSnapshots, Version};
 use crate::sink::SinkError;
 use crate::source::document;
 
@@ -98,6 +98,7 @@ impl Running {
                 batches: sender,
                 refuse,
             }),
+            secrets: None,
             metrics: ModelMetrics::new(&Registry::new()),
         };
         let (events, incoming) = mpsc::channel(100);
@@ -176,10 +177,8 @@ fn service_status(batch: &Batch) -> Option<Value> {
         .flatten()
 }
 
-fn routes(snapshot: &ResourceSnapshot) -> Arc<str> {
-    snapshot.types[type_url::ROUTES]["inbound-vip|80|http|a.shop.svc.cluster.local"]
-        .version
-        .clone()
+fn routes(snapshot: &ResourceSnapshot) -> Version {
+    snapshot.types[type_url::ROUTES]["inbound-vip|80|http|a.shop.svc.cluster.local"].version()
 }
 
 #[tokio::test]
@@ -229,7 +228,7 @@ async fn after_start(left: Left) -> (Value, bool) {
     running.synced().await;
     let status = running.batch(service_status).await;
     let compiled = running.snapshots.compiled();
-    let advertised = compiled.is_some_and(|c| c.services.iter().any(|s| s.waypoint.is_some()));
+    let advertised = compiled.is_some_and(|c| c.services.values().any(|s| s.waypoint.is_some()));
     running.stop().await;
     (status["status"]["conditions"][0]["status"].clone(), advertised)
 }
@@ -255,7 +254,7 @@ async fn a_restart_remembers_which_services_are_behind_a_waypoint() {
         .snapshots
         .compiled()
         .expect("published before the status was written");
-    assert!(compiled.services.iter().any(|s| s.waypoint.is_some()));
+    assert!(compiled.services.values().any(|s| s.waypoint.is_some()));
     running.stop().await;
 }
 

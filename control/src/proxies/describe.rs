@@ -4,12 +4,15 @@
 
 use aquifer_core::http::action::{Action, Destinations};
 use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints, Transport};
-use aquifer_core::http::listener::{Listener, ListenerProtocol};
+use aquifer_core::http::listener::{Chain, Listener, ListenerProtocol};
+use aquifer_core::http::server_tls::ClientCertificates;
 use aquifer_core::http::table::{Route, RouteTable};
 use aquifer_core::service::{PortMapping, Service};
 use aquifer_core::workload::Workload;
+use aquifer_identity::edge::EdgeSecret;
+use aquifer_telemetry::timestamp::rfc3339;
 use aquifer_xds::convert::{Address, decode_authorization};
-use aquifer_xds::envoy::{Resource, decode};
+use aquifer_xds::envoy::{Resource, Secret, decode};
 use aquifer_xds::handler::{Rejected, Update};
 use aquifer_xds::type_url;
 use serde_json::{Value, json};
@@ -27,6 +30,7 @@ pub fn describe(url: &str, name: &str, any: &prost_types::Any) -> Value {
         type_url::LISTENER => read(&update, listener),
         type_url::ROUTES => read(&update, routes),
         type_url::CLUSTER => read(&update, cluster),
+        type_url::SECRET => read(&update, secret),
         type_url::ENDPOINTS => read(&update, |e: &Endpoints| e.list.iter().map(endpoint).collect()),
         _ => Ok(json!({ "bytes": any.value.len() })),
     };
@@ -75,11 +79,43 @@ fn ports(list: &[PortMapping]) -> Value {
 
 fn listener(l: &Listener) -> Value {
     let mut value = json!({ "addresses": l.addresses, "binding": format!("{:?}", l.binding) });
-    match &l.protocol {
+    match l.chains.unseen() {
+        Some(only) => protocol(&only.protocol, &mut value),
+        None => value["chains"] = l.chains.iter().map(chain).collect(),
+    }
+    value
+}
+
+fn chain(c: &Chain) -> Value {
+    let mut value = json!({ "name": c.name, "serverNames": c.server_names });
+    if let Some(tls) = &c.tls {
+        value["secrets"] = tls.secrets().map(|name| json!(name)).collect();
+        value["clients"] = match &tls.clients {
+            ClientCertificates::NotAsked => json!("not asked"),
+            ClientCertificates::Optional(_) => json!("optional"),
+            ClientCertificates::Required(_) => json!("required"),
+        };
+    }
+    protocol(&c.protocol, &mut value);
+    value
+}
+
+fn protocol(protocol: &ListenerProtocol, value: &mut Value) {
+    match protocol {
         ListenerProtocol::Http(http) => value["routes"] = json!(http.routes),
         ListenerProtocol::Tcp(tcp) => value["destinations"] = destinations(&tcp.destinations),
     }
-    value
+}
+
+/// What a secret is, and never what it holds.
+fn secret(s: &Secret) -> Value {
+    match &s.content {
+        EdgeSecret::KeyPair(pair) => json!({
+            "kind": "certificate", "serial": pair.serial(), "dnsNames": pair.dns_names(),
+            "notAfter": rfc3339(pair.not_after()),
+        }),
+        EdgeSecret::Roots(_) => json!({ "kind": "authorities" }),
+    }
 }
 
 fn routes(table: &RouteTable) -> Value {

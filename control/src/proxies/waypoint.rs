@@ -13,9 +13,10 @@ use crate::compile::routes::{Clusters, Scope, cluster_name, mesh_destinations, m
 use crate::compile::waypoints::WaypointKey;
 use crate::envoy::listener::{Handling, virtual_listener};
 use crate::envoy::{resource, resource_by_content, route_content};
-use crate::proxies::{Collected, Types};
+use crate::proxies::Collected;
+use crate::proxies::endpoints::Clients;
 
-pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
+pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Collected {
     let own = compiled.waypoints.services_of(key);
     let resolver = Resolver::new(compiled, &key.namespace);
     let mut collected = Collected::default();
@@ -25,10 +26,10 @@ pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Types {
         };
         for port in &entry.service.ports {
             let clusters = add_port(&mut collected, resolver, &own, &entry.service, *port);
-            collected.add_clusters(&resolver, &clusters);
+            collected.add_clusters(&resolver, &clusters, Clients::Mesh);
         }
     }
-    collected.into_types()
+    collected
 }
 
 /// The listener and route table of one port; gives the clusters it needs.

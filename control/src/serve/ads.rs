@@ -3,33 +3,29 @@
 //! A thin skin around [`super::stream`]: it authenticates, waits for requests and snapshots, and keeps the registry
 //! and the metrics. Nothing is spawned: a stream is polled by its connection and ends with it.
 
-use std::pin::Pin;
+mod service;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_telemetry::registry::Registry;
-use aquifer_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use aquifer_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use aquifer_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use aquifer_xds::type_url::short_name;
-use async_trait::async_trait;
-use futures_util::stream::{self, Stream};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::metrics::ServeMetrics;
 use super::registry::{Entry, ProxyRegistry};
-use super::stream::{Answer, Answered, StreamState, Violation};
+use super::stream::{Answer, Answered, Outgoing, StreamState, Violation};
+use super::turns::{Turn, Turns};
 use super::{ClientIdentity, ResourceSnapshot, ResourceSnapshots};
 use crate::auth::node::{NodeError, identify};
 use crate::auth::{Authenticated, Authenticator};
+use service::AdsServer;
 
-/// A request that reconnects with 300,000 resources still fits.
-const MAX_REQUEST: usize = 32 * 1024 * 1024;
 /// For the first request of a stream.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Streams are ended at about this age, so that proxies spread over replicas and present a fresh token.
@@ -45,11 +41,10 @@ pub struct AdsService {
     authenticator: Authenticator,
     registry: ProxyRegistry,
     metrics: ServeMetrics,
+    turns: Turns,
     /// Ends every stream, so that proxies reconnect elsewhere before this process is gone.
     cancel: CancellationToken,
 }
-
-type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
 
 impl AdsService {
     pub fn new(
@@ -64,12 +59,27 @@ impl AdsService {
             authenticator,
             registry,
             metrics: ServeMetrics::new(metrics),
+            turns: Turns::default(),
             cancel,
         }
     }
 
-    pub(super) fn into_server(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    pub(super) fn into_server(self) -> AdsServer {
+        AdsServer(self)
+    }
+
+    /// From a call to its stream.
+    async fn begin(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<AdsStream, Status> {
+        let caller = self.authenticate(&request).await?;
+        let mut inbound = request.into_inner();
+        let first = timeout(FIRST_REQUEST, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no request within 10s of opening the stream"))??
+            .ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
+        let client = self.identify(&caller, &first)?;
+        let mut stream = self.open(&client, inbound)?;
+        stream.request(first)?;
+        Ok(stream)
     }
 
     async fn authenticate(
@@ -146,40 +156,12 @@ impl AdsService {
                 client: client.node_id.clone(),
             },
             end: tokio::time::Instant::now() + age,
+            turns: self.turns.clone(),
             cancel: self.cancel.clone(),
             converging: None,
             pushed: false,
             in_effect: None,
         })
-    }
-}
-
-#[async_trait]
-impl AggregatedDiscoveryService for AdsService {
-    type DeltaAggregatedResourcesStream = Responses;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Responses>, Status> {
-        let caller = self.authenticate(&request).await?;
-        let mut inbound = request.into_inner();
-        let first = timeout(FIRST_REQUEST, inbound.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no request within 10s of opening the stream"))??
-            .ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
-        let client = self.identify(&caller, &first)?;
-        let mut stream = self.open(&client, inbound)?;
-        stream.request(first)?;
-        let responses = stream::unfold(Some(stream), |stream| async {
-            let mut stream = stream?;
-            match stream.next().await {
-                Ok(Some(response)) => Some((Ok(response), Some(stream))),
-                Ok(None) => None,
-                Err(status) => Some((Err(status), None)),
-            }
-        });
-        Ok(Response::new(Box::pin(responses)))
     }
 }
 
@@ -190,6 +172,7 @@ struct AdsStream {
     snapshots: watch::Receiver<Arc<ResourceSnapshot>>,
     log: StreamLog,
     end: tokio::time::Instant,
+    turns: Turns,
     cancel: CancellationToken,
     /// When the oldest change came in that is not yet in effect.
     converging: Option<Instant>,
@@ -200,12 +183,12 @@ struct AdsStream {
 
 impl AdsStream {
     /// The next response; none at the stream's orderly end.
-    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<Outgoing>, Status> {
         loop {
             if let Some(outgoing) = self.state.next() {
                 self.pushed = true;
                 self.log.sent(&outgoing);
-                return Ok(Some(outgoing.response));
+                return Ok(Some(outgoing));
             }
             self.settle();
             tokio::select! {
@@ -224,6 +207,11 @@ impl AdsStream {
                 () = self.cancel.cancelled() => return Ok(None),
             }
         }
+    }
+
+    /// A turn to send a large response; none where the stream ends anyway.
+    async fn turn(&self) -> Option<Turn> {
+        self.cancel.run_until_cancelled(self.turns.wait()).await
     }
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
@@ -260,14 +248,14 @@ struct StreamLog {
 }
 
 impl StreamLog {
-    fn sent(&self, outgoing: &super::stream::Outgoing) {
+    fn sent(&self, outgoing: &Outgoing) {
         let response = &outgoing.response;
         self.entry.sent(outgoing);
         self.metrics.pushed(&response.type_url);
         tracing::debug!(
             client = %self.client,
             r#type = short_name(&response.type_url),
-            resources = response.resources.len(),
+            resources = outgoing.added.len(),
             removed = response.removed_resources.len(),
             version = %response.system_version_info,
             "xds push"

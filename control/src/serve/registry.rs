@@ -57,6 +57,19 @@ pub struct ProxyStatus {
     pub types: BTreeMap<Arc<str>, TypeSync>,
 }
 
+impl ProxyStatus {
+    fn brief(&self) -> Self {
+        Self {
+            node_id: self.node_id.clone(),
+            namespace: self.namespace.clone(),
+            pod: self.pod.clone(),
+            node: self.node.clone(),
+            types: BTreeMap::new(),
+            ..*self
+        }
+    }
+}
+
 struct Record {
     status: ProxyStatus,
     snapshot: Arc<ResourceSnapshot>,
@@ -98,6 +111,26 @@ impl ProxyRegistry {
             .collect()
     }
 
+    /// Every proxy, without the state of its types: what is asked for many times a second.
+    pub fn present(&self) -> Vec<ProxyStatus> {
+        let inner = self.inner.lock();
+        inner
+            .records
+            .values()
+            .map(|record| record.status.brief())
+            .collect()
+    }
+
+    /// The waypoints among the proxies, without the state of their types.
+    pub fn waypoints(&self) -> Vec<ProxyStatus> {
+        let inner = self.inner.lock();
+        let statuses = inner.records.values().map(|record| &record.status);
+        statuses
+            .filter(|status| status.proxy_type == ProxyType::Waypoint)
+            .map(ProxyStatus::brief)
+            .collect()
+    }
+
     /// The newest stream of a proxy by node id or `POD.NAMESPACE`, and the snapshot that it is being brought to.
     pub fn find(&self, proxy: &str) -> Option<(ProxyStatus, Arc<ResourceSnapshot>)> {
         let inner = self.inner.lock();
@@ -132,7 +165,9 @@ impl ProxyRegistry {
         self.changes.subscribe()
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many streams are open.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
         self.inner.lock().records.len()
     }
 

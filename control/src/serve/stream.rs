@@ -17,10 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aquifer_xds::pb::envoy::config::core::v3::ControlPlane;
-use aquifer_xds::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
-};
+use aquifer_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
+use super::message::Additions;
 use super::{ResourceSnapshot, Resources, VersionedResource};
 use subscription::Subscription;
 
@@ -59,14 +58,17 @@ pub(super) struct Answered {
 /// A response with what the registry records of it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
+    /// Without its resources.
     pub(super) response: DeltaDiscoveryResponse,
+    pub(super) added: Additions,
     /// Resources that the client holds once it has applied this.
     pub(super) resources: usize,
 }
 
 struct TypeStream {
     subscription: Subscription,
-    /// What the client was told, and with it what it holds if it rejected nothing.
+    /// What the client was told, and with it what it holds if it rejected nothing. Once that is all of a snapshot it is
+    /// the snapshot's own map, so that the next difference costs what has changed and not what there is.
     sent: Resources,
     /// The client waits for an answer, be it empty: after its first request and for names that do not exist.
     owed: bool,
@@ -81,8 +83,10 @@ struct TypeStream {
 
 #[derive(Default)]
 struct Changes {
-    added: Vec<(Arc<str>, Arc<VersionedResource>)>,
+    added: Additions,
     removed: Vec<Arc<str>>,
+    /// What the client holds once it was told of both.
+    wanted: Resources,
 }
 
 pub(super) struct StreamState {
@@ -253,22 +257,19 @@ impl TypeStream {
             let wanted = all.map(|all| self.subscription.select(all)).unwrap_or_default();
             let absent = &mut self.absent;
             absent.retain(|name| name != subscription::WILDCARD && !wanted.contains_key(name.as_str()));
-            self.changes = Some(difference(&self.sent, &wanted));
+            self.changes = Some(difference(&self.sent, wanted));
         }
         self.changes.get_or_insert_default()
     }
 
     fn send(&mut self, url: &str, which: Which, nonce: String, version: String) -> Outgoing {
         let mut changes = self.changes.take().unwrap_or_default();
-        let mut removed = Vec::new();
-        let mut resources = Vec::new();
+        let (mut added, mut removed) = (Additions::default(), Vec::new());
         if which != Which::Removals {
             self.owed = false;
             removed = std::mem::take(&mut self.absent);
-            for (name, resource) in std::mem::take(&mut changes.added) {
-                resources.push(wire(&name, &resource));
-                self.sent.insert(name, resource);
-            }
+            added = std::mem::take(&mut changes.added);
+            note_added(&mut self.sent, &added);
         }
         if which != Which::Additions {
             for name in std::mem::take(&mut changes.removed) {
@@ -276,11 +277,14 @@ impl TypeStream {
                 removed.push(name.to_string());
             }
         }
+        if changes.is_empty() {
+            self.sent = changes.wanted.clone();
+        }
         self.changes = Some(changes);
         self.outstanding = Some(nonce.clone());
         let response = DeltaDiscoveryResponse {
             system_version_info: version,
-            resources,
+            resources: Vec::new(),
             type_url: url.to_owned(),
             nonce,
             removed_resources: removed,
@@ -290,6 +294,7 @@ impl TypeStream {
         };
         Outgoing {
             response,
+            added,
             resources: self.sent.len(),
         }
     }
@@ -303,44 +308,45 @@ fn type_url(url: &str) -> Result<&str, Violation> {
     Ok(url)
 }
 
-/// What a reconnecting client says it has: names and versions are all that the comparison needs.
+/// What a reconnecting client says it has.
 fn held(versions: BTreeMap<String, String>) -> Resources {
-    let resource = |version: String| {
-        Arc::new(VersionedResource {
-            version: version.into(),
-            any: prost_types::Any::default(),
-        })
-    };
+    let resource = |version: String| Arc::new(VersionedResource::claimed(&version));
     versions
         .into_iter()
         .map(|(name, version)| (Arc::from(name), resource(version)))
         .collect()
 }
 
-fn difference(sent: &Resources, wanted: &Resources) -> Changes {
+fn note_added(sent: &mut Resources, added: &Additions) {
+    match added {
+        Additions::Whole(all) => *sent = all.clone(),
+        Additions::Some(list) => sent.extend(list.iter().cloned()),
+    }
+}
+
+fn difference(sent: &Resources, wanted: Resources) -> Changes {
     use imbl::ordmap::DiffItem;
-    let mut changes = Changes::default();
-    for item in sent.diff(wanted) {
+    if sent.is_empty() {
+        return Changes {
+            added: Additions::Whole(wanted.clone()),
+            removed: Vec::new(),
+            wanted,
+        };
+    }
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
+    for item in sent.diff(&wanted) {
         match item {
             DiffItem::Add(name, resource)
             | DiffItem::Update {
                 new: (name, resource),
                 ..
-            } => {
-                changes.added.push((name.clone(), resource.clone()));
-            }
-            DiffItem::Remove(name, _) => changes.removed.push(name.clone()),
+            } => added.push((name.clone(), resource.clone())),
+            DiffItem::Remove(name, _) => removed.push(name.clone()),
         }
     }
-    changes
-}
-
-fn wire(name: &str, resource: &VersionedResource) -> Resource {
-    Resource {
-        name: name.to_owned(),
-        version: resource.version.to_string(),
-        resource: Some(resource.any.clone()),
-        aliases: Vec::new(),
-        ttl: None,
+    Changes {
+        added: Additions::Some(added),
+        removed,
+        wanted,
     }
 }

@@ -6,6 +6,7 @@
 //! without are waited for however long it takes.
 
 mod follow;
+mod secrets;
 mod trim;
 mod watched;
 
@@ -20,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes::kinds::{self, DEFINITIONS};
 use crate::sink::kubernetes::Desk;
-use crate::source::{ObjectSource, SourceError};
+use crate::source::{ObjectSource, SecretsWanted, SourceError};
 use crate::store::SourceEvent;
 use follow::Follower;
+use secrets::SecretFollowers;
 
 /// Where objects stand, in reports.
 pub const ORIGIN: &str = "kubernetes";
@@ -34,14 +36,16 @@ pub struct KubernetesSource {
     /// The namespace of the control plane itself.
     namespace: Arc<str>,
     desk: Arc<Desk>,
+    secrets: SecretsWanted,
 }
 
 impl KubernetesSource {
-    pub fn new(client: Client, namespace: &str, desk: Arc<Desk>) -> Self {
+    pub fn new(client: Client, namespace: &str, desk: Arc<Desk>, secrets: SecretsWanted) -> Self {
         Self {
             client,
             namespace: namespace.into(),
             desk,
+            secrets,
         }
     }
 }
@@ -59,7 +63,7 @@ impl ObjectSource for KubernetesSource {
         for watch in kinds::watches() {
             let (first, begun) = watch::channel(false);
             started.push((watch.kind.name(), begun));
-            let follower = Follower::new(
+            let mut follower = Follower::new(
                 watch,
                 self.client.clone(),
                 self.namespace.clone(),
@@ -67,8 +71,16 @@ impl ObjectSource for KubernetesSource {
                 events.clone(),
                 first,
             );
-            tasks.spawn(follower.run(definitions.subscribe()));
+            let definitions = definitions.subscribe();
+            tasks.spawn(async move { follower.run(definitions).await });
         }
+        let secrets = SecretFollowers {
+            client: self.client.clone(),
+            desk: self.desk.clone(),
+            events: events.clone(),
+            definitions: definitions.subscribe(),
+        };
+        tasks.spawn(secrets.run(self.secrets));
         tasks.spawn(follow::definitions(
             self.client.clone(),
             definitions,

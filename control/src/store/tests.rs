@@ -26,7 +26,7 @@ fn policy(generation: u32, spec: &str) -> String {
 }
 
 fn compiled_policy(compiled: &Compiled) -> Option<&Authorization> {
-    compiled.policies.iter().find(|p| p.key() == "shop/p")
+    compiled.policies.get("shop/p").map(|policy| &**policy)
 }
 
 /// What the object's status says about being accepted.
@@ -35,7 +35,7 @@ fn accepted(compiled: &Compiled, kind: &str) -> String {
 }
 
 fn listed(compiled: &Compiled, pod: &str) -> Vec<String> {
-    let workload = compiled.workloads.iter().find(|w| &*w.name == pod).unwrap();
+    let workload = compiled.workloads.values().find(|w| &*w.name == pod).unwrap();
     workload.policies.iter().map(ToString::to_string).collect()
 }
 

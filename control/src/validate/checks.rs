@@ -1,7 +1,9 @@
 //! What the control plane has no reason to look at, and people want to be told before they apply it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+mod certificates;
 
 use crate::compile::Compiled;
 use crate::compile::inputs::{Labels, selects};
@@ -29,7 +31,7 @@ pub(super) struct Checks<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) compiled: &'a Compiled,
     pub(super) store: &'a Store,
-    pub(super) secrets: &'a BTreeSet<SecretName>,
+    pub(super) now: SystemTime,
 }
 
 /// An object and where it stands.
@@ -60,6 +62,7 @@ impl Checks<'_> {
     fn of_content(&self, subject: &Subject<'_>, accepted: &Object) -> Vec<Finding> {
         match accepted {
             Object::VirtualService(rules) => unreachable_rules(subject, rules),
+            Object::Gateway(gateway) => certificates::lifetimes(self, subject, gateway),
             Object::AuthorizationPolicy(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             Object::PeerAuthentication(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             _ => Vec::new(),
@@ -81,8 +84,7 @@ impl Checks<'_> {
     }
 
     fn missing_secrets(&self, subject: &Subject<'_>) -> Vec<Finding> {
-        let root = &self.compiled.settings.root_namespace;
-        let references = secrets::of(&subject.object.raw, root).into_iter();
+        let references = secrets::of_gateway_api(&subject.object.raw).into_iter();
         let missing = references.filter(|r| !self.is_secret(&r.secret));
         let level = if self.world.view == View::Cluster {
             Level::Error
@@ -103,7 +105,7 @@ impl Checks<'_> {
 
     fn is_secret(&self, secret: &SecretName) -> bool {
         let key = ObjectKey::new("", "Secret", &secret.namespace, &secret.name);
-        self.secrets.contains(secret) || self.store.object(&key).is_some()
+        self.store.object(&key).is_some()
     }
 
     fn selects_nothing(&self, subject: &Subject<'_>, selector: Option<&Labels>) -> Vec<Finding> {

@@ -164,6 +164,10 @@ fn of_notice(
             )
         }
         NoticeKind::Warning => (Level::Warning, "Suspicious", SUSPICIOUS.to_owned()),
+        NoticeKind::BadSecret => (Level::Error, "BadSecret", BAD_SECRET.to_owned()),
+        NoticeKind::Conflict if &*key.kind == "Gateway" => {
+            (Level::Error, "Conflict", GATEWAY_CONFLICT.to_owned())
+        }
         NoticeKind::Conflict => (Level::Error, "Conflict", CONFLICT.to_owned()),
         NoticeKind::Unserved => (Level::Warning, "Unserved", UNSERVED.to_owned()),
     };
@@ -174,6 +178,8 @@ fn of_notice(
 
 const NOT_SUPPORTED: &str = "take the field out, or accept that it does nothing";
 const SUSPICIOUS: &str = "check whether it is meant so";
+const BAD_SECRET: &str = "put a certificate and its key into the Secret: `kubectl create secret tls NAME -n NAMESPACE --cert=FILE --key=FILE`";
+const GATEWAY_CONFLICT: &str = "use another port or other hosts, or take the server out of the older Gateway";
 const CONFLICT: &str =
     "merge the rules into one VirtualService, give them different hosts, or limit each by exportTo";
 const UNSERVED: &str =

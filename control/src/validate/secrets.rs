@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::model::termination::CA_SUFFIX;
 use crate::objects::{GATEWAY_API, NETWORKING, RawObject};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,44 +20,59 @@ pub(super) struct Reference {
     pub(super) secret: SecretName,
 }
 
-/// All Secrets that the objects name.
+/// All Secrets that the objects name, beside the `pods` of gateways for Istio's Gateway.
 pub fn references<'o>(
     objects: impl IntoIterator<Item = &'o RawObject>,
-    gateway_namespace: &str,
+    pods: &[&RawObject],
 ) -> BTreeSet<SecretName> {
-    let all = objects
+    let of = |object: &RawObject| match (&*object.key.group, &*object.key.kind) {
+        (NETWORKING, "Gateway") => of_istio(object, pods),
+        _ => of_gateway_api(object).into_iter().map(|r| r.secret).collect(),
+    };
+    objects.into_iter().flat_map(of).collect()
+}
+
+/// Every Secret that may be meant, in every namespace that has pods of the gateway.
+fn of_istio(object: &RawObject, pods: &[&RawObject]) -> Vec<SecretName> {
+    let selector = object.value.pointer("/spec/selector").and_then(Value::as_object);
+    let selected = |pod: &&&RawObject| {
+        let labels = pod.value.pointer("/metadata/labels");
+        let mut wanted = selector.into_iter().flatten();
+        wanted.all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+    };
+    let namespaces: BTreeSet<&Arc<str>> = pods
+        .iter()
+        .filter(selected)
+        .map(|pod| &pod.key.namespace)
+        .collect();
+    let names: Vec<String> = list(object.value.pointer("/spec/servers"))
+        .flat_map(credential_names)
+        .collect();
+    let secret = |namespace: &Arc<str>, name: &String| SecretName {
+        namespace: namespace.clone(),
+        name: name.as_str().into(),
+    };
+    let all = namespaces
         .into_iter()
-        .flat_map(|object| of(object, gateway_namespace));
-    all.map(|reference| reference.secret).collect()
+        .flat_map(|namespace| names.iter().map(move |name| secret(namespace, name)));
+    all.collect()
 }
 
-/// Istio's Gateway names Secrets beside the gateway's pods; the Gateway API beside the object, or where it says.
-pub(super) fn of(object: &RawObject, gateway_namespace: &str) -> Vec<Reference> {
-    match (&*object.key.group, &*object.key.kind) {
-        (NETWORKING, "Gateway") => istio(object, gateway_namespace),
-        (GATEWAY_API, "Gateway") => gateway_api(object),
-        _ => Vec::new(),
+fn credential_names(server: &Value) -> Vec<String> {
+    let tls = server.get("tls").unwrap_or(&Value::Null);
+    let one = ["credentialName", "caCertCredentialName"].map(|field| tls.get(field));
+    let named = one.into_iter().flatten().chain(list(tls.get("credentialNames")));
+    let named: Vec<&str> = named.filter_map(Value::as_str).collect();
+    let beside = named.iter().map(|name| format!("{name}{CA_SUFFIX}"));
+    let own = named.iter().map(|name| (*name).to_owned());
+    own.chain(beside).collect()
+}
+
+/// The Gateway API names Secrets beside the object, or where it says.
+pub(super) fn of_gateway_api(object: &RawObject) -> Vec<Reference> {
+    if (&*object.key.group, &*object.key.kind) != (GATEWAY_API, "Gateway") {
+        return Vec::new();
     }
-}
-
-fn istio(object: &RawObject, namespace: &str) -> Vec<Reference> {
-    let servers = list(object.value.pointer("/spec/servers"));
-    let found = servers.enumerate().flat_map(|(i, server)| {
-        let tls = server.get("tls");
-        let names = ["credentialName", "caCertCredentialName"];
-        names.into_iter().filter_map(move |field| {
-            let name = tls?.get(field)?.as_str()?;
-            Some(reference(
-                format!("spec.servers[{i}].tls.{field}"),
-                namespace,
-                name,
-            ))
-        })
-    });
-    found.collect()
-}
-
-fn gateway_api(object: &RawObject) -> Vec<Reference> {
     let listeners = list(object.value.pointer("/spec/listeners"));
     let found = listeners.enumerate().flat_map(|(i, listener)| {
         let references = list(listener.pointer("/tls/certificateRefs"));
@@ -75,9 +91,6 @@ fn gateway_api(object: &RawObject) -> Vec<Reference> {
 }
 
 fn reference(field: String, namespace: &str, name: &str) -> Reference {
-    // Istio's form kubernetes://NAME and NAMESPACE/NAME.
-    let name = name.strip_prefix("kubernetes://").unwrap_or(name);
-    let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
     Reference {
         field,
         secret: SecretName {

@@ -7,7 +7,7 @@ use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::{Notice, ParsedObject};
 use crate::validate::View;
 use crate::validate::finding::Level;
-use crate::validate::world::{World, at};
+use crate::validate::world::{World, at, names_secret};
 
 /// Names further apart than this are different names.
 const MAX_DISTANCE: usize = 2;
@@ -29,6 +29,9 @@ pub(super) fn for_unresolved(
     }
     match (level, world.view) {
         (Level::Info, View::Files) => "give the manifests that define it too, or --cluster".to_owned(),
+        _ if names_secret(&notice.field) => {
+            "`kubectl create secret tls NAME -n NAMESPACE --cert=FILE --key=FILE`, where the gateway's pods run".to_owned()
+        }
         _ if notice.field.starts_with("spec.gateways") => {
             "create the Gateway, or correct the name".to_owned()
         }

@@ -31,7 +31,7 @@ fn input(documents: &str, background: &str, view: View) -> Input {
         view,
         namespace: "shop".into(),
         root_namespace: "istio-system".into(),
-        secrets: BTreeSet::new(),
+        now: SystemTime::now(),
     }
 }
 
@@ -216,4 +216,58 @@ mod at_admission {
             }
         }
     }
+}
+
+const KIALI: &str = include_str!("../../../deploy/samples/seed/ingress.yaml");
+
+/// A Secret for the seed's gateway, whose certificate ended so many days from now.
+fn certificate(host: &str, days: i64) -> String {
+    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    let now = SystemTime::now();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    params.not_before = (now - day * 400).into();
+    let length = day * u32::try_from(days.unsigned_abs()).unwrap();
+    params.not_after = if days < 0 {
+        (now - length).into()
+    } else {
+        (now + length).into()
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let indented = |pem: &str| pem.replace('\n', "\n    ");
+    format!(
+        "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: telemetry-gw-cert, namespace: istio-system}}\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indented(&pem),
+        indented(&key.serialize_pem())
+    )
+}
+
+#[test]
+fn certificates_of_gateways_are_judged() {
+    let seed = KIALI.replace("${INGRESS_DOMAIN}", "10.0.0.1.nip.io");
+    let judged = |secret: &str, view| {
+        let mut found = found(&format!("{seed}{secret}"), view);
+        // Kiali's Service is not part of the story's manifests.
+        found.retain(|f| !f.contains("spec.http") && !f.contains("spec.selector") && !f.contains("metadata"));
+        found
+    };
+    let name = "spec.servers[0].tls.credentialName";
+    assert_eq!(judged("", View::Files), [format!("info NotFound {name}")]);
+    let host = "kiali.10.0.0.1.nip.io";
+    assert!(judged(&certificate(host, 90), View::Files).is_empty());
+    assert_eq!(
+        judged(&certificate(host, -1), View::Files),
+        [format!("error Expired {name}")]
+    );
+    assert_eq!(
+        judged(&certificate(host, 2), View::Files),
+        [format!("warning ExpiresSoon {name}")]
+    );
+    assert_eq!(
+        judged(&certificate("other.org", 90), View::Files),
+        ["warning Suspicious spec.servers[0].hosts[0]"]
+    );
+    let empty =
+        "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: telemetry-gw-cert, namespace: istio-system}\n";
+    assert_eq!(judged(empty, View::Files), [format!("error BadSecret {name}")]);
 }

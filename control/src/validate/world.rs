@@ -96,7 +96,7 @@ impl<'a> World<'a> {
 
     /// Whether the input tells what exists where the field points to.
     fn names_described(&self, object: &ParsedObject, field: &str) -> bool {
-        if field == "spec.selector" {
+        if field == "spec.selector" || names_secret(field) {
             return false;
         }
         match namespace_of(object, field) {
@@ -105,6 +105,12 @@ impl<'a> World<'a> {
             None => true,
         }
     }
+}
+
+/// Secrets are seldom among manifests.
+pub(super) fn names_secret(field: &str) -> bool {
+    let name = field.rsplit('.').next().unwrap_or(field);
+    name.starts_with("credentialName") || name == "caCertCredentialName"
 }
 
 /// The namespace that the text at `field` points into; `None` for a name outside the cluster.

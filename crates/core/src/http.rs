@@ -18,5 +18,6 @@ pub mod normalize;
 pub mod request;
 pub mod retry;
 pub mod rewrite;
+pub mod server_tls;
 pub mod table;
 pub mod text;

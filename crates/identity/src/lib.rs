@@ -11,6 +11,7 @@
 pub mod authority;
 pub mod certificate;
 pub mod csr;
+pub mod edge;
 pub mod manager;
 pub mod peer;
 mod pem;

@@ -1,6 +1,7 @@
 //! The connection to the control plane: gRPC over server-authenticated TLS, never without.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -56,6 +57,8 @@ pub enum ConnectError {
 #[derive(Clone, Debug)]
 pub struct ControlPlane {
     inner: Arc<Inner>,
+    /// The address that connections come from, where it is not the machine's choice.
+    source: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,17 @@ impl ControlPlane {
                 address: address.to_owned(),
                 root: root.into(),
             }),
+            source: None,
         })
+    }
+
+    /// The same one, with connections that come from this address: the control plane bounds how many one address has.
+    #[must_use]
+    pub fn from_address(&self, source: IpAddr) -> Self {
+        Self {
+            source: Some(source),
+            ..self.clone()
+        }
     }
 
     pub fn address(&self) -> &str {
@@ -139,12 +152,10 @@ impl ControlPlane {
     async fn open_without_deadline(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
         let connector = self.tls().await?;
         let address = || self.inner.address.clone();
-        let tcp = TcpStream::connect(&self.inner.address)
-            .await
-            .map_err(|source| ConnectError::Tcp {
-                address: address(),
-                source,
-            })?;
+        let tcp = self.open_tcp().await.map_err(|source| ConnectError::Tcp {
+            address: address(),
+            source,
+        })?;
         // Acknowledgements are small and must not wait for more.
         tcp.set_nodelay(true).map_err(|source| ConnectError::Tcp {
             address: address(),
@@ -158,6 +169,22 @@ impl ControlPlane {
                 root: self.inner.root.display().to_string(),
                 source,
             })
+    }
+
+    async fn open_tcp(&self) -> io::Result<TcpStream> {
+        let Some(source) = self.source else {
+            return TcpStream::connect(&self.inner.address).await;
+        };
+        let mut found = tokio::net::lookup_host(&self.inner.address).await?;
+        let to = found.find(|to| to.is_ipv4() == source.is_ipv4());
+        let to = to.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        let socket = if source.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.bind((source, 0).into())?;
+        socket.connect(to).await
     }
 
     async fn tls(&self) -> Result<TlsConnector, ConnectError> {

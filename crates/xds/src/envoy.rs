@@ -13,6 +13,8 @@ mod listener;
 mod matching;
 mod retry;
 mod routes;
+mod secret;
+mod server_tls;
 mod text;
 mod values;
 
@@ -27,6 +29,7 @@ use aquifer_core::http::table::RouteTable;
 use prost::Message;
 
 pub use envoy_types::pb;
+pub use secret::Secret;
 
 use crate::handler::{Rejected, Update};
 
@@ -90,7 +93,7 @@ fn is_set<T: Default + PartialEq>(value: &T) -> bool {
     *value != T::default()
 }
 
-/// A resource of one of the four types.
+/// A resource of one of Envoy's types.
 pub trait Resource: Sized {
     type Wire: Message + Default;
     const MESSAGE: &'static str;
@@ -138,6 +141,17 @@ impl Resource for Endpoints {
     const MESSAGE: &'static str = "ClusterLoadAssignment";
     fn from_wire(wire: &Self::Wire) -> Result<Self> {
         endpoints::convert(wire)
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Resource for Secret {
+    type Wire = pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+    const MESSAGE: &'static str = "Secret";
+    fn from_wire(wire: &Self::Wire) -> Result<Self> {
+        secret::convert(wire)
     }
     fn name(&self) -> &str {
         &self.name

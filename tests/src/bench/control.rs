@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aquifer_xds::channel::{AddressError, ConnectError, ControlPlane};
-use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::cluster::layout::{ClusterName, Member, NameError};
@@ -17,12 +16,18 @@ use crate::cluster::{Cluster, ClusterError, ClusterOptions, kubectl::KubectlErro
 
 mod api;
 mod fleet;
+mod glance;
 mod objects;
 mod process;
+mod report;
+mod shares;
 
 use api::Api;
 use fleet::Fleet;
 use process::ControlProcess;
+use shares::Shares;
+
+pub use report::Report;
 
 /// A first picture of a large mesh for hundreds of clients on a small machine.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -90,19 +95,15 @@ struct Row {
     /// From the first client's start until the last has everything.
     synced: Duration,
     first_bytes: u64,
+    /// While pods change, and the most there ever was.
     resident_megabytes: f64,
-    /// Processors' worth of time while pods change.
-    load: f64,
+    peak_megabytes: f64,
+    /// Processors' worth of time while clients get their first pictures, and while pods change.
+    syncing: Shares,
+    changing: Shares,
     p50: Duration,
     p99: Duration,
     bytes_per_change: u64,
-}
-
-#[derive(Clone, Debug)]
-pub struct Report {
-    clients: u32,
-    changes: u32,
-    rows: Vec<Row>,
 }
 
 /// Brings up a cluster, measures, and takes it down, whatever happens.
@@ -147,7 +148,7 @@ async fn measure_all(cluster: &Cluster, options: &Options) -> Result<Vec<Row>, C
     let mut have = 0;
     for &pods in &options.pods {
         say(format_args!("filling the API server up to {pods} pods"));
-        api.fill((have..pods).map(|index| objects::pod(index, options.clients)))
+        api.create((have..pods).map(|index| objects::pod(index, options.clients)))
             .await?;
         api.fill((0..objects::SERVICES).map(|index| objects::endpoint_slice(index, pods)))
             .await?;
@@ -176,17 +177,18 @@ async fn measure(
     let plane = ControlPlane::new(&control.grpc(), &root)?;
 
     say(format_args!("connecting {} clients", options.clients));
-    let connecting = Instant::now();
+    let (connecting, before) = (Instant::now(), Shares::now(&control));
     let mut fleet = Fleet::start(&plane, tokens);
     fleet.synced(PATIENCE).await?;
     let synced = connecting.elapsed();
+    let syncing = Shares::now(&control).since(&before, synced);
     let first_bytes = fleet.bytes();
 
     say(format_args!("{} pods change", options.changes));
-    let (cpu, changing) = (control.cpu_seconds(), Instant::now());
+    let (changed, before) = (Instant::now(), Shares::now(&control));
     change(api, &fleet, options, pods).await?;
     let mut delays = fleet.arrived(options.changes as usize, PATIENCE).await?;
-    let load = (control.cpu_seconds() - cpu) / changing.elapsed().as_secs_f64();
+    let changing = Shares::now(&control).since(&before, changed.elapsed());
     delays.sort();
     Ok(Row {
         pods,
@@ -194,7 +196,9 @@ async fn measure(
         synced,
         first_bytes,
         resident_megabytes: control.resident_megabytes(),
-        load,
+        peak_megabytes: control.peak_megabytes(),
+        syncing,
+        changing,
         p50: quantile(&delays, 0.5),
         p99: quantile(&delays, 0.99),
         bytes_per_change: (fleet.bytes() - first_bytes) / u64::from(options.changes.max(1)),
@@ -238,59 +242,6 @@ fn io(action: &'static str, path: &Path, source: std::io::Error) -> ControlBench
 
 fn say(what: fmt::Arguments<'_>) {
     eprintln!("==> {what}");
-}
-
-impl Report {
-    pub fn to_json(&self) -> Value {
-        let rows = self.rows.iter().map(|row| {
-            json!({
-                "pods": row.pods,
-                "ready_seconds": row.ready.as_secs_f64(),
-                "clients_synced_seconds": row.synced.as_secs_f64(),
-                "first_bytes": row.first_bytes,
-                "resident_megabytes": row.resident_megabytes,
-                "processors_while_changing": row.load,
-                "p50_ms": row.p50.as_secs_f64() * 1e3,
-                "p99_ms": row.p99.as_secs_f64() * 1e3,
-                "bytes_per_change": row.bytes_per_change,
-            })
-        });
-        json!({"clients": self.clients, "changes": self.changes, "sizes": rows.collect::<Vec<_>>()})
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} clients, {} Services, {} VirtualServices; {} pods change, ten a second",
-            self.clients,
-            objects::SERVICES,
-            objects::VIRTUAL_SERVICES,
-            self.changes
-        )?;
-        writeln!(
-            f,
-            "{:>8} {:>9} {:>12} {:>11} {:>9} {:>6} {:>9} {:>9} {:>12}",
-            "PODS", "ready", "all synced", "first data", "memory", "CPU", "p50", "p99", "per change"
-        )?;
-        for row in &self.rows {
-            writeln!(
-                f,
-                "{:>8} {:>7.1} s {:>10.1} s {:>8} MB {:>6.0} MB {:>6.2} {:>6.0} ms {:>6.0} ms {:>9} kB",
-                row.pods,
-                row.ready.as_secs_f64(),
-                row.synced.as_secs_f64(),
-                row.first_bytes / 1_000_000,
-                row.resident_megabytes,
-                row.load,
-                row.p50.as_secs_f64() * 1e3,
-                row.p99.as_secs_f64() * 1e3,
-                row.bytes_per_change / 1000,
-            )?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -60,6 +60,26 @@ pub(super) fn of_process(pid: u32) -> Option<Share> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// The most memory that a process ever had.
+pub(super) fn peak_megabytes(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1e3)
+}
+
+/// Processor time of all processes with these names.
+pub(super) fn cpu_seconds_of(names: &[&str]) -> f64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_named = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        names.contains(&name.trim())
+    };
+    let shares = pids.filter(is_named).filter_map(of_process);
+    shares.map(|share| share.cpu_seconds).sum()
+}
+
 /// utime, stime and rss: fields 14, 15 and 24; the name before them may hold blanks.
 fn parse(stat: &str) -> Option<Share> {
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -67,13 +67,15 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
     let mut line = String::new();
     request.read_line(&mut line)?;
     let mut header = line.clone();
+    let mut told = String::new();
     while header.trim() != "" {
         header.clear();
         request.read_line(&mut header)?;
+        told.push_str(&forwarded(&header));
     }
     let name = std::env::var("HOSTNAME").unwrap_or_default();
     let body = format!(
-        "pod {name}\nclient {}\nlocal {}\n",
+        "pod {name}\nclient {}\nlocal {}\n{told}",
         canonical(peer),
         canonical(local)
     );
@@ -82,6 +84,16 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
         "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
     );
     stream.write_all((head + &body).as_bytes())
+}
+
+/// What proxies say of the client, a line `NAME VALUE` for each header.
+fn forwarded(header: &str) -> String {
+    match header.split_once(':') {
+        Some((name, value)) if name.to_ascii_lowercase().starts_with("x-forwarded-") => {
+            format!("{} {}\n", name.to_ascii_lowercase(), value.trim())
+        }
+        _ => String::new(),
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

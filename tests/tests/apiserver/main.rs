@@ -9,6 +9,7 @@
 
 mod clients;
 mod control;
+mod secrets;
 mod world;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -80,6 +81,7 @@ fn objects_become_statuses_and_waypoints() {
     every_namespace_gets_the_root(&world);
     a_waypoint_comes_back_and_goes(&world);
     what_a_kind_lacks_stops_no_other(&world);
+    secrets::are_read_where_a_role_allows_it(&world);
     control.ends_in_order();
 }
 

@@ -202,20 +202,26 @@ fn repository(path: &str) -> String {
 
 /// The service accounts and roles of the control plane and the agent, as the chart renders them.
 fn roles() -> String {
-    let output = Command::new(parts::tool(parts::HELM).unwrap())
-        .args([
-            "template",
+    helm_template(
+        "deploy/chart",
+        &[
             "aquifer",
-            &repository("deploy/chart"),
             "-n",
             "istio-system",
-        ])
-        .args([
             "-s",
             "templates/control/rbac.yaml",
             "-s",
             "templates/agent/rbac.yaml",
-        ])
+        ],
+    )
+}
+
+/// What a chart of the repository renders; the first argument is the release's name.
+pub(crate) fn helm_template(chart: &str, arguments: &[&str]) -> String {
+    let (release, rest) = arguments.split_first().unwrap();
+    let output = Command::new(parts::tool(parts::HELM).unwrap())
+        .args(["template", release, &repository(chart)])
+        .args(rest)
         .output()
         .unwrap();
     assert!(

@@ -12,6 +12,7 @@ use pb::query_parameter_matcher::QueryParameterMatchSpecifier;
 use pb::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
 use pb::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use pb::route_match::PathSpecifier;
+use pb::virtual_host::TlsRequirementType;
 use prost::{Message, Name};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -100,6 +101,10 @@ fn virtual_host(random: &mut SmallRng, number: usize, domains: &[&str]) -> pb::V
             vec![header_option(random)]
         } else {
             vec![]
+        },
+        require_tls: match maybe(random, 10) {
+            true => TlsRequirementType::All.into(),
+            false => TlsRequirementType::None.into(),
         },
         ..Default::default()
     }

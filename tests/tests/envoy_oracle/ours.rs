@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aquifer_core::http::cors::CorsDecision;
-use aquifer_core::http::decision::{Decision, Outcome as Decided, route};
+use aquifer_core::http::decision::{Decision, Outcome as Decided, https_location, route};
 use aquifer_core::http::request::{RequestView, Source};
 use aquifer_core::http::table::RouteTable;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -56,6 +56,10 @@ fn decided(decision: &Decision<'_>, view: &RequestView<'_>) -> Outcome {
         Decided::Redirect(redirect) => Outcome {
             location: redirect.location(&decision.route.unwrap().matches.path, view),
             ..local(redirect.status)
+        },
+        Decided::ToHttps => Outcome {
+            location: https_location(view),
+            ..local(301)
         },
         Decided::Direct(direct) => Outcome {
             body: String::from_utf8_lossy(&direct.body).into_owned(),

@@ -11,6 +11,7 @@ mod joining;
 mod leaving;
 mod living;
 mod policies;
+mod starting;
 mod world;
 
 use world::World;
@@ -22,6 +23,8 @@ fn the_life_of_a_mesh() {
     joining::a_canary_is_served_by_a_waypoint(&world);
     policies::probes_pass_under_strict_and_plaintext_does_not(&world);
     policies::pods_that_come_and_go_are_followed(&world);
+    starting::a_pods_first_call_is_in_the_mesh(&world);
+    starting::without_an_agent_pods_of_the_mesh_wait_and_others_start(&world);
     living::a_rolling_update_of_the_agents_fails_no_request(&world);
     living::the_control_plane_and_the_api_server_may_be_away(&world);
     living::a_killed_agent_comes_back_and_nothing_was_plain_meanwhile(&world);

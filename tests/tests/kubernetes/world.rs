@@ -62,9 +62,12 @@ impl World {
         Some(world)
     }
 
-    /// Tables of the packet filter and routing rules, by name.
+    /// Tables of the packet filter and routing rules, by name; what the container runtime reads and runs.
     pub(crate) fn rules_of(&self, node: Member) -> String {
-        self.in_node(node, "nft list tables | sort; ip rule")
+        self.in_node(
+            node,
+            "nft list tables | sort; ip rule; ls /opt/cni/bin /etc/cni/net.d; tr -d '[:space:]' </etc/cni/net.d/10-cluster.conflist",
+        )
     }
 
     pub(crate) fn rules_before(&self, node: Member) -> &str {

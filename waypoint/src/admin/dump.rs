@@ -1,10 +1,14 @@
-//! `/config_dump` in Envoy's shape: listeners, routes, clusters and endpoints as they are in use.
+//! `/config_dump` in Envoy's shape: listeners, routes, clusters, endpoints and secrets as they are in use.
 
 use aquifer_core::http::cluster::{Endpoint, Transport, UpstreamHttp};
-use aquifer_core::http::listener::{Binding, Listener, ListenerProtocol};
+use aquifer_core::http::listener::{Binding, Listener};
 use aquifer_core::snapshot::MeshSnapshot;
+use aquifer_identity::edge::EdgeSecret;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::chains::chain;
 use super::routes::route_configuration;
 use super::{AdminState, certificates};
 use crate::state::{ClusterState, ProxyState};
@@ -14,7 +18,7 @@ const ADMIN: &str = "type.googleapis.com/envoy.admin.v3.";
 pub(super) fn config_dump(state: &AdminState) -> Value {
     let proxy = state.shared.proxy();
     json!({
-        "configs": [clusters(&proxy), endpoints(&proxy), listeners(&proxy), routes(&proxy)],
+        "configs": [clusters(&proxy), endpoints(&proxy), listeners(&proxy), routes(&proxy), secrets(&proxy)],
         // Beside what Envoy has, in the keys of a node agent's dump.
         "workloads": workloads(&state.shared.mesh()),
         "certificates": certificates(&state.certificates)["certificates"],
@@ -118,30 +122,39 @@ fn listener(listener: &Listener) -> Value {
     let mut addresses = listener.addresses.iter().map(socket);
     let first = addresses.next();
     let more: Vec<_> = addresses.map(|a| json!({ "address": a })).collect();
-    let filter = match &listener.protocol {
-        ListenerProtocol::Http(http) => json!({
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": {
-                "rds": { "route_config_name": http.routes },
-                "use_remote_address": http.edge,
-                "normalize_path": http.path.normalize,
-            },
-        }),
-        ListenerProtocol::Tcp(tcp) => json!({
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": { "weighted_clusters": { "clusters":
-                tcp.destinations.iter().map(|d| json!({ "name": d.cluster, "weight": d.weight })).collect::<Vec<_>>(),
-            }},
-        }),
-    };
     json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": listener.name,
         "address": first,
         "additional_addresses": more,
         "bind_to_port": listener.binding == Binding::Bound,
-        "filter_chains": [{ "filters": [filter] }],
+        "filter_chains": listener.chains.iter().map(chain).collect::<Vec<_>>(),
     })
+}
+
+fn secrets(state: &ProxyState) -> Value {
+    let list = state.edge.secrets().map(|(name, content)| secret(name, content));
+    json!({ "@type": format!("{ADMIN}SecretsConfigDump"), "dynamic_active_secrets": list.collect::<Vec<_>>() })
+}
+
+/// Keys are shown as Envoy shows them: not at all.
+fn secret(name: &str, content: &EdgeSecret) -> Value {
+    let bytes = |pem: &str| json!({ "inline_bytes": STANDARD.encode(pem) });
+    let mut secret = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": name,
+    });
+    match content {
+        EdgeSecret::KeyPair(pair) => {
+            secret["tls_certificate"] = json!({
+                "certificate_chain": bytes(&pair.chain_pem()), "private_key": bytes("[redacted]"),
+            });
+        }
+        EdgeSecret::Roots(roots) => {
+            secret["validation_context"] = json!({ "trusted_ca": bytes(&roots.pem()) });
+        }
+    }
+    json!({ "name": name, "secret": secret })
 }
 
 fn routes(state: &ProxyState) -> Value {

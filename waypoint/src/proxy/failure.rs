@@ -16,6 +16,9 @@ pub(crate) enum Failure {
     NotImplemented(&'static str),
     #[error("no virtual host or route matches")]
     NotFound,
+    /// The host is served on connections with another server name.
+    #[error("the host belongs to another server")]
+    Misdirected,
     #[error("cluster {name} does not exist")]
     ClusterNotFound { name: String, status: u16 },
     #[error("cluster {0} has no healthy endpoint")]
@@ -47,6 +50,7 @@ impl Failure {
             Self::NotImplemented(_) => 501,
             Self::Protocol(_) => 502,
             Self::NotFound => 404,
+            Self::Misdirected => 421,
             Self::NotAdmitted(NotAdmitted::Denied(_)) => 403,
             Self::NotAdmitted(NotAdmitted::Unknown(_)) => 503,
             Self::ClusterNotFound { status, .. } => *status,
@@ -63,7 +67,7 @@ impl Failure {
             (Self::BadRequest(_) | Self::NotImplemented(_), _) => "DPE",
             (Self::Protocol(_), false) => "UPE",
             (Self::Protocol(_), true) => "UPE,URX",
-            (Self::NotFound, _) => "NR",
+            (Self::NotFound | Self::Misdirected, _) => "NR",
             (Self::ClusterNotFound { .. }, _) => "NC",
             // As Envoy's RBAC filter: a refusal by policy has details but no flag.
             (Self::NotAdmitted(NotAdmitted::Denied(_)), _) => "-",
@@ -87,6 +91,7 @@ impl Failure {
             Self::NotImplemented(_) => "http1.unsupported_transfer_encoding",
             Self::Protocol(_) => "upstream_reset_before_response_started{protocol_error}",
             Self::NotFound => "route_not_found",
+            Self::Misdirected => "misdirected_request",
             Self::ClusterNotFound { .. } => "cluster_not_found",
             Self::NotAdmitted(NotAdmitted::Denied(_)) => "rbac_access_denied_matched_policy",
             Self::NotAdmitted(NotAdmitted::Unknown(_)) | Self::NoHealthyUpstream(_) => "no_healthy_upstream",
@@ -107,6 +112,7 @@ impl Failure {
             Self::NotImplemented(what) => format!("not implemented: {what}"),
             Self::Protocol(_) => format!("{RESET} protocol error"),
             Self::NotFound => "no route matches this request (route_not_found)".to_owned(),
+            Self::Misdirected => "this host is served on another connection (misdirected_request)".to_owned(),
             Self::ClusterNotFound { .. } => {
                 "the route's destination does not exist (cluster_not_found)".to_owned()
             }

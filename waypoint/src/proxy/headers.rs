@@ -8,6 +8,7 @@ use http::header::{
     UPGRADE,
 };
 
+use super::TlsFacts;
 use super::head::Head;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -82,12 +83,17 @@ pub(crate) fn prepare(
     head: &mut Head,
     listener: &HttpListener,
     client: SocketAddr,
+    tls: Option<&TlsFacts>,
     request_id: impl FnOnce() -> String,
 ) {
     strip_hop_by_hop(&mut head.headers);
     // The 100 response is given here, when the body is first asked for.
     head.headers.remove(EXPECT);
     head.headers.remove(X_FORWARDED_CLIENT_CERT);
+    let certificate = tls.and_then(|t| t.client_certificate.clone());
+    if let Some(certificate) = certificate.filter(|_| listener.forward_client_certificate) {
+        head.headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
+    }
     if listener.edge {
         at_the_edge(&mut head.headers, listener, client.ip());
     } else {
@@ -98,7 +104,8 @@ pub(crate) fn prepare(
             head.headers.insert(X_FORWARDED_FOR, address);
         }
     }
-    head.scheme = scheme(&mut head.headers);
+    let own = if tls.is_some() { "https" } else { "http" };
+    head.scheme = scheme(&mut head.headers, own);
     if !head.headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::try_from(request_id())
     {
@@ -127,13 +134,13 @@ fn at_the_edge(headers: &mut HeaderMap, listener: &HttpListener, client: IpAddr)
 }
 
 /// The scheme that the client used, as the first proxy said it; said here where nobody has.
-fn scheme(headers: &mut HeaderMap) -> &'static str {
+fn scheme(headers: &mut HeaderMap, own: &'static str) -> &'static str {
     match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
         Some(b"https") => "https",
         Some(_) => "http",
         None => {
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-            "http"
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(own));
+            own
         }
     }
 }
@@ -171,20 +178,48 @@ mod tests {
             edge,
             trusted_hops,
             stream_idle_timeout: None,
+            forward_client_certificate: edge,
         }
     }
 
     fn prepared(listener: &HttpListener, given: &[(&'static str, &'static str)]) -> HeaderMap {
+        over(None, listener, given)
+    }
+
+    fn over(
+        tls: Option<&TlsFacts>,
+        listener: &HttpListener,
+        given: &[(&'static str, &'static str)],
+    ) -> HeaderMap {
         let mut request = http::Request::get("/").header("host", "h");
         for (name, value) in given {
             request = request.header(*name, *value);
         }
         let mut head = Head::parse(request.body(()).unwrap().into_parts().0, PathHandling::default())
             .unwrap_or_else(|e| panic!("{e}"));
-        prepare(&mut head, listener, "10.0.0.9:1234".parse().unwrap(), || {
-            "id".into()
-        });
+        let client = "10.0.0.9:1234".parse().unwrap();
+        prepare(&mut head, listener, client, tls, || "id".into());
         head.headers
+    }
+
+    #[test]
+    fn what_a_handshake_has_shown_is_told_and_nothing_else() {
+        let facts = |certificate: Option<&'static str>| TlsFacts {
+            chain: "c".into(),
+            server_name: None,
+            client_certificate: certificate.map(HeaderValue::from_static),
+        };
+        let given = [
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-client-cert", "Subject=\"CN=root\""),
+        ];
+        let headers = over(Some(&facts(Some("Hash=1"))), &listener(true, 0), &given);
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-forwarded-client-cert"], "Hash=1");
+        let headers = over(Some(&facts(None)), &listener(true, 0), &given);
+        assert!(!headers.contains_key("x-forwarded-client-cert"));
+        let headers = over(Some(&facts(Some("Hash=1"))), &listener(false, 0), &given);
+        assert!(!headers.contains_key("x-forwarded-client-cert"));
     }
 
     #[test]

@@ -201,6 +201,12 @@ impl Record {
             upstream_local: self.upstream.as_ref().and_then(|u| u.local),
             downstream_local: Some(self.connection.local),
             downstream_remote: Some(self.connection.client.address),
+            server_name: self
+                .connection
+                .tls
+                .as_ref()
+                .and_then(|t| t.server_name.clone())
+                .unwrap_or_default(),
             route_name: self.route.to_string(),
             ..RequestEntry::default()
         };

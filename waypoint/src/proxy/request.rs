@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use aquifer_core::http::cors::CorsDecision;
-use aquifer_core::http::decision::{Decision, Outcome, route};
+use aquifer_core::http::decision::{Decision, Outcome, https_location, route};
+use aquifer_core::http::request::Source;
 use aquifer_core::http::table::RouteTable;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -46,6 +47,7 @@ impl Downstream {
             &mut head,
             &self.connection.http,
             self.connection.client.address,
+            self.connection.tls.as_ref(),
             request_id,
         );
         record.request = Some(RequestFacts::of(&head, client));
@@ -74,7 +76,16 @@ impl Downstream {
             return local::failure(&abort, record, false);
         }
         match decision.outcome {
+            Outcome::NotFound
+                if decision.virtual_host.is_none() && self.connection.is_misdirected(&head.host) =>
+            {
+                local::failure(&Failure::Misdirected, record, false)
+            }
             Outcome::NotFound => local::failure(&Failure::NotFound, record, false),
+            Outcome::ToHttps => {
+                let location = https_location(&head.view(Source::default()));
+                local::redirect(301, &location, &decision, record)
+            }
             Outcome::Redirect(redirect) => {
                 let location = location(&decision, &head);
                 local::redirect(redirect.status, &location, &decision, record)

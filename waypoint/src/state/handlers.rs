@@ -7,7 +7,7 @@ use aquifer_core::http::listener::Listener;
 use aquifer_core::http::table::RouteTable;
 use aquifer_core::snapshot::Change;
 use aquifer_xds::convert::{Address, decode_authorization};
-use aquifer_xds::envoy::{Resource, decode};
+use aquifer_xds::envoy::{Resource, Secret, decode};
 use aquifer_xds::handler::{Rejected, ResourceHandler, Update};
 use aquifer_xds::type_url;
 use parking_lot::Mutex;
@@ -18,12 +18,17 @@ use super::{Changes, StateWriter};
 type Writer = Arc<Mutex<StateWriter>>;
 
 /// One handler for each type: policies before the workloads that list them, clusters and endpoints before the routes
-/// that lead to them.
+/// that lead to them, secrets before the listeners that name them.
 pub(crate) fn all(writer: StateWriter) -> Vec<Box<dyn ResourceHandler>> {
     let writer: Writer = Arc::new(Mutex::new(writer));
     vec![
         Box::new(PolicyHandler(writer.clone())),
         Box::new(MeshHandler(writer.clone())),
+        Box::new(EnvoyHandler::<Secret>::new(
+            type_url::SECRET,
+            &writer,
+            StateWriter::secrets,
+        )),
         Box::new(EnvoyHandler::<Cluster>::new(
             type_url::CLUSTER,
             &writer,

@@ -8,6 +8,7 @@ use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints};
 use aquifer_core::http::listener::Listener;
 use aquifer_core::http::table::RouteTable;
 use aquifer_core::snapshot::{Change, MeshSnapshot};
+use aquifer_xds::envoy::Secret;
 
 use super::{ClusterState, ProxyState, Shared};
 use crate::upstream::endpoint::{EndpointKey, EndpointState};
@@ -52,8 +53,15 @@ impl StateWriter {
                 .insert(listener.name.clone(), Arc::new(listener));
         }
         self.state.index_tunnels();
+        self.state.edge = Arc::new(self.state.edge.serving(self.state.listeners.values()));
         self.publish();
         self.shared.listeners_changed.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn secrets(&mut self, changes: Changes<Secret>) {
+        let put = changes.put.into_iter().map(|s| (s.name, s.content));
+        self.state.edge = Arc::new(self.state.edge.holding(&changes.remove, put));
+        self.publish();
     }
 
     pub(crate) fn routes(&mut self, changes: Changes<RouteTable>) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aquifer_core::http::action::{Action, Destination, Destinations, Forward};
 use aquifer_core::http::cluster::{BalancePolicy, Cluster, Endpoint, Endpoints, UpstreamHttp};
 use aquifer_core::http::listener::{
-    Binding, HttpListener, Listener, ListenerProtocol, PathHandling, TcpListener,
+    Binding, Chain, Chains, HttpListener, Listener, ListenerProtocol, PathHandling, TcpListener,
 };
 use aquifer_core::http::matching::RouteMatch;
 use aquifer_core::http::retry::{BackOff, RetryOn, RetryPolicy};
@@ -31,18 +31,31 @@ fn put<R>(resource: R) -> Changes<R> {
 }
 
 pub(crate) fn http_listener(name: &str, address: &str, binding: Binding) -> Listener {
+    let http = http_protocol("routes", binding == Binding::Bound);
     Listener {
         name: name.into(),
         addresses: vec![address.parse().unwrap()],
         binding,
-        protocol: ListenerProtocol::Http(HttpListener {
-            routes: "routes".into(),
-            path: PathHandling::default(),
-            edge: binding == Binding::Bound,
-            trusted_hops: 0,
-            stream_idle_timeout: None,
-        }),
+        chains: Chains::only(Chain::plain(name, http)),
     }
+}
+
+pub(crate) fn http_protocol(routes: &str, edge: bool) -> ListenerProtocol {
+    ListenerProtocol::Http(HttpListener {
+        routes: routes.into(),
+        path: PathHandling::default(),
+        edge,
+        trusted_hops: 0,
+        stream_idle_timeout: None,
+        forward_client_certificate: edge,
+    })
+}
+
+pub(crate) fn tcp_protocol(cluster: &str) -> ListenerProtocol {
+    ListenerProtocol::Tcp(TcpListener {
+        destinations: Destinations::single(cluster),
+        idle_timeout: None,
+    })
 }
 
 impl Mesh {
@@ -61,10 +74,7 @@ impl Mesh {
             name: "inbound-vip|27017|tcp|mongodb.bookinfo.svc.cluster.local".into(),
             addresses: vec![MONGO.parse().unwrap()],
             binding: Binding::Tunnel,
-            protocol: ListenerProtocol::Tcp(TcpListener {
-                destinations: Destinations::single(cluster),
-                idle_timeout: None,
-            }),
+            chains: Chains::only(Chain::plain("mongo", tcp_protocol(cluster))),
         };
         self.listener(listener);
     }

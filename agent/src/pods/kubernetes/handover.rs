@@ -38,6 +38,11 @@ impl Handover {
         }
     }
 
+    /// Of the agents.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Whether a later agent runs on this node.
     pub(super) fn is_succeeded<'a>(&self, pods: impl Iterator<Item = &'a Observed> + Clone) -> bool {
         let Some(own) = self.own(pods.clone()) else {

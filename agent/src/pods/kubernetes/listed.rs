@@ -68,6 +68,10 @@ impl<V: PartialEq> Listed<V> {
         self.current.get(key)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &V)> {
+        self.current.iter()
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &V> + Clone {
         self.current.values()
     }

@@ -85,14 +85,19 @@ impl Observed {
         })
     }
 
-    /// What there is to look for on the node, if anything.
-    pub(super) fn sought(&self) -> Option<Sought> {
-        let sought = !self.host_network && !self.is_over && !self.ips.is_empty();
+    /// What there is to look for on the node, if anything, where the pod has these addresses.
+    pub(super) fn sought(&self, ips: &[IpAddr]) -> Option<Sought> {
+        let sought = !self.host_network && !self.is_over && !ips.is_empty();
         sought.then(|| Sought {
             uid: self.uid.clone(),
             cgroup_uid: self.cgroup_uid.clone(),
-            ips: self.ips.clone(),
+            ips: ips.to_vec(),
         })
+    }
+
+    /// Whether a container runtime means this pod; one that does not tell uids is taken at its word.
+    pub(super) fn is_named(&self, uid: Option<&str>) -> bool {
+        uid.is_none_or(|uid| uid == &*self.uid || uid == &*self.cgroup_uid)
     }
 }
 
@@ -124,7 +129,7 @@ mod tests {
     #[test]
     fn a_pod_is_looked_for_while_it_has_addresses_of_its_own() {
         let pod = observed(serde_json::json!({})).unwrap();
-        let sought = pod.sought().unwrap();
+        let sought = pod.sought(&pod.ips).unwrap();
         assert_eq!(sought.ips[1].to_string(), "10.0.0.2");
         assert_eq!((&*sought.cgroup_uid, &*pod.service_account), ("u1", "default"));
         for changes in [
@@ -132,14 +137,18 @@ mod tests {
             serde_json::json!({"status": {"phase": "Succeeded"}}),
             serde_json::json!({"status": {"podIPs": []}}),
         ] {
-            assert!(observed(changes.clone()).unwrap().sought().is_none(), "{changes}");
+            let pod = observed(changes.clone()).unwrap();
+            assert!(pod.sought(&pod.ips).is_none(), "{changes}");
         }
     }
 
     #[test]
     fn a_static_pods_cgroup_has_another_name() {
         let changes = serde_json::json!({"metadata": {"annotations": {"kubernetes.io/config.hash": "abc"}}});
-        assert_eq!(&*observed(changes).unwrap().sought().unwrap().cgroup_uid, "abc");
+        let pod = observed(changes).unwrap();
+        assert_eq!(&*pod.sought(&pod.ips).unwrap().cgroup_uid, "abc");
+        assert!(pod.is_named(Some("abc")) && pod.is_named(Some("u1")) && pod.is_named(None));
+        assert!(!pod.is_named(Some("u2")));
     }
 
     #[test]

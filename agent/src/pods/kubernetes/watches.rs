@@ -1,8 +1,9 @@
 //! The watches behind the list: pods of the node, labels of namespaces, the agents' own DaemonSet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use aquifer_core::enrolment::{PodFacts, decide};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -137,6 +138,19 @@ impl View {
 
     pub(super) fn labels_of(&self, namespace: &str) -> &BTreeMap<String, String> {
         self.namespaces.get(namespace).unwrap_or(&self.no_labels)
+    }
+
+    /// Namespaces whose pods are in the mesh unless they say otherwise, but for one.
+    pub(super) fn in_mesh(&self, but: &str) -> BTreeSet<String> {
+        let facts = PodFacts {
+            host_network: false,
+            has_sidecar: false,
+        };
+        let is_in = |(name, labels): &(&String, &BTreeMap<String, String>)| {
+            *name != but && decide(*labels, &self.no_labels, facts).is_wanted()
+        };
+        let namespaces = self.namespaces.iter().filter(is_in);
+        namespaces.map(|(name, _)| name.clone()).collect()
     }
 
     pub(super) fn fate(&self) -> Fate {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::compile::Compiled;
-use crate::compile::inputs::selects;
 use crate::compile::report::PodName;
+use crate::compile::waypoints::{Binding, WaypointKey};
 use crate::model::gateway::Gateway;
+use crate::model::host::HostPattern;
 use crate::model::virtual_service::{GatewayRef, VirtualService};
 
 /// The waypoints of the services that the rules are for, and the gateways that they are attached to.
@@ -28,24 +29,28 @@ pub(super) fn of_rules(compiled: &Compiled, rules: &VirtualService) -> BTreeSet<
 }
 
 fn of_waypoints(compiled: &Compiled, rules: &VirtualService) -> BTreeSet<PodName> {
-    let bindings = compiled.waypoints.bindings.iter();
-    let concerned = bindings.filter(|(service, _)| rules.best_host(&service.hostname).is_some());
-    let waypoints: BTreeSet<_> = concerned.filter_map(|(_, binding)| binding.waypoint()).collect();
+    let waypoints: BTreeSet<_> = rules.hosts.iter().flat_map(|h| of_host(compiled, h)).collect();
     let endpoints = waypoints
         .iter()
-        .filter_map(|w| compiled.discovery.endpoints.get(&w.service()));
-    let pods = endpoints.flatten().filter(|w| w.native_tunnel);
+        .flat_map(|w| compiled.discovery.endpoints(&w.service()));
+    let pods = endpoints.filter(|w| w.native_tunnel);
     pods.map(|w| (w.namespace.clone(), w.name.clone())).collect()
 }
 
-pub(super) fn of_gateway(compiled: &Compiled, gateway: &Gateway) -> BTreeSet<PodName> {
-    let selected = compiled
-        .inputs
-        .pods
+/// The waypoints of the services with this host.
+fn of_host<'c>(compiled: &'c Compiled, host: &HostPattern) -> Vec<&'c WaypointKey> {
+    let bindings = &compiled.waypoints.bindings;
+    if let HostPattern::Exact(exact) = host {
+        let service = compiled.discovery.by_host.get(&**exact);
+        let binding = service.and_then(|service| bindings.get(service));
+        return binding.and_then(Binding::waypoint).into_iter().collect();
+    }
+    let concerned = bindings
         .iter()
-        .filter(|p| selects(&gateway.selector, &p.meta.labels));
-    let running = selected.filter(|p| !p.spec.is_finished());
-    running
-        .map(|p| (p.meta.namespace.clone(), p.meta.name.clone()))
-        .collect()
+        .filter(|(service, _)| host.matches(&service.hostname));
+    concerned.filter_map(|(_, binding)| binding.waypoint()).collect()
+}
+
+pub(super) fn of_gateway(compiled: &Compiled, gateway: &Gateway) -> BTreeSet<PodName> {
+    compiled.selected.running(&compiled.inputs, &gateway.selector)
 }

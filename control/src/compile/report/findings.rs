@@ -7,8 +7,7 @@ use crate::compile::inputs::{Entry, selects};
 use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
-use crate::model::destination_rule::DestinationRule;
-use crate::model::gateway::Gateway;
+use crate::model::destination_rule::{DestinationRule, Subset};
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
 use crate::objects::{Meta, Notice};
@@ -66,6 +65,7 @@ fn destinations(rules: &VirtualService) -> impl Iterator<Item = &Destination> {
         _ => None,
     });
     http.chain(rules.tcp.iter().map(|rule| &rule.destinations))
+        .chain(rules.tls.iter().map(|rule| &rule.destinations))
         .flatten()
         .map(|d| &d.destination)
 }
@@ -107,16 +107,29 @@ fn mesh_host(
         );
         notices.push(Notice::warning(field, message));
     }
-    let message = match compiled.waypoints.bindings.get(&entry.service.key()) {
+    notices.extend(unserved(compiled, exact, &entry.service.key(), field));
+}
+
+/// Rules of layer 7 for a service without a waypoint.
+fn unserved(compiled: &Compiled, host: &str, service: &NamespacedHostname, field: &str) -> Option<Notice> {
+    let message = match compiled.waypoints.bindings.get(service) {
         None | Some(Binding::Refused { .. }) => format!(
-            "{exact} is behind no waypoint (its namespace is not in the mesh, or opted out); the rules have no effect on it"
+            "{host} is behind no waypoint ({}); the rules have no effect on it",
+            why_without(compiled)
         ),
         Some(Binding::Waiting(waypoint)) => format!(
-            "traffic to {exact} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
+            "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
         ),
-        Some(Binding::Bound(_) | Binding::Moving { .. }) => return,
+        Some(Binding::Bound(_) | Binding::Moving { .. }) => return None,
     };
-    notices.push(Notice::unserved(field, message));
+    Some(Notice::unserved(field, message))
+}
+
+fn why_without(compiled: &Compiled) -> &'static str {
+    match compiled.settings.automatic_waypoints {
+        true => "its namespace is not in the mesh, or opted out",
+        false => "none is made by itself here; `aquifer waypoint apply` makes one for a namespace",
+    }
 }
 
 /// Every rule is for some clients only: the others get every version, which is seldom what was meant.
@@ -139,6 +152,9 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
     };
     let key = entry.service.key();
     let mut notices = empty_subsets(compiled, rule, &key);
+    if rule.needs_waypoint {
+        notices.extend(unserved(compiled, host, &key, "spec.host"));
+    }
     let (root, service) = (&compiled.settings.root_namespace, &key.namespace);
     let merged = destination_rules(&compiled.inputs, host, service, service, root);
     let applies = merged.rules.iter().any(|r| *r.meta.namespace == *rule.namespace);
@@ -150,17 +166,12 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
 }
 
 fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &NamespacedHostname) -> Vec<Notice> {
-    let workloads = compiled
-        .discovery
-        .endpoints
-        .get(service)
-        .map_or(&[][..], Vec::as_slice);
-    let empty = rule
-        .subsets
-        .iter()
-        .enumerate()
-        .filter(|(_, s)| !workloads.iter().any(|w| selects(&s.labels, &w.labels)));
-    let notice = |(i, subset): (usize, &crate::model::destination_rule::Subset)| {
+    let is_empty = |s: &Subset| {
+        let mut workloads = compiled.discovery.endpoints(service);
+        !workloads.any(|w| selects(&s.labels, &w.labels))
+    };
+    let empty = rule.subsets.iter().enumerate().filter(|(_, s)| is_empty(s));
+    let notice = |(i, subset): (usize, &Subset)| {
         let message = format!(
             "no pod of {} has the labels of subset {:?}",
             service.hostname, subset.name
@@ -168,19 +179,4 @@ fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &Namespac
         Notice::warning(format!("spec.subsets[{i}].labels"), message)
     };
     empty.map(notice).collect()
-}
-
-pub(super) fn gateway(compiled: &Compiled, gateway: &Gateway) -> Vec<Notice> {
-    let selected = compiled
-        .inputs
-        .pods
-        .iter()
-        .any(|p| selects(&gateway.selector, &p.meta.labels));
-    if selected {
-        return Vec::new();
-    }
-    vec![Notice::unresolved(
-        "spec.selector",
-        "no pod has these labels; the servers are served nowhere",
-    )]
 }

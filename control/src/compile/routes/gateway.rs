@@ -1,4 +1,4 @@
-//! Routes of one port of a gateway: everything that is attached to the Gateways that select its pods.
+//! Routes of servers of a gateway: everything that is attached to the Gateways that select its pods.
 //!
 //! Unlike inside the mesh, VirtualServices with the same host are merged: their rules follow each other oldest first,
 //! with catch-all routes moved to the end. Conditions on the source are compared with the gateway's own labels, here.
@@ -7,15 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
+use aquifer_xds::envoy::pb::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use aquifer_xds::envoy::pb::envoy::config::route::v3::{Route, VirtualHost};
 
 use crate::compile::inputs::{Entry, Inputs, Labels, selects};
 use crate::compile::references::Resolver;
 use crate::compile::routes::{Routed, Scope};
+use crate::compile::servers::Served;
 use crate::envoy::action::rule_route;
 use crate::envoy::matching::{any_request, route_match};
 use crate::envoy::{route_configuration, virtual_host};
-use crate::model::gateway::{Gateway, Server};
+use crate::model::gateway::{Gateway, Server, ServerKind};
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{GatewayRef, HttpCondition, HttpRule, SourceCondition, VirtualService};
 use crate::objects::kube;
@@ -24,7 +26,7 @@ use crate::objects::kube;
 #[derive(Debug)]
 pub struct GatewayPort<'a> {
     pub port: u16,
-    pub servers: Vec<(&'a Entry<Gateway>, &'a Server)>,
+    pub servers: Vec<Served<'a>>,
 }
 
 /// The ports of the gateway pod with these labels.
@@ -52,16 +54,17 @@ pub fn gateway_ports<'a>(
 }
 
 /// Where a Service in front of the pod has a port of that number, its target; otherwise the number itself.
-fn listening_port(
+pub fn listening_port(
     inputs: &Inputs,
     namespace: &str,
     labels: &Labels,
     pod: Option<&kube::Pod>,
     number: u16,
 ) -> u16 {
-    let in_front = inputs.services.iter().filter(|s| {
-        *s.meta.namespace == *namespace && !s.spec.selector.is_empty() && selects(&s.spec.selector, labels)
-    });
+    let in_front = inputs
+        .services
+        .in_namespace(namespace)
+        .filter(|s| !s.spec.selector.is_empty() && selects(&s.spec.selector, labels));
     let mut ports = in_front.flat_map(|s| &s.spec.ports).filter(|p| p.port == number);
     ports.find_map(|p| target(p, pod)).unwrap_or(number)
 }
@@ -82,21 +85,31 @@ struct HostRoutes {
     catch_all: Vec<Route>,
     /// An older VirtualService ended the list already.
     merged: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// A server of it sends what is not `https` there.
+    https_only: bool,
 }
 
-/// The route table `http.PORT`.
+/// Which servers share a route table, and its name.
+pub struct Table<'s, 'a> {
+    pub name: String,
+    /// The port that they listen on, as virtual hosts are named.
+    pub port: u16,
+    pub servers: &'s [Served<'a>],
+}
+
+/// The table of servers with HTTP.
 pub fn gateway_routes(
     resolver: Resolver<'_>,
     own: &BTreeSet<NamespacedHostname>,
-    port: &GatewayPort<'_>,
+    table: &Table<'_, '_>,
     namespace: &str,
     labels: &Labels,
 ) -> Routed {
-    let mut hosts: BTreeMap<HostPattern, HostRoutes> = BTreeMap::new();
+    let mut hosts = redirected(table.servers);
     let mut clusters = BTreeMap::new();
     let client = Client { namespace, labels };
     for rules in &resolver.inputs.virtual_services {
-        for (gateway, server) in &port.servers {
+        for (gateway, server) in table.servers {
             let domains = served(rules, gateway, server);
             if domains.is_empty() {
                 continue;
@@ -106,6 +119,7 @@ pub fn gateway_routes(
             clusters.extend(scope.clusters);
             for domain in domains {
                 let host = hosts.entry(domain).or_default();
+                host.https_only |= is_https_only(server);
                 if host
                     .merged
                     .insert((rules.meta.namespace.clone(), rules.meta.name.clone()))
@@ -118,22 +132,47 @@ pub fn gateway_routes(
     }
     let virtual_hosts = hosts
         .into_iter()
-        .map(|(domain, routes)| to_virtual_host(&domain, routes, port.port));
-    let name = format!("http.{}", port.port);
+        .map(|(domain, routes)| to_virtual_host(&domain, routes, table.port));
     Routed {
-        config: route_configuration(&name, virtual_hosts.collect()),
+        config: route_configuration(&table.name, virtual_hosts.collect()),
         clusters,
     }
+}
+
+fn is_https_only(server: &Server) -> bool {
+    matches!(server.kind, ServerKind::Http { https_only: true })
+}
+
+/// Hosts that redirect to `https` do so also where no VirtualService is for them.
+fn redirected(servers: &[Served<'_>]) -> BTreeMap<HostPattern, HostRoutes> {
+    let of = servers.iter().filter(|(_, server)| is_https_only(server));
+    let hosts = of.flat_map(|(_, server)| &server.hosts);
+    let redirect = || HostRoutes {
+        https_only: true,
+        ..HostRoutes::default()
+    };
+    hosts.map(|h| (h.host.clone(), redirect())).collect()
 }
 
 fn to_virtual_host(domain: &HostPattern, routes: HostRoutes, port: u16) -> VirtualHost {
     let domain = domain.to_string();
     let list = routes.specific.into_iter().chain(routes.catch_all).collect();
-    virtual_host(&format!("{domain}:{port}"), vec![domain], list)
+    let host = virtual_host(&format!("{domain}:{port}"), vec![domain], list);
+    VirtualHost {
+        require_tls: match routes.https_only {
+            true => TlsRequirementType::All.into(),
+            false => TlsRequirementType::None.into(),
+        },
+        ..host
+    }
 }
 
 /// The hosts of the VirtualService that this server of this Gateway serves.
-fn served(rules: &Entry<VirtualService>, gateway: &Entry<Gateway>, server: &Server) -> Vec<HostPattern> {
+pub(super) fn served(
+    rules: &Entry<VirtualService>,
+    gateway: &Entry<Gateway>,
+    server: &Server,
+) -> Vec<HostPattern> {
     let spec = &rules.spec;
     let attached = spec.gateways.iter().any(|g| is_gateway(g, gateway));
     if !attached || !spec.visibility.includes(&gateway.meta.namespace) {
@@ -154,7 +193,7 @@ fn served(rules: &Entry<VirtualService>, gateway: &Entry<Gateway>, server: &Serv
     domains
 }
 
-fn is_gateway(reference: &GatewayRef, gateway: &Entry<Gateway>) -> bool {
+pub(super) fn is_gateway(reference: &GatewayRef, gateway: &Entry<Gateway>) -> bool {
     match reference {
         GatewayRef::Mesh => false,
         GatewayRef::Gateway { namespace, name } => {

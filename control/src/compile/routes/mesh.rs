@@ -54,7 +54,7 @@ pub fn mesh_destinations(scope: &mut Scope<'_>, service: &NamespacedHostname) ->
         r.conditions.is_empty() || r.conditions.iter().any(holds)
     };
     if let Some(rule) = rules.and_then(|r| r.spec.tcp.iter().find(applies)) {
-        return scope.of_tcp_rule(rule);
+        return scope.of_tcp_rule(&rule.destinations);
     }
     let target = default_target(service, called);
     let name = cluster_name(&scope.resolver, scope.own, &target);

@@ -135,7 +135,7 @@ fn only_named_services_go_through_the_implicit_waypoint_and_only_once_it_is_read
         .filter(|b| matches!(b, Bound::Waiting(_)))
         .count();
     assert_eq!((waits, compiled.waypoints.bindings.len()), (2, 2));
-    assert!(compiled.services.iter().all(|s| s.waypoint.is_none()));
+    assert!(compiled.services.values().all(|s| s.waypoint.is_none()));
     let kinds: Vec<String> = compiled.rendered.keys().map(ToString::to_string).collect();
     assert_eq!(
         kinds,
@@ -150,7 +150,7 @@ fn only_named_services_go_through_the_implicit_waypoint_and_only_once_it_is_read
     let compiled = mesh.compile();
     let behind: Vec<&str> = compiled
         .services
-        .iter()
+        .values()
         .filter(|s| s.waypoint.is_some())
         .map(|s| &*s.name)
         .collect();
@@ -172,7 +172,7 @@ fn without_rules_there_is_no_waypoint() {
     assert!(
         compiled
             .workloads
-            .iter()
+            .values()
             .all(|w| w.tunnel == TunnelProtocol::Hbone)
     );
 }
@@ -260,7 +260,7 @@ fn a_weight_changes_one_route_table_and_nothing_else() {
 fn what_is_kept_of_the_workload_api_is_what_would_be_made() {
     let mut mesh = bookinfo();
     let first = mesh.compile();
-    let before = ambient(&first, &Types::new(), None);
+    let before = ambient(&first, Types::new(), None);
     mesh.add("bookinfo", CANARY).run_waypoint("bookinfo", "waypoint");
     mesh.pod(
         "bookinfo",
@@ -270,8 +270,8 @@ fn what_is_kept_of_the_workload_api_is_what_would_be_made() {
     );
     mesh.remove("", "Pod", "bookinfo", "details-v1");
     let second = mesh.compile();
-    let kept = ambient(&second, &before, Some(&first));
-    assert_eq!(kept, ambient(&second, &Types::new(), None));
+    let kept = ambient(&second, before.clone(), Some(&first));
+    assert_eq!(kept, ambient(&second, Types::new(), None));
     let same = |name: &str| Arc::ptr_eq(&before[type_url::ADDRESS][name], &kept[type_url::ADDRESS][name]);
     assert!(same("Kubernetes//Pod/bookinfo/reviews-v2"));
     assert!(!same("Kubernetes//Pod/bookinfo/reviews-v1"));

@@ -9,17 +9,18 @@ use aquifer_core::http::cluster::{Cluster, Endpoints};
 use aquifer_core::http::listener::Listener;
 use aquifer_core::http::table::{Route, RouteTable};
 use aquifer_core::identity::TrustDomain;
-use aquifer_xds::envoy::{Resource, decode};
+use aquifer_xds::envoy::{Resource, Secret, decode};
 use aquifer_xds::handler::Update;
 use aquifer_xds::type_url;
 
-use crate::compile::report::ObjectReport;
+use crate::compile::report::{ObjectReport, PodName};
 use crate::compile::waypoints::WaypointKey;
 use crate::compile::{Carry, Compiled, Moment, Settings, compile};
 use crate::objects::ObjectKey;
-use crate::proxies::{ProxyKey, Types, ambient, types};
+use crate::proxies::{Picture, ProxyKey, Types, ambient};
+use crate::serve::Version;
 use crate::source::document;
-use crate::store::{SourceEvent, Store};
+use crate::store::{Changes, SourceEvent, Store};
 
 pub(crate) fn settings() -> Arc<Settings> {
     Arc::new(Settings {
@@ -28,6 +29,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         trust_domain: TrustDomain::default(),
         root_namespace: "istio-system".into(),
         waypoint_image: "aquifer/waypoint".into(),
+        automatic_waypoints: true,
         waypoint_linger: Duration::from_secs(30),
         deployment: crate::compile::Deployment::default(),
     })
@@ -39,6 +41,10 @@ pub(crate) struct Mesh {
     pub(crate) carry: Carry,
     pub(crate) moment: Moment,
     age: u32,
+    /// Since `last` was compiled.
+    changes: Changes,
+    last: Option<Compiled>,
+    last_moment: Option<BTreeMap<PodName, u64>>,
 }
 
 impl Mesh {
@@ -53,6 +59,9 @@ impl Mesh {
                 in_effect: BTreeMap::new(),
             },
             age: 0,
+            changes: Changes::default(),
+            last: None,
+            last_moment: None,
         }
     }
 
@@ -69,18 +78,22 @@ impl Mesh {
             object.value["metadata"]["creationTimestamp"] =
                 format!("2024-01-01T00:{:02}:{:02}Z", self.age / 60, self.age % 60).into();
             let origin = object.key.to_string().into();
-            self.store.apply(SourceEvent::Applied {
-                origin,
-                object: Arc::new(object),
-            });
+            let object = Arc::new(object);
+            self.apply(SourceEvent::Applied { origin, object });
         }
         self
+    }
+
+    /// Whether anything changed.
+    pub(crate) fn apply(&mut self, event: SourceEvent) -> bool {
+        let change = self.store.apply(event);
+        change.map(|change| self.changes.note(change)).is_some()
     }
 
     pub(crate) fn remove(&mut self, group: &str, kind: &str, namespace: &str, name: &str) -> &mut Self {
         let key = ObjectKey::new(group, kind, namespace, name);
         let origin: Arc<str> = key.to_string().into();
-        assert!(self.store.apply(SourceEvent::Deleted { origin, key }));
+        assert!(self.apply(SourceEvent::Deleted { origin, key }));
         self
     }
 
@@ -138,11 +151,66 @@ impl Mesh {
             .insert((namespace.into(), pod.into()), generation);
     }
 
+    /// Compiles everything, and checks that the model before with what changed since comes to the same.
     pub(crate) fn compile(&mut self) -> Compiled {
         let compiled = compile(&self.store, &self.settings, &self.carry, &self.moment);
-        self.carry = compiled.carry.clone();
+        let changes = std::mem::take(&mut self.changes);
+        let next = match &self.last {
+            Some(last) => last.next(&self.store, &changes, &self.carry, &self.moment),
+            None => compiled.clone(),
+        };
+        if self.last_moment.as_ref() == Some(&self.moment.in_effect) || changes.is_empty() {
+            assert_same(&next, &compiled);
+            self.last = Some(next);
+        } else {
+            // Waypoints acknowledged something as well: the pipeline looks at that on its own.
+            let next = next.next(&self.store, &Changes::default(), &self.carry, &self.moment);
+            assert_same(&next, &compiled);
+            self.last = Some(next);
+        }
+        self.last_moment = Some(self.moment.in_effect.clone());
+        self.carry = Carry::clone(&compiled.carry);
         self.moment.generation += 1;
         compiled
+    }
+
+    /// Removes the object if it is there.
+    pub(crate) fn forget(&mut self, group: &str, kind: &str, namespace: &str, name: &str) {
+        let key = ObjectKey::new(group, kind, namespace, name);
+        let origin: Arc<str> = key.to_string().into();
+        self.apply(SourceEvent::Deleted { origin, key });
+    }
+
+    /// The model that was made last, from the one before it.
+    pub(crate) fn last(&self) -> &Compiled {
+        self.last.as_ref().expect("compiled before")
+    }
+
+    /// The model after what changed since the last one, at the cost of that.
+    pub(crate) fn next(&mut self) -> &Compiled {
+        let changes = std::mem::take(&mut self.changes);
+        let last = self.last.take().expect("compiled before");
+        let next = last.next(&self.store, &changes, &self.carry, &self.moment);
+        self.carry = Carry::clone(&next.carry);
+        self.moment.generation += 1;
+        self.last.insert(next)
+    }
+}
+
+/// Compares what two compilations come to.
+pub(crate) fn assert_same(a: &Compiled, b: &Compiled) {
+    assert_eq!(a.workloads, b.workloads);
+    assert_eq!(a.services, b.services);
+    assert_eq!(a.policies, b.policies);
+    assert_eq!(a.waypoints, b.waypoints);
+    assert_eq!(a.reports, b.reports);
+    assert_eq!(a.rendered, b.rendered);
+    assert_eq!(a.carry, b.carry);
+    assert_eq!(a.discovery.addressless, b.discovery.addressless);
+    assert_eq!(a.discovery.by_host, b.discovery.by_host);
+    for service in b.services.keys() {
+        let (a, b) = (a.discovery.endpoints(service), b.discovery.endpoints(service));
+        assert!(a.eq(b), "endpoints of {service}");
     }
 }
 
@@ -154,10 +222,11 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn by(compiled: &Compiled, key: &ProxyKey) -> Self {
         let held = Self {
-            types: types(compiled, &ambient(compiled, &Types::new(), None), key),
+            types: Picture::of(compiled, key).types(&ambient(compiled, Types::new(), None)),
         };
         // A resource that the proxy rejects would take all of its kind with it: none may.
         held.all::<Listener>(type_url::LISTENER);
+        held.all::<Secret>(type_url::SECRET);
         held.all::<RouteTable>(type_url::ROUTES);
         held.all::<Cluster>(type_url::CLUSTER);
         held.all::<Endpoints>(type_url::ENDPOINTS);
@@ -187,8 +256,8 @@ impl Held {
         let resource = resource.unwrap_or_else(|| panic!("no {name} among {:?}", self.names(url)));
         let update = Update {
             name: name.to_owned(),
-            version: resource.version.to_string(),
-            resource: resource.any.clone(),
+            version: resource.version().to_string(),
+            resource: resource.any(),
         };
         decode(&update).unwrap_or_else(|e| panic!("{e}"))
     }
@@ -197,8 +266,8 @@ impl Held {
         self.one(type_url::ROUTES, name)
     }
 
-    pub(crate) fn version(&self, url: &'static str, name: &str) -> Arc<str> {
-        self.types[url][name].version.clone()
+    pub(crate) fn version(&self, url: &'static str, name: &str) -> Version {
+        self.types[url][name].version()
     }
 }
 

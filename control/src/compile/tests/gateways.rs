@@ -177,27 +177,3 @@ fn other_labels_get_nothing_and_missing_pieces_are_said() {
         "{said}"
     );
 }
-
-#[test]
-fn the_seeds_https_gateway_is_refused_with_the_reason() {
-    let mut mesh = mesh();
-    mesh.add(
-        "default",
-        &include_str!("../../../../deploy/samples/seed/ingress.yaml")
-            .replace("${INGRESS_DOMAIN}", "10.0.0.1.nip.io"),
-    );
-    let compiled = mesh.compile();
-    let said = message(
-        report(&compiled, "Gateway", "istio-system", "kiali-gateway"),
-        "Accepted",
-    );
-    assert!(
-        said.starts_with("False Unsupported: spec.servers[0].port.protocol: is HTTPS"),
-        "{said}"
-    );
-    let rules = report(&compiled, "VirtualService", "istio-system", "kiali-vs");
-    assert!(
-        rules.accepted && message(rules, "ResolvedRefs").starts_with("False"),
-        "{rules:?}"
-    );
-}

@@ -28,14 +28,14 @@ fn policy(name: &str, spec: &str) -> String {
 }
 
 fn listed(compiled: &Compiled, pod: &str) -> BTreeSet<String> {
-    let workload = compiled.workloads.iter().find(|w| &*w.name == pod).unwrap();
+    let workload = compiled.workloads.values().find(|w| &*w.name == pod).unwrap();
     workload.policies.iter().map(ToString::to_string).collect()
 }
 
 fn one<'a>(compiled: &'a Compiled, key: &str) -> &'a Authorization {
     compiled
         .policies
-        .iter()
+        .values()
         .find(|p| p.key() == key)
         .unwrap_or_else(|| panic!("{:?}", compiled.policies))
 }

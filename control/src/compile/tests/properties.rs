@@ -39,7 +39,7 @@ fn apply(mesh: &mut Mesh, kind: usize, name: &str, mut value: Value) {
         api_version: "v1".into(),
         value,
     };
-    mesh.store.apply(SourceEvent::Applied {
+    mesh.apply(SourceEvent::Applied {
         origin: name.into(),
         object: Arc::new(raw),
     });

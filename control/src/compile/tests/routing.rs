@@ -357,7 +357,7 @@ fn connections_are_split_by_tcp_rules() {
         type_url::LISTENER,
         "inbound-vip|5000|tcp|db.shop.svc.cluster.local",
     );
-    let ListenerProtocol::Tcp(tcp) = listener.protocol else {
+    let ListenerProtocol::Tcp(tcp) = listener.chains.unseen().unwrap().protocol.clone() else {
         panic!("{listener:?}")
     };
     let list: Vec<String> = tcp

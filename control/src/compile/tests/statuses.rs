@@ -152,7 +152,7 @@ fn an_object_in_two_places_says_which_one_counts() {
     let mut mesh = Mesh::new();
     let object = document::parse(RULES.as_bytes()).objects[0].clone();
     for origin in ["b.yaml", "a.yaml"] {
-        mesh.store.apply(SourceEvent::Applied {
+        mesh.apply(SourceEvent::Applied {
             origin: origin.into(),
             object: object.clone(),
         });

@@ -6,11 +6,13 @@ use aquifer_core::names::NamespacedHostname;
 use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, message, report};
-use crate::compile::Compiled;
 use crate::compile::report::bound_waypoint;
 use crate::compile::waypoints::{Binding, WaypointKey};
+use crate::compile::{Compiled, Settings};
 
 const RULES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [a], http: [{route: [{destination: {host: a}}]}]}";
+
+const LAYER_7: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a, trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}}";
 
 fn mesh() -> Mesh {
     let mut mesh = Mesh::new();
@@ -27,7 +29,7 @@ fn mesh() -> Mesh {
 }
 
 fn waypoint_of(compiled: &Compiled, service: &str) -> Option<String> {
-    let service = compiled.services.iter().find(|s| &*s.name == service).unwrap();
+    let service = compiled.services.values().find(|s| &*s.name == service).unwrap();
     service.waypoint.as_ref().map(|w| {
         serde_json::to_value(w).unwrap()["destination"]
             .as_str()
@@ -107,6 +109,21 @@ fn a_namespace_outside_the_mesh_gets_none_and_the_rules_say_so() {
     assert!(
         message(report(&compiled, "VirtualService", "shop", "a"), "Warning").contains("behind no waypoint")
     );
+}
+
+#[test]
+fn switched_off_no_waypoint_is_made_and_the_rules_say_so() {
+    let mut mesh = mesh();
+    let mut settings = Settings::clone(&mesh.settings);
+    settings.automatic_waypoints = false;
+    mesh.settings = settings.into();
+    mesh.add("shop", RULES).add("shop", LAYER_7);
+    let compiled = mesh.compile();
+    assert!(compiled.rendered.is_empty());
+    for kind in ["VirtualService", "DestinationRule"] {
+        let told = message(report(&compiled, kind, "shop", "a"), "Warning");
+        assert!(told.contains("aquifer waypoint apply"), "{kind}: {told}");
+    }
 }
 
 fn gateway(namespace: &str, labels: &str, from: &str) -> String {
@@ -194,7 +211,7 @@ fn a_waypoint_for_workloads_is_told_with_the_pods() {
     let compiled = mesh.compile();
     let with: Vec<&str> = compiled
         .workloads
-        .iter()
+        .values()
         .filter(|w| w.waypoint.is_some())
         .map(|w| &*w.name)
         .collect();

@@ -1,7 +1,8 @@
 //! Waypoints that users made: Gateways of class `istio-waypoint`, and the labels that name them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use aquifer_core::workload::Workload;
 
 use crate::compile::discovery::{WAYPOINT_CLASS, is_waypoint_class};
 use crate::compile::inputs::{Inputs, Labels};
@@ -93,8 +94,7 @@ pub(super) fn admits(
 }
 
 fn open_to_others(inputs: &Inputs, key: &WaypointKey) -> bool {
-    let is_it = |m: &Meta| m.namespace == key.namespace && m.name == key.name;
-    let gateway = inputs.kube_gateways.iter().find(|g| is_it(&g.meta));
+    let gateway = inputs.kube_gateways.get(&key.namespace, &key.name);
     gateway.is_some_and(|g| allows_all(&g.spec))
 }
 
@@ -106,23 +106,20 @@ fn allows_all(gateway: &KubeGateway) -> bool {
     froms.into_iter().any(|n| &*n.from == "All")
 }
 
-/// Pods whose own address is behind a waypoint: it must be for workloads, and ready.
-pub(super) fn pods(inputs: &Inputs, waypoints: &Waypoints) -> BTreeMap<(Arc<str>, Arc<str>), WaypointKey> {
-    let mut bound = BTreeMap::new();
-    if !waypoints.all.values().any(|w| w.serves.workloads()) {
-        return bound;
+/// The waypoint of a pod's own address: it must be for workloads, and ready.
+pub(super) fn of_workload(
+    inputs: &Inputs,
+    waypoints: &Waypoints,
+    workload: &Workload,
+) -> Option<WaypointKey> {
+    if !waypoints.serve_workloads() {
+        return None;
     }
-    for pod in &inputs.pods {
-        let Choice::Named(key) = choice(inputs, &pod.meta) else {
-            continue;
-        };
-        let fits = waypoints
-            .all
-            .get(&key)
-            .is_some_and(|w| w.serves.workloads() && w.is_ready());
-        if fits && (key.namespace == pod.meta.namespace || open_to_others(inputs, &key)) {
-            bound.insert((pod.meta.namespace.clone(), pod.meta.name.clone()), key);
-        }
-    }
-    bound
+    let pod = inputs.pods.get(&workload.namespace, &workload.name)?;
+    let Choice::Named(key) = choice(inputs, &pod.meta) else {
+        return None;
+    };
+    let waypoint = waypoints.all.get(&key)?;
+    let fits = waypoint.serves.workloads() && waypoint.is_ready();
+    (fits && (key.namespace == pod.meta.namespace || open_to_others(inputs, &key))).then_some(key)
 }

@@ -2,11 +2,13 @@ mod convergence;
 
 use std::time::Instant;
 
+use aquifer_xds::pb::envoy::service::discovery::v3::Resource;
 use aquifer_xds::pb::google::rpc::Status;
 use aquifer_xds::type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINTS, LISTENER, ROUTES};
 use prost_types::Any;
 
 use super::*;
+use crate::serve::message::tests::read;
 
 /// Type, name and version of every resource.
 type Content<'a> = &'a [(&'static str, &'a str, &'a str)];
@@ -18,10 +20,7 @@ fn snapshot(generation: u64, content: Content) -> Arc<ResourceSnapshot> {
             type_url: (*url).into(),
             value: version.as_bytes().into(),
         };
-        let resource = VersionedResource {
-            version: (*version).into(),
-            any,
-        };
+        let resource = VersionedResource::new(name, any);
         types
             .entry(url)
             .or_default()
@@ -61,15 +60,26 @@ fn nack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
     }
 }
 
+/// The version that the test gave it.
+fn content(resource: &Resource) -> String {
+    let any = resource.resource.clone().unwrap_or_default();
+    String::from_utf8(any.value).unwrap()
+}
+
 /// `TYPE +name=version -name`, as one line.
 fn describe(response: &DeltaDiscoveryResponse) -> String {
     let added = response
         .resources
         .iter()
-        .map(|r| format!(" +{}={}", r.name, r.version));
+        .map(|r| format!(" +{}={}", r.name, content(r)));
     let removed = response.removed_resources.iter().map(|name| format!(" -{name}"));
     let name = aquifer_xds::type_url::short_name(&response.type_url).to_owned();
     added.chain(removed).fold(name, |line, part| line + &part)
+}
+
+fn next(state: &mut StreamState) -> DeltaDiscoveryResponse {
+    let outgoing = state.next().unwrap();
+    read(&outgoing.response, outgoing.added)
 }
 
 struct Stream {
@@ -103,8 +113,9 @@ impl Stream {
     fn sends(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(outgoing) = self.state.next() {
-            lines.push(describe(&outgoing.response));
-            self.unanswered.push(outgoing.response);
+            let response = read(&outgoing.response, outgoing.added);
+            lines.push(describe(&response));
+            self.unanswered.push(response);
         }
         lines
     }
@@ -183,10 +194,7 @@ fn reconnecting_client_gets_what_differs_from_its_claim() {
         ..subscribe(ADDRESS, &[])
     };
     state.request(first).unwrap();
-    assert_eq!(
-        describe(&state.next().unwrap().response),
-        "WDS +changed=2 +new=1 -gone"
-    );
+    assert_eq!(describe(&next(&mut state)), "WDS +changed=2 +new=1 -gone");
 }
 
 #[test]
@@ -197,7 +205,7 @@ fn reconnecting_client_that_has_everything_gets_an_empty_answer() {
         ..subscribe(ADDRESS, &[])
     };
     state.request(first).unwrap();
-    assert_eq!(describe(&state.next().unwrap().response), "WDS");
+    assert_eq!(describe(&next(&mut state)), "WDS");
 }
 
 #[test]

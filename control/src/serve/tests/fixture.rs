@@ -191,10 +191,9 @@ pub(crate) fn snapshot(generation: u64, pods: &[(&str, &str)]) -> Arc<ResourceSn
         .iter()
         .map(|(name, node)| {
             let address = workload(name, node);
-            (
-                Arc::from(address.resource_name()),
-                Arc::new(VersionedResource::new(address.to_any())),
-            )
+            let name = address.resource_name();
+            let resource = VersionedResource::new(&name, address.to_any());
+            (Arc::from(name), Arc::new(resource))
         })
         .collect();
     let types = BTreeMap::from([(ADDRESS, resources)]);

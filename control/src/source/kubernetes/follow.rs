@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use super::trim::trim;
 use super::watched::Watched;
 use super::{ORIGIN, definition_resource};
+use crate::compile::inputs::SECRETS_OF;
 use crate::kubernetes::backoff::Backoff;
-use crate::kubernetes::kinds::{Reader, Watch, Which};
+use crate::kubernetes::kinds::{NOT_FOR_TLS, Reader, Watch, Which};
 use crate::kubernetes::{code, explain};
 use crate::objects::{ObjectKey, RawObject};
 use crate::sink::kubernetes::Desk;
@@ -41,14 +42,24 @@ enum Stop {
     NotServed,
 }
 
+/// Texts that every object of the kind has.
+struct Names {
+    group: Arc<str>,
+    kind: Arc<str>,
+    origin: Arc<str>,
+}
+
 pub(super) struct Follower {
     watch: Watch,
     client: Client,
+    /// The control plane's own, or the one that is followed.
     namespace: Arc<str>,
     desk: Arc<Desk>,
     events: mpsc::Sender<SourceEvent>,
     /// Set once the first list is through, or will not be for now.
     first: watch::Sender<bool>,
+    /// Shared by the keys and events of all objects.
+    names: Names,
     /// The objects that were delivered, by namespace and name.
     known: HashSet<ObjectKey>,
     /// Those that the list under way has named so far.
@@ -67,7 +78,13 @@ impl Follower {
         events: mpsc::Sender<SourceEvent>,
         first: watch::Sender<bool>,
     ) -> Self {
+        let names = Names {
+            group: watch.kind.group.into(),
+            kind: watch.kind.kind.into(),
+            origin: ORIGIN.into(),
+        };
         Self {
+            names,
             watch,
             client,
             namespace,
@@ -83,7 +100,7 @@ impl Follower {
     }
 
     /// Ends only when nobody takes the events any more.
-    pub(super) async fn run(mut self, mut definitions: watch::Receiver<u64>) {
+    pub(super) async fn run(&mut self, mut definitions: watch::Receiver<u64>) {
         loop {
             for version in self.watch.kind.versions {
                 match self.follow(version).await {
@@ -110,6 +127,10 @@ impl Follower {
             Which::All => (all(), config),
             Which::Named(name) => (all(), config.fields(&format!("metadata.name={name}"))),
             Which::Labelled(label) => (all(), config.labels(label)),
+            Which::OfNamespace => {
+                let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
+                (own, config.fields(NOT_FOR_TLS))
+            }
             Which::OwnNamed(name) => {
                 let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
                 (own, config.fields(&format!("metadata.name={name}")))
@@ -185,8 +206,12 @@ impl Follower {
     }
 
     fn key(&self, object: &Watched) -> ObjectKey {
-        let kind = &self.watch.kind;
-        ObjectKey::new(kind.group, kind.kind, object.namespace(), object.name())
+        ObjectKey {
+            group: self.names.group.clone(),
+            kind: self.names.kind.clone(),
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+        }
     }
 
     async fn apply(&mut self, object: Watched, resource: &ApiResource) -> Result<(), Closed> {
@@ -195,7 +220,7 @@ impl Follower {
         value["apiVersion"] = resource.api_version.as_str().into();
         value["kind"] = resource.kind.as_str().into();
         self.known.insert(key.clone());
-        self.desk.saw(&key, Some(&value));
+        self.show_desk(&key, Some(&value));
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -206,7 +231,7 @@ impl Follower {
             value,
         };
         self.send(SourceEvent::Applied {
-            origin: ORIGIN.into(),
+            origin: self.names.origin.clone(),
             object: Arc::new(object),
         })
         .await
@@ -214,15 +239,35 @@ impl Follower {
 
     async fn delete(&mut self, key: ObjectKey) -> Result<(), Closed> {
         self.known.remove(&key);
-        self.desk.saw(&key, None);
+        self.show_desk(&key, None);
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
         self.send(SourceEvent::Deleted {
-            origin: ORIGIN.into(),
+            origin: self.names.origin.clone(),
             key,
         })
         .await
+    }
+
+    /// Nobody writes Secrets, and nothing that holds a key is kept beside the model.
+    fn show_desk(&self, key: &ObjectKey, value: Option<&serde_json::Value>) {
+        if self.watch.which != Which::OfNamespace {
+            self.desk.saw(key, value);
+        }
+    }
+
+    /// Takes back everything that was delivered: nobody wants it any more.
+    pub(super) async fn forget(&mut self) {
+        for key in std::mem::take(&mut self.known) {
+            if self.delete(key).await.is_err() {
+                return;
+            }
+        }
+        if self.problem.take().is_some() {
+            // Whoever does not listen any more needs no taking back.
+            let _ = self.report(Vec::new()).await;
+        }
     }
 
     async fn send(&self, event: SourceEvent) -> Result<(), Closed> {
@@ -266,7 +311,10 @@ impl Follower {
     }
 
     async fn report(&self, problems: Vec<String>) -> Result<(), Closed> {
-        let origin = self.watch.kind.name().into();
+        let origin = match self.watch.which {
+            Which::OfNamespace => format!("{SECRETS_OF}{}", self.namespace).into(),
+            _ => self.watch.kind.name().into(),
+        };
         self.send(SourceEvent::Unreadable { origin, problems }).await
     }
 }

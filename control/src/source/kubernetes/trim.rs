@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::compile::report::WAYPOINT_BOUND;
+use crate::model::secret::DATA_KEYS;
 
 const METADATA: [&str; 8] = [
     "name",
@@ -23,11 +24,12 @@ const CONTAINER: [&str; 2] = ["name", "ports"];
 const CONTAINER_PORT: [&str; 2] = ["name", "containerPort"];
 const ENDPOINT: [&str; 3] = ["addresses", "conditions", "targetRef"];
 const ENDPOINT_PORT: [&str; 2] = ["name", "port"];
-const SERVICE_SPEC: [&str; 9] = [
+const SERVICE_SPEC: [&str; 10] = [
     "type",
     "clusterIP",
     "clusterIPs",
     "externalName",
+    "externalIPs",
     "ports",
     "selector",
     "publishNotReadyAddresses",
@@ -51,6 +53,7 @@ pub(super) fn trim(group: &str, kind: &str, value: &mut Value) {
     match (group, kind) {
         ("", "Pod") => trim_pod(object, status),
         ("", "Service") => trim_service(object, status.as_ref()),
+        ("", "Secret") => trim_secret(object),
         ("", "Namespace") => object.retain(|key, _| key == "metadata" || is_type(key)),
         ("discovery.k8s.io", "EndpointSlice") => {
             each(object.get_mut("endpoints"), trim_endpoint);
@@ -111,7 +114,8 @@ fn trim_pod(object: &mut Map<String, Value>, status: Option<Value>) {
     object.insert("status".to_owned(), Value::Object(status));
 }
 
-/// Of a Service's status only which waypoint it is behind: every replica must hold to that.
+/// Of a Service's status only which waypoint it is behind, for every replica must hold to that, and the addresses that
+/// a load balancer has given it.
 fn trim_service(object: &mut Map<String, Value>, status: Option<&Value>) {
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         keep(spec, &SERVICE_SPEC);
@@ -121,10 +125,30 @@ fn trim_service(object: &mut Map<String, Value>, status: Option<&Value>) {
         .into_iter()
         .flatten()
         .find(|c| c.get("type").and_then(Value::as_str) == Some(WAYPOINT_BOUND));
+    let mut kept = Map::new();
     if let Some(bound) = bound.and_then(Value::as_object) {
         let mut bound = bound.clone();
         keep(&mut bound, &["type", "status", "message"]);
-        object.insert("status".to_owned(), serde_json::json!({ "conditions": [bound] }));
+        kept.insert("conditions".to_owned(), serde_json::json!([bound]));
+    }
+    let balanced = status.and_then(|s| s.pointer("/loadBalancer/ingress"));
+    if let Some(mut ingress) = balanced.cloned() {
+        each(Some(&mut ingress), |one| keep(one, &["ip", "hostname"]));
+        kept.insert(
+            "loadBalancer".to_owned(),
+            serde_json::json!({ "ingress": ingress }),
+        );
+    }
+    if !kept.is_empty() {
+        object.insert("status".to_owned(), Value::Object(kept));
+    }
+}
+
+/// Of a Secret what TLS is ended with. The authority's own key may lie in the same namespace, and is not kept here.
+fn trim_secret(object: &mut Map<String, Value>) {
+    object.retain(|key, _| key == "metadata" || key == "data" || is_type(key));
+    if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+        keep(data, &DATA_KEYS);
     }
 }
 
@@ -210,6 +234,25 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_a_load_balancer_are_kept() {
+        let mut service = json!({"metadata": {"name": "a"}, "spec": {}, "status": {
+            "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}, {"hostname": "lb.example"}]},
+        }});
+        trim("", "Service", &mut service);
+        let kept = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "lb.example"}]}});
+        assert_eq!(service["status"], kept);
+    }
+
+    #[test]
+    fn only_what_tls_is_ended_with_is_kept_of_a_secret() {
+        let mut secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": "a"},
+            "data": {"tls.crt": "YQ==", "tls.key": "Yg==", "ca-key.pem": "Yw=="}});
+        trim("", "Secret", &mut secret);
+        assert_eq!(secret["data"], json!({"tls.crt": "YQ==", "tls.key": "Yg=="}));
+        assert_eq!(secret["type"], Value::Null);
+    }
+
+    #[test]
     fn odd_shapes_do_no_harm() {
         for mut value in [
             json!(null),
@@ -222,6 +265,7 @@ mod tests {
                 ("", "Service"),
                 ("discovery.k8s.io", "EndpointSlice"),
                 ("", "Namespace"),
+                ("", "Secret"),
             ] {
                 trim(group, kind, &mut value);
             }

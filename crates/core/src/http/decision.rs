@@ -16,6 +16,8 @@ pub enum Outcome<'t> {
         destination: &'t Destination,
     },
     Redirect(&'t Redirect),
+    /// 301 to the same place by `https`; the virtual host serves nothing else.
+    ToHttps,
     Direct(&'t DirectResponse),
 }
 
@@ -30,6 +32,14 @@ pub struct Decision<'t> {
 /// Routes a request: the most specific virtual host, its first matching route, one destination by weight.
 pub fn route<'t>(table: &'t RouteTable, request: &RequestView<'_>, random: u64) -> Decision<'t> {
     let virtual_host = table.virtual_host(request.host);
+    if virtual_host.is_some_and(|v| v.https_only) && request.scheme != "https" {
+        return Decision {
+            table,
+            virtual_host,
+            route: None,
+            outcome: Outcome::ToHttps,
+        };
+    }
     let routes = virtual_host.map(|v| v.routes.as_slice()).unwrap_or_default();
     let route = routes.iter().find(|r| r.matches.matches(request));
     let outcome = match route.map(|r| &r.action) {
@@ -48,6 +58,12 @@ pub fn route<'t>(table: &'t RouteTable, request: &RequestView<'_>, random: u64) 
         route,
         outcome,
     }
+}
+
+/// Where a request is sent by [`Outcome::ToHttps`]: the host as it was written, its port included.
+pub fn https_location(request: &RequestView<'_>) -> String {
+    let query = request.query.map(|q| format!("?{q}")).unwrap_or_default();
+    format!("https://{}{}{query}", request.host, request.path)
 }
 
 /// The name of the routes that say: there were rules for this client, and none of them matched.

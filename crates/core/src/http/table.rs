@@ -47,6 +47,8 @@ pub struct VirtualHost {
     pub response_headers: HeaderMutations,
     /// Tell the service in `x-envoy-attempt-count` which attempt this is.
     pub attempt_count: bool,
+    /// Requests of another scheme are sent to `https`, whatever the routes say.
+    pub https_only: bool,
 }
 
 /// Whether the port of a request's host takes part in the comparison with domains.

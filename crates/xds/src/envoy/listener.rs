@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use aquifer_core::http::action::{Destination, Destinations};
 use aquifer_core::http::listener::{
-    Binding, HttpListener, Listener as Model, ListenerProtocol, PathHandling, TcpListener,
+    Binding, Chain, Chains, HttpListener, Listener as Model, ListenerProtocol, PathHandling, TcpListener,
 };
 
 use super::filters::{CORS, FAULT, ROUTER};
 use super::matching::each;
 use super::pb::envoy::config::listener::v3::filter::ConfigType;
-use super::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
+use super::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
+};
 use super::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use super::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use super::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    RouteSpecifier, UpgradeConfig,
+    ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use super::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use super::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
@@ -22,15 +24,16 @@ use super::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::we
 use super::pb::google::protobuf::Any;
 use super::text::not_empty;
 use super::values::{flag, limit, socket_address, unpack};
-use super::{FieldError, Result, fields};
+use super::{FieldError, Result, fields, server_tls};
 
+const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
 /// Envoy's idle limits of a stream and of a TCP connection where nothing is said.
 const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
 const DEFAULT_TCP_IDLE: Duration = Duration::from_secs(3600);
 
 pub(super) fn convert(listener: &Listener) -> Result<Model> {
     fields!(listener => Listener {
-        read: [name, address, additional_addresses, filter_chains, bind_to_port],
+        read: [name, address, additional_addresses, filter_chains, bind_to_port, listener_filters],
         harmless: [
             stat_prefix, stats_matcher, per_connection_buffer_limit_bytes,
             per_connection_buffer_high_watermark_timeout, metadata, drain_type, listener_filters_timeout,
@@ -41,7 +44,7 @@ pub(super) fn convert(listener: &Listener) -> Result<Model> {
         ],
         refused: [
             fcds_config, filter_chain_matcher, use_original_dst, default_filter_chain, deprecated_v1,
-            listener_filters, transparent, freebind, socket_options, udp_listener_config, api_listener,
+            transparent, freebind, socket_options, udp_listener_config, api_listener,
             listener_specifier,
         ],
     });
@@ -49,24 +52,75 @@ pub(super) fn convert(listener: &Listener) -> Result<Model> {
     for more in &listener.additional_addresses {
         addresses.push(socket_address("additional_addresses", more.address.as_ref())?);
     }
-    let [chain] = listener.filter_chains.as_slice() else {
-        return Err(FieldError::new("filter_chains", "must be exactly one"));
-    };
+    let chains = each("filter_chains", &listener.filter_chains, chain)?;
+    let chains = Chains::new(chains).map_err(|e| FieldError::new("filter_chains", e))?;
+    listener_filters(&listener.listener_filters, &chains)?;
     let bound = listener.bind_to_port.is_none_or(|b| b.value);
     Ok(Model {
         name: not_empty("name", &listener.name)?.into(),
         addresses,
         binding: if bound { Binding::Bound } else { Binding::Tunnel },
-        protocol: protocol(chain).map_err(|e| e.within("filter_chains[0]"))?,
+        chains,
     })
 }
 
-fn protocol(chain: &FilterChain) -> Result<ListenerProtocol> {
+/// Only the inspector of TLS, and it where names are compared: without it Envoy would see none.
+fn listener_filters(filters: &[ListenerFilter], chains: &Chains) -> Result<()> {
+    let other = filters.iter().find(|f| f.name != TLS_INSPECTOR);
+    if let Some(other) = other {
+        let reason = format!("{:?} is not supported", other.name);
+        return Err(FieldError::new("listener_filters", reason));
+    }
+    if filters.is_empty() && chains.iter().any(|c| !c.server_names.is_empty()) {
+        let reason = format!("must have {TLS_INSPECTOR} where chains have server names");
+        return Err(FieldError::new("listener_filters", reason));
+    }
+    Ok(())
+}
+
+fn chain(chain: &FilterChain) -> Result<Chain> {
     fields!(chain => FilterChain {
-        read: [filters],
-        harmless: [metadata, transport_socket_connect_timeout, name],
-        refused: [filter_chain_match, use_proxy_proto, transport_socket],
+        read: [filters, filter_chain_match, transport_socket, name],
+        harmless: [metadata, transport_socket_connect_timeout],
+        refused: [use_proxy_proto],
     });
+    let server_names = match &chain.filter_chain_match {
+        Some(m) => server_names(m).map_err(|e| e.within("filter_chain_match"))?,
+        None => Vec::new(),
+    };
+    Ok(Chain {
+        name: chain.name.as_str().into(),
+        server_names,
+        tls: chain
+            .transport_socket
+            .as_ref()
+            .map(server_tls::convert)
+            .transpose()
+            .map_err(|e| e.within("transport_socket"))?,
+        protocol: protocol(chain)?,
+    })
+}
+
+fn server_names(m: &FilterChainMatch) -> Result<Vec<std::sync::Arc<str>>> {
+    fields!(m => FilterChainMatch {
+        read: [server_names, transport_protocol],
+        harmless: [],
+        refused: [
+            destination_port, prefix_ranges, address_suffix, suffix_len, direct_source_prefix_ranges, source_type,
+            source_prefix_ranges, source_ports, application_protocols,
+        ],
+    });
+    if !matches!(m.transport_protocol.as_str(), "" | "tls") {
+        let reason = format!("{:?} is not supported, only \"tls\"", m.transport_protocol);
+        return Err(FieldError::new("transport_protocol", reason));
+    }
+    Ok(m.server_names
+        .iter()
+        .map(|n| n.to_ascii_lowercase().into())
+        .collect())
+}
+
+fn protocol(chain: &FilterChain) -> Result<ListenerProtocol> {
     let [filter] = chain.filters.as_slice() else {
         return Err(FieldError::new("filters", "must be exactly one"));
     };
@@ -97,7 +151,8 @@ fn http(hcm: &HttpConnectionManager) -> Result<HttpListener> {
     fields!(hcm => HttpConnectionManager {
         read: [
             http_filters, stream_idle_timeout, use_remote_address, xff_num_trusted_hops, upgrade_configs,
-            normalize_path, merge_slashes, route_specifier,
+            normalize_path, merge_slashes, route_specifier, forward_client_cert_details,
+            set_current_client_cert_details,
         ],
         harmless: [
             codec_type, stat_prefix, tracing, common_http_protocol_options, http1_safe_max_connection_duration,
@@ -110,8 +165,7 @@ fn http(hcm: &HttpConnectionManager) -> Result<HttpListener> {
         refused: [
             add_user_agent, http3_protocol_options, scheme_header_transformation, request_timeout,
             original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via,
-            always_set_request_id_in_response, forward_client_cert_details, set_current_client_cert_details,
-            forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            always_set_request_id_in_response, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
             path_with_escaped_slashes_action, local_reply_config, strip_matching_host_port,
             stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot,
             proxy_status_config, typed_header_validation_config, append_x_forwarded_port, append_local_overload,
@@ -128,12 +182,36 @@ fn http(hcm: &HttpConnectionManager) -> Result<HttpListener> {
         },
         edge: flag(hcm.use_remote_address.as_ref()),
         trusted_hops: hcm.xff_num_trusted_hops,
+        forward_client_certificate: forward_client_certificate(hcm)?,
         stream_idle_timeout: limit(
             "stream_idle_timeout",
             hcm.stream_idle_timeout.as_ref(),
             Some(DEFAULT_STREAM_IDLE),
         )?,
     })
+}
+
+/// Nothing of the client's own header is believed, in both modes; what is told of the certificate is not negotiable.
+fn forward_client_certificate(hcm: &HttpConnectionManager) -> Result<bool> {
+    let told = hcm.set_current_client_cert_details.unwrap_or_default();
+    fields!(&told => SetCurrentClientCertDetails {
+        read: [subject, cert, dns, uri],
+        harmless: [],
+        refused: [chain, issuer, format],
+    });
+    match ForwardClientCertDetails::try_from(hcm.forward_client_cert_details) {
+        Ok(ForwardClientCertDetails::Sanitize) => Ok(false),
+        Ok(ForwardClientCertDetails::SanitizeSet)
+            if flag(told.subject.as_ref()) && told.cert && told.dns && told.uri =>
+        {
+            Ok(true)
+        }
+        Ok(ForwardClientCertDetails::SanitizeSet) => {
+            let reason = "must have subject, cert, dns and uri";
+            Err(FieldError::new("set_current_client_cert_details", reason))
+        }
+        _ => Err(FieldError::unsupported("forward_client_cert_details")),
+    }
 }
 
 fn routes(specifier: Option<&RouteSpecifier>) -> Result<&str> {

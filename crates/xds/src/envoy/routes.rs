@@ -22,6 +22,7 @@ use super::pb::envoy::config::route::v3::route::Action as ActionKind;
 use super::pb::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, UpgradeConfig,
 };
+use super::pb::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use super::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use super::pb::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier as WeightHostRewrite;
 use super::pb::envoy::config::route::v3::{
@@ -81,10 +82,11 @@ fn virtual_host(host: &VirtualHost, max_body: usize) -> Result<Host> {
         read: [
             name, domains, routes, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
             response_headers_to_remove, typed_per_filter_config, include_request_attempt_count, retry_policy,
+            require_tls,
         ],
         harmless: [virtual_clusters, per_request_buffer_limit_bytes, request_body_buffer_limit, metadata],
         refused: [
-            matcher, require_tls, rate_limits, cors, include_attempt_count_in_response, retry_policy_typed_config,
+            matcher, rate_limits, cors, include_attempt_count_in_response, retry_policy_typed_config,
             hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers,
         ],
     });
@@ -118,7 +120,16 @@ fn virtual_host(host: &VirtualHost, max_body: usize) -> Result<Host> {
             &host.response_headers_to_remove,
         )?,
         attempt_count: host.include_request_attempt_count,
+        https_only: https_only(host.require_tls)?,
     })
+}
+
+fn https_only(requirement: i32) -> Result<bool> {
+    match TlsRequirementType::try_from(requirement) {
+        Ok(TlsRequirementType::None) => Ok(false),
+        Ok(TlsRequirementType::All) => Ok(true),
+        _ => Err(FieldError::new("require_tls", "is neither NONE nor ALL")),
+    }
 }
 
 fn label(index: usize, name: &str) -> String {

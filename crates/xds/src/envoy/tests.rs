@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use aquifer_core::http::action::Action;
 use aquifer_core::http::cluster::{BalancePolicy, Transport, UpstreamHttp};
-use aquifer_core::http::listener::{Binding, ListenerProtocol};
+use aquifer_core::http::listener::{Binding, Chain, ListenerProtocol};
 use aquifer_core::http::matching::SourceAttribute;
 use proptest::prelude::*;
 use prost::Name;
@@ -222,13 +222,14 @@ fn reads_http_and_tcp_listeners() {
     let http = listener("envoy.filters.network.http_connection_manager", any(&hcm()));
     let http = Listener::from_wire(&http).unwrap();
     assert_eq!((http.binding, http.addresses.len()), (Binding::Tunnel, 2));
-    assert!(matches!(&http.protocol, ListenerProtocol::Http(h) if &*h.routes == "routes" && !h.edge));
+    let unseen = |listener: &Listener| -> Chain { listener.chains.unseen().unwrap().clone() };
+    assert!(matches!(unseen(&http).protocol, ListenerProtocol::Http(h) if &*h.routes == "routes" && !h.edge));
     let proxy = tcp_pb::TcpProxy {
         cluster_specifier: Some(tcp_pb::tcp_proxy::ClusterSpecifier::Cluster("c".into())),
         ..Default::default()
     };
     let tcp = Listener::from_wire(&listener("envoy.filters.network.tcp_proxy", any(&proxy))).unwrap();
-    assert!(matches!(tcp.protocol, ListenerProtocol::Tcp(_)));
+    assert!(matches!(unseen(&tcp).protocol, ListenerProtocol::Tcp(_)));
 }
 
 #[test]
@@ -244,6 +245,30 @@ fn a_filter_that_would_be_skipped_rejects_its_listener() {
     assert_eq!(
         error.field,
         "filter_chains[0].http_connection_manager.http_filters"
+    );
+}
+
+#[test]
+fn names_without_an_inspector_and_unknown_matches_are_refused() {
+    let mut wire = listener("envoy.filters.network.http_connection_manager", any(&hcm()));
+    let names = listener_pb::FilterChainMatch {
+        server_names: vec!["a.org".into()],
+        ..Default::default()
+    };
+    wire.filter_chains[0].filter_chain_match = Some(names.clone());
+    assert_eq!(Listener::from_wire(&wire).unwrap_err().field, "listener_filters");
+    wire.listener_filters = vec![listener_pb::ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".into(),
+        ..Default::default()
+    }];
+    assert!(Listener::from_wire(&wire).is_ok());
+    wire.filter_chains[0].filter_chain_match = Some(listener_pb::FilterChainMatch {
+        application_protocols: vec!["h2".into()],
+        ..names
+    });
+    assert_eq!(
+        Listener::from_wire(&wire).unwrap_err().field,
+        "filter_chains[0].filter_chain_match.application_protocols"
     );
 }
 
@@ -355,6 +380,7 @@ proptest! {
         let _ = decode::<Listener>(&update);
         let _ = decode::<Cluster>(&update);
         let _ = decode::<Endpoints>(&update);
+        let _ = decode::<Secret>(&update);
     }
 }
 

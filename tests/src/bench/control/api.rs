@@ -33,18 +33,38 @@ impl Api {
             .await
     }
 
+    /// Creates all of what is not there yet: half the work of [`Api::fill`].
+    pub(super) async fn create(&self, wanted: impl Iterator<Item = Wanted>) -> Result<(), ControlBenchError> {
+        stream::iter(wanted.map(Ok))
+            .try_for_each_concurrent(PARALLEL, |one| self.post(one))
+            .await
+    }
+
+    async fn post(&self, wanted: Wanted) -> Result<(), ControlBenchError> {
+        self.send(Method::POST, &wanted.collection, None, &wanted.object)
+            .await?;
+        self.set_status(&wanted).await
+    }
+
     async fn put(&self, wanted: Wanted) -> Result<(), ControlBenchError> {
         let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
         let path = format!("{}/{name}", wanted.collection);
         let applied = format!("{path}?fieldManager=bench&force=true");
         self.send(Method::PATCH, &applied, Some(APPLY_PATCH), &wanted.object)
             .await?;
-        if let Some(status) = &wanted.status {
-            let body = json!({"status": status});
-            self.send(Method::PATCH, &format!("{path}/status"), Some(MERGE_PATCH), &body)
-                .await?;
-        }
-        Ok(())
+        self.set_status(&wanted).await
+    }
+
+    async fn set_status(&self, wanted: &Wanted) -> Result<(), ControlBenchError> {
+        let Some(status) = &wanted.status else {
+            return Ok(());
+        };
+        let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
+        let path = format!("{}/{name}/status", wanted.collection);
+        let body = json!({"status": status});
+        self.send(Method::PATCH, &path, Some(MERGE_PATCH), &body)
+            .await
+            .map(drop)
     }
 
     pub(super) async fn label(&self, pod: &str, key: &str, value: &str) -> Result<(), ControlBenchError> {

@@ -3,22 +3,24 @@
 //! Not the product's own client, which holds what it applied: five hundred of those would measure themselves.
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aquifer_xds::channel::ControlPlane;
 use aquifer_xds::client::NodeId;
-use aquifer_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use aquifer_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use aquifer_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use aquifer_xds::type_url::{ADDRESS, AUTHORIZATION};
+use http::uri::PathAndQuery;
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
+use tonic::client::Grpc;
+use tonic::{Request, Status};
 
+use super::glance::{Glance, Glances};
 use super::objects::agent_name;
 use super::{ControlBenchError, objects};
 
@@ -26,6 +28,9 @@ const TYPES: [&str; 2] = [ADDRESS, AUTHORIZATION];
 /// A response may hold the whole mesh.
 const MAX_RESPONSE: usize = 200 * 1024 * 1024;
 const OUTGOING: usize = 16;
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// The control plane lets a hundred connections of one address in.
+const PER_ADDRESS: u32 = 90;
 
 /// What all clients report to.
 #[derive(Default)]
@@ -127,7 +132,7 @@ async fn follow(
     token: &str,
     tally: &Tally,
 ) -> Result<(), ControlBenchError> {
-    let channel = plane.connect().await?;
+    let channel = plane.from_address(address_of(index)).connect().await?;
     let (requests, outgoing) = mpsc::channel(OUTGOING);
     for first in first_requests(index) {
         // There is room for all.
@@ -137,8 +142,13 @@ async fn follow(
     let bearer = format!("Bearer {token}").parse();
     call.metadata_mut()
         .insert("authorization", bearer.map_err(|_| ControlBenchError::Token)?);
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
-    let mut responses = client.delta_aggregated_resources(call).await?.into_inner();
+    let mut client = Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE);
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = PathAndQuery::from_static(DELTA);
+    let mut responses = client.streaming(call, path, Glances).await?.into_inner();
     let mut seen = [false; TYPES.len()];
     while let Some(response) = responses.message().await? {
         let acknowledgement = DeltaDiscoveryRequest {
@@ -152,6 +162,11 @@ async fn follow(
         tally.note(index, &response, &mut seen);
     }
     Ok(())
+}
+
+/// Addresses of the loopback network: on one machine all clients would come from one.
+fn address_of(client: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0x7F00_0002 + client / PER_ADDRESS).into()
 }
 
 fn first_requests(index: u32) -> impl Iterator<Item = DeltaDiscoveryRequest> {
@@ -174,9 +189,8 @@ fn first_requests(index: u32) -> impl Iterator<Item = DeltaDiscoveryRequest> {
 }
 
 impl Tally {
-    fn note(&self, client: u32, response: &DeltaDiscoveryResponse, seen: &mut [bool; TYPES.len()]) {
-        self.bytes
-            .fetch_add(response.encoded_len() as u64, Ordering::Relaxed);
+    fn note(&self, client: u32, response: &Glance, seen: &mut [bool; TYPES.len()]) {
+        self.bytes.fetch_add(response.bytes as u64, Ordering::Relaxed);
         let position = TYPES.iter().position(|url| *url == response.type_url);
         if let Some(first) = position.and_then(|at| seen.get_mut(at)).filter(|seen| !**seen) {
             *first = true;
@@ -184,14 +198,14 @@ impl Tally {
             return;
         }
         let mut awaited = self.awaited.lock();
-        for resource in &response.resources {
-            let Some(change) = awaited.get_mut(&resource.name) else {
+        for name in &response.names {
+            let Some(change) = awaited.get_mut(name) else {
                 continue;
             };
             change.clients.remove(&client);
             if change.clients.is_empty() {
                 self.delays.lock().push(change.since.elapsed());
-                awaited.remove(&resource.name);
+                awaited.remove(name);
                 self.done.send_modify(|count| *count += 1);
             }
         }

@@ -102,6 +102,11 @@ impl ControlProcess {
         usage::of_process(self.child.id()).map_or(0.0, |share| share.rss_megabytes)
     }
 
+    /// The most that it ever had.
+    pub(super) fn peak_megabytes(&self) -> f64 {
+        usage::peak_megabytes(self.child.id()).unwrap_or_default()
+    }
+
     fn last_words(&self) -> String {
         let mut text = String::new();
         if let Ok(mut log) = fs::File::open(self.folder.path().join("log")) {

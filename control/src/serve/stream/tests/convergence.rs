@@ -99,7 +99,7 @@ impl World {
 
     fn send(&mut self) {
         while let Some(outgoing) = self.server.next() {
-            self.flying.push_back(outgoing.response);
+            self.flying.push_back(read(&outgoing.response, outgoing.added));
         }
     }
 
@@ -117,7 +117,10 @@ impl World {
         let url = TYPES.iter().position(|url| *url == batch.type_url).unwrap();
         let mut bad = Vec::new();
         for update in &batch.updates {
-            let version: u8 = update.version.parse().unwrap();
+            let version: u8 = String::from_utf8(update.resource.value.clone())
+                .unwrap()
+                .parse()
+                .unwrap();
             if version == BAD {
                 bad.push(Rejected::new(&update.name, "bad"));
             } else {

@@ -1,0 +1,34 @@
+//! What the plugin and the agent say to each other: one line of JSON each way.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Longer lines are refused; a pod has few addresses and short names.
+pub(super) const MAX_LINE: u64 = 16 * 1024;
+/// How long the agent waits for what it needs to answer.
+pub(crate) const AGENT_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the plugin waits for the agent; a kubelet gives a runtime two minutes.
+pub(super) const PLUGIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A pod whose network namespace stands, and whose containers wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arrival {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Of the pod's object, or the hash of a kubelet's own pod; runtimes before 2021 do not tell it.
+    #[serde(default)]
+    pub(crate) uid: Option<String>,
+    pub(crate) ips: Vec<IpAddr>,
+}
+
+/// What is to become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "verdict")]
+pub(crate) enum Verdict {
+    /// It is captured, or is not to be.
+    Start,
+    /// Not now: the runtime is to try again.
+    Hold { because: String },
+}

@@ -1,0 +1,266 @@
+//! What a change of objects does to workloads and services, and to nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aquifer_core::names::NamespacedHostname;
+use aquifer_core::service::PortMapping;
+use aquifer_core::workload::{Workload, WorkloadUid};
+
+use crate::compile::Settings;
+use crate::compile::discovery::claims::{Endpoint, SliceName, of_slice};
+use crate::compile::discovery::{Discovery, ServiceEntry, hostname, service, target_ports, workload};
+use crate::compile::inputs::{Entry, Inputs, selects};
+use crate::compile::report::PodName;
+use crate::objects::kube;
+
+/// What became different.
+#[derive(Debug, Default)]
+pub struct Touched {
+    pub workloads: BTreeSet<WorkloadUid>,
+    /// Services that are different themselves, or whose endpoints are.
+    pub services: BTreeSet<NamespacedHostname>,
+    /// A waypoint or another proxy that speaks HBONE came, went or changed.
+    pub proxies: bool,
+    /// Workloads that were made anew, different or not: the measure of the work.
+    pub made: usize,
+}
+
+/// Workloads to make anew, with the namespace and name of those that are pods.
+type Affected = BTreeMap<WorkloadUid, Option<PodName>>;
+
+struct Update<'a> {
+    discovery: &'a mut Discovery,
+    inputs: &'a Inputs,
+    settings: &'a Settings,
+    affected: Affected,
+    touched: Touched,
+}
+
+impl Discovery {
+    /// Brings everything from `before` to `inputs`.
+    pub fn update(&mut self, before: &Inputs, inputs: &Inputs, settings: &Settings) -> Touched {
+        let mut update = Update {
+            discovery: self,
+            inputs,
+            settings,
+            affected: Affected::new(),
+            touched: Touched::default(),
+        };
+        for (old, new) in before.services.changes(&inputs.services) {
+            update.service(old, new);
+        }
+        for (old, new) in before.endpoint_slices.changes(&inputs.endpoint_slices) {
+            if let Some(either) = new.or(old) {
+                update.slice(&(either.meta.namespace.clone(), either.meta.name.clone()));
+            }
+        }
+        for (old, new) in before.pods.changes(&inputs.pods) {
+            update.pod(old, new);
+        }
+        update.make_all()
+    }
+}
+
+impl Update<'_> {
+    fn pod(&mut self, old: Option<&Entry<kube::Pod>>, new: Option<&Entry<kube::Pod>>) {
+        let addressless = |entry: Option<&Entry<kube::Pod>>| entry.is_some_and(|e| e.spec.ips().is_empty());
+        self.discovery.addressless += usize::from(addressless(new));
+        self.discovery.addressless -= usize::from(addressless(old));
+        if let Some(either) = new.or(old) {
+            let (namespace, name) = (either.meta.namespace.clone(), either.meta.name.clone());
+            let uid = WorkloadUid::pod(&self.settings.cluster_id, &namespace, &name);
+            self.affected.insert(uid, Some((namespace, name)));
+        }
+    }
+
+    fn service(&mut self, old: Option<&Entry<kube::Service>>, new: Option<&Entry<kube::Service>>) {
+        let Some(either) = new.or(old) else { return };
+        let (namespace, name) = (&either.meta.namespace, &either.meta.name);
+        let key = NamespacedHostname::new(namespace, &hostname(name, namespace));
+        if let Some(old) = self.discovery.remove_service(&key) {
+            self.selected_by(&old);
+        }
+        if let Some(new) = new.and_then(|entry| service_entry(entry, self.settings)) {
+            let new = Arc::new(new);
+            self.discovery.add_service(&new);
+            self.selected_by(&new);
+        }
+        self.touched.services.insert(key);
+        let inputs = self.inputs;
+        for slice in inputs.endpoint_slices.in_namespace(namespace) {
+            if slice.spec.service == *name {
+                self.slice(&(slice.meta.namespace.clone(), slice.meta.name.clone()));
+            }
+        }
+    }
+
+    /// Notes the pods of before that the service selects; those that changed are noted for themselves.
+    fn selected_by(&mut self, entry: &ServiceEntry) {
+        let selector = &entry.spec.selector;
+        if selector.is_empty() {
+            return;
+        }
+        let namespace = &entry.meta.namespace;
+        for workload in self.discovery.pods_of(namespace, &self.settings.cluster_id) {
+            if selects(selector, &workload.labels) {
+                let name = (workload.namespace.clone(), workload.name.clone());
+                self.affected.insert(workload.uid.clone(), Some(name));
+            }
+        }
+    }
+
+    fn slice(&mut self, name: &SliceName) {
+        let slice = self.inputs.endpoint_slices.get(&name.0, &name.1);
+        let host = slice.map(|slice| hostname(&slice.spec.service, &slice.meta.namespace));
+        let service = host.and_then(|host| self.discovery.service_by_host(&host));
+        let claims = match (slice, service.filter(|s| s.spec.selector.is_empty())) {
+            (Some(slice), Some(service)) => of_slice(slice, service, self.settings),
+            _ => Vec::new(),
+        };
+        let before = self.discovery.claims.set(name, &claims);
+        for claim in before.into_iter().chain(claims) {
+            let pod = match claim.endpoint {
+                Endpoint::Pod(name) => Some(name),
+                Endpoint::Bare(_) => None,
+            };
+            self.affected.insert(claim.workload, pod);
+        }
+    }
+
+    fn make_all(mut self) -> Touched {
+        for (uid, pod) in std::mem::take(&mut self.affected) {
+            let made = self.make(&uid, pod);
+            self.put(uid, made);
+        }
+        self.touched
+    }
+
+    /// A workload as it is now; none where there is no such thing.
+    fn make(&mut self, uid: &WorkloadUid, pod: Option<PodName>) -> Option<Workload> {
+        self.touched.made += 1;
+        let mut made = match pod {
+            Some((namespace, name)) => {
+                let entry = self.inputs.pods.get(&namespace, &name)?;
+                let mut made = workload(entry, self.settings)?;
+                made.services = self.discovery.ports_of_pod(entry);
+                made
+            }
+            None => match &self.discovery.claims.of(uid).next()?.endpoint {
+                Endpoint::Bare(workload) => Workload::clone(workload),
+                Endpoint::Pod(_) => return None,
+            },
+        };
+        for claim in self.discovery.claims.of(uid) {
+            made.services.insert(claim.service.clone(), claim.ports.to_vec());
+        }
+        Some(made)
+    }
+
+    fn put(&mut self, uid: WorkloadUid, made: Option<Workload>) {
+        let old = self.discovery.workloads.get(&uid).cloned();
+        if old.as_deref() == made.as_ref() {
+            return;
+        }
+        let made = made.map(Arc::new);
+        for workload in old.iter().chain(&made) {
+            self.touched.services.extend(workload.services.keys().cloned());
+            self.touched.proxies |= workload.native_tunnel;
+        }
+        if let Some(old) = old {
+            self.discovery.remove_workload(&old);
+        }
+        if let Some(made) = made {
+            self.discovery.add_workload(&made);
+        }
+        self.touched.workloads.insert(uid);
+    }
+}
+
+impl Discovery {
+    fn add_service(&mut self, entry: &Arc<ServiceEntry>) {
+        let key = entry.service.key();
+        self.by_host.insert(entry.service.hostname.clone(), key.clone());
+        if let Some(place) = selector_place(entry) {
+            self.selectors.entry(place).or_default().insert(key.clone());
+        }
+        self.services.insert(key, entry.clone());
+    }
+
+    fn remove_service(&mut self, key: &NamespacedHostname) -> Option<Arc<ServiceEntry>> {
+        let entry = self.services.remove(key)?;
+        self.by_host.remove(&entry.service.hostname);
+        if let Some(place) = selector_place(&entry)
+            && let Some(sharing) = self.selectors.get_mut(&place)
+        {
+            sharing.remove(key);
+            if sharing.is_empty() {
+                self.selectors.remove(&place);
+            }
+        }
+        Some(entry)
+    }
+
+    fn add_workload(&mut self, workload: &Arc<Workload>) {
+        for service in workload.services.keys() {
+            let endpoints = self.endpoints.entry(service.clone()).or_default();
+            endpoints.insert(workload.uid.clone(), workload.clone());
+        }
+        self.workloads.insert(workload.uid.clone(), workload.clone());
+    }
+
+    fn remove_workload(&mut self, workload: &Workload) {
+        for service in workload.services.keys() {
+            let Some(endpoints) = self.endpoints.get_mut(service) else {
+                continue;
+            };
+            endpoints.remove(&workload.uid);
+            if endpoints.is_empty() {
+                self.endpoints.remove(service);
+            }
+        }
+        self.workloads.remove(&workload.uid);
+    }
+
+    /// The pods among the workloads of a namespace.
+    fn pods_of<'d>(
+        &'d self,
+        namespace: &str,
+        cluster: &str,
+    ) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
+        let first = WorkloadUid::pod(cluster, namespace, "");
+        let prefix = first.clone();
+        self.workloads
+            .range(first..)
+            .take_while(move |(uid, _)| uid.as_str().starts_with(prefix.as_str()))
+            .map(|(_, workload)| workload)
+    }
+
+    fn ports_of_pod(&self, pod: &Entry<kube::Pod>) -> BTreeMap<NamespacedHostname, Vec<PortMapping>> {
+        let (namespace, labels) = (&pod.meta.namespace, &pod.meta.labels);
+        let sharing = labels.iter().filter_map(|(label, value)| {
+            let place = (namespace.clone(), label.clone(), value.clone());
+            self.selectors.get(&place)
+        });
+        let candidates = sharing
+            .flatten()
+            .filter_map(|key| Some((key, self.services.get(key)?)));
+        let selected = candidates.filter(|(_, s)| selects(&s.spec.selector, labels));
+        selected
+            .map(|(key, s)| (key.clone(), target_ports(s, &pod.spec)))
+            .collect()
+    }
+}
+
+fn service_entry(entry: &Entry<kube::Service>, settings: &Settings) -> Option<ServiceEntry> {
+    Some(ServiceEntry {
+        meta: entry.meta.clone(),
+        spec: entry.spec.clone(),
+        service: service(entry, settings)?,
+    })
+}
+
+fn selector_place(entry: &ServiceEntry) -> Option<(Arc<str>, Arc<str>, Arc<str>)> {
+    let (label, value) = entry.spec.selector.iter().next()?;
+    Some((entry.meta.namespace.clone(), label.clone(), value.clone()))
+}

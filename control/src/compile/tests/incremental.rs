@@ -1,0 +1,307 @@
+//! A model made from the one before is the one that would be made of everything, and costs what a change touches.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::fixture::Mesh;
+use crate::compile::waypoints::WaypointKey;
+use crate::compile::{Compiled, Work};
+use crate::proxies::{Picture, ProxyKey, Types, ambient};
+use crate::snapshots::Snapshots;
+
+const NAMESPACES: [&str; 3] = ["shop", "other", "istio-system"];
+
+/// One object of a small world comes, changes or goes.
+#[derive(Clone, Debug)]
+struct Event {
+    kind: usize,
+    namespace: usize,
+    name: u8,
+    /// Chooses among the kind's contents; none deletes.
+    content: Option<u8>,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let content = prop_oneof![4 => (0u8..6).prop_map(Some), 1 => Just(None)];
+    (0..KINDS.len(), 0..NAMESPACES.len(), 0u8..3, content).prop_map(|(kind, namespace, name, content)| {
+        Event {
+            kind,
+            namespace,
+            name,
+            content,
+        }
+    })
+}
+
+/// Group, kind, and content by number.
+type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
+
+const KINDS: [Kind; 9] = [
+    ("", "Pod", pod),
+    ("", "Pod", pod),
+    ("", "Namespace", namespace),
+    ("", "Service", service),
+    ("discovery.k8s.io", "EndpointSlice", slice),
+    ("networking.istio.io", "VirtualService", rules),
+    ("networking.istio.io", "DestinationRule", subsets),
+    ("security.istio.io", "PeerAuthentication", peers),
+    ("security.istio.io", "AuthorizationPolicy", policy),
+];
+
+fn pod(name: u8, content: u8) -> String {
+    let labels = [
+        "app: a",
+        "app: b, version: v2",
+        "app: a, istio.io/use-waypoint: wp",
+        "gateway.networking.k8s.io/gateway-name: waypoint, gateway.networking.k8s.io/gateway-class-name: istio-waypoint",
+        "istio: gw",
+        "",
+    ];
+    let ip = if content == 5 {
+        String::new()
+    } else {
+        format!("10.0.{content}.{name}")
+    };
+    let ready = if name == 2 { "False" } else { "True" };
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: n, serviceAccountName: s}}\nstatus: {{phase: Running, podIP: '{ip}', conditions: [{{type: Ready, status: '{ready}'}}]}}",
+        labels[usize::from(content)]
+    )
+}
+
+fn namespace(_: u8, content: u8) -> String {
+    let labels = [
+        "istio.io/dataplane-mode: ambient",
+        "",
+        "istio.io/use-waypoint: wp",
+    ];
+    let labels = labels[usize::from(content) % labels.len()];
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: NAMESPACE, labels: {{{labels}}}}}")
+}
+
+fn service(name: u8, content: u8) -> String {
+    let selector = [
+        "app: a",
+        "app: b",
+        "",
+        "gateway.networking.k8s.io/gateway-name: waypoint",
+        "app: a, version: v2",
+        "istio: gw",
+    ];
+    let name = if content == 3 {
+        "waypoint".to_owned()
+    } else {
+        format!("o{name}")
+    };
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.{content}, selector: {{{}}}, ports: [{{name: http, port: 80}}]}}",
+        selector[usize::from(content)]
+    )
+}
+
+fn slice(name: u8, content: u8) -> String {
+    let mut endpoints = String::new();
+    for n in 0..content % 3 {
+        let _ = write!(endpoints, "{{addresses: [192.0.2.{n}]}}, ");
+    }
+    let _ = write!(
+        endpoints,
+        "{{addresses: [10.0.0.{name}], targetRef: {{kind: Pod, name: o{name}}}}}"
+    );
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: o{name}, labels: {{kubernetes.io/service-name: o{}}}}}\naddressType: IPv4\nendpoints: [{endpoints}]\nports: [{{name: http, port: 8080}}]",
+        content % 3
+    )
+}
+
+fn rules(name: u8, content: u8) -> String {
+    let hosts = ["o0", "o1", "'*'", "o0, o2", "o9", "o0"];
+    let gateways = if content == 5 { "gateways: [g]," } else { "" };
+    let broken = if content == 4 { "htp: []," } else { "" };
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: o{name}}}\nspec: {{hosts: [{}], {gateways} {broken} http: [{{route: [{{destination: {{host: o0, subset: v2}}}}]}}]}}",
+        hosts[usize::from(content)]
+    )
+}
+
+fn subsets(name: u8, content: u8) -> String {
+    let host = content % 3;
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: o{name}}}\nspec: {{host: o{host}, subsets: [{{name: v2, labels: {{version: v2}}}}]}}"
+    )
+}
+
+fn peers(name: u8, content: u8) -> String {
+    let specs = [
+        "{mtls: {mode: STRICT}}",
+        "{selector: {matchLabels: {app: a}}, mtls: {mode: PERMISSIVE}}",
+        "{selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: PERMISSIVE}}}",
+    ];
+    let spec = specs[usize::from(content) % specs.len()];
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: o{name}}}\nspec: {spec}"
+    )
+}
+
+fn policy(name: u8, content: u8) -> String {
+    let selector = ["app: a", "app: b"][usize::from(content) % 2];
+    let spec = if content == 5 {
+        "{}".to_owned()
+    } else {
+        format!("{{selector: {{matchLabels: {{{selector}}}}}}}")
+    };
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: o{name}}}\nspec: {spec}"
+    )
+}
+
+const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, labels: {istio.io/waypoint-for: all}}\nspec: {gatewayClassName: istio-waypoint, listeners: []}";
+const GATEWAY: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {selector: {istio: gw}, servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}]}";
+
+fn happen(mesh: &mut Mesh, event: &Event) {
+    let (group, kind, content) = KINDS[event.kind];
+    let namespace = NAMESPACES[event.namespace];
+    match event.content {
+        Some(number) => {
+            let yaml = content(event.name, number).replace("NAMESPACE", namespace);
+            mesh.add(namespace, &yaml);
+        }
+        None if kind == "Namespace" => mesh.forget(group, kind, "", namespace),
+        None => mesh.forget(group, kind, namespace, &format!("o{}", event.name)),
+    }
+}
+
+fn proxies() -> [ProxyKey; 3] {
+    [
+        ProxyKey::Waypoint(WaypointKey::new("shop", "waypoint")),
+        ProxyKey::Waypoint(WaypointKey::new("other", "wp")),
+        ProxyKey::Gateway {
+            namespace: "shop".into(),
+            pod: "o0".into(),
+            labels: [("istio".into(), "gw".into())].into(),
+        },
+    ]
+}
+
+proptest! {
+    #[test]
+    fn one_change_after_another_comes_to_the_same(groups in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..12)) {
+        let mut mesh = Mesh::new();
+        mesh.add("shop", GATEWAY).add("other", WAYPOINT);
+        let first = mesh.compile();
+        let mut pictures = proxies().map(|key| Picture::of(&first, &key));
+        let mut told = ambient(&first, Types::new(), None);
+        let mut before = first;
+        for group in groups {
+            for event in group {
+                happen(&mut mesh, &event);
+            }
+            // Compares the two ways.
+            mesh.compile();
+            let next = mesh.last().clone();
+            told = ambient(&next, told, Some(&before));
+            prop_assert_eq!(&told, &ambient(&next, Types::new(), None));
+            for (picture, key) in pictures.iter_mut().zip(proxies()) {
+                *picture = std::mem::take(picture).next(&next, &key);
+                prop_assert_eq!(picture.types(&told), Picture::of(&next, &key).types(&told));
+            }
+            before = next;
+        }
+    }
+}
+
+/// Ten thousand pods of a thousand services, some with rules.
+fn large() -> Mesh {
+    let mut mesh = Mesh::new();
+    mesh.namespace("shop", "istio.io/dataplane-mode: ambient");
+    for n in 0..1000 {
+        let (ip, ports) = (format!("10.96.{}.{}", n / 250, n % 250), "{name: http, port: 80}");
+        mesh.service("shop", &format!("s{n}"), &format!("app: s{n}"), &ip, ports);
+    }
+    for n in 0..20 {
+        let yaml = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: s{n}}}\nspec: {{host: s{n}, subsets: [{{name: v2, labels: {{version: v2}}}}]}}"
+        );
+        mesh.add("shop", &yaml);
+    }
+    mesh.add("shop", "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: STRICT}}");
+    for n in 0..10_000 {
+        let ip = format!("10.{}.{}.{}", n / 62_500, n / 250 % 250, n % 250);
+        mesh.pod("shop", &format!("p{n}"), &format!("app: s{}", n % 1000), &ip);
+    }
+    mesh.compile();
+    mesh
+}
+
+fn work(compiled: &Compiled) -> (Work, usize) {
+    (compiled.delta.work, compiled.delta.services.len())
+}
+
+#[test]
+fn a_change_costs_what_it_touches_and_not_the_mesh() {
+    let mut mesh = large();
+    mesh.pod("shop", "p5", "app: s5, version: v2", "10.0.0.5");
+    // The pod, and the rule whose subset it is in.
+    let (workloads, reports) = (1, 2);
+    assert_eq!(work(mesh.next()), (Work { workloads, reports }, 1));
+    mesh.remove("", "Pod", "shop", "p1500");
+    assert_eq!(
+        work(mesh.next()),
+        (
+            Work {
+                workloads: 1,
+                reports: 1
+            },
+            1
+        )
+    );
+    // A service touches its own pods.
+    mesh.service("shop", "s7", "app: s7", "10.96.0.7", "{name: http, port: 81}");
+    assert_eq!(mesh.next().delta.work.workloads, 10);
+}
+
+#[test]
+fn a_slice_that_says_nothing_new_concerns_nobody() {
+    let mut mesh = large();
+    let yaml = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s1-x, labels: {kubernetes.io/service-name: s1}}\nendpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p1}}]\nports: [{name: http, port: 80}]";
+    mesh.add("shop", yaml);
+    assert!(mesh.next().delta.is_nothing());
+}
+
+#[test]
+fn proxies_share_what_a_change_leaves_alone() {
+    use crate::serve::{ClientIdentity, ProxyType, ResourceSnapshots};
+    let mut mesh = large();
+    let snapshots = Snapshots::default();
+    snapshots.publish(&Arc::new(mesh.last().clone()), mesh.moment.now);
+    let client = ClientIdentity {
+        caller: crate::auth::tests::caller("istio-system", "ztunnel", "z", "n"),
+        proxy_type: ProxyType::Agent,
+        node_id: "ztunnel".into(),
+        pod_labels: std::collections::BTreeMap::new(),
+    };
+    let mut told = snapshots.subscribe(&client).unwrap();
+    let before = told.borrow_and_update().types.clone();
+    mesh.pod("shop", "p5", "app: s5, version: v2", "10.0.0.5");
+    snapshots.publish(&Arc::new(mesh.next().clone()), mesh.moment.now);
+    let after = told.borrow_and_update().types.clone();
+    for (url, resources) in &after {
+        let shared = resources.iter().filter(|(name, new)| {
+            let old = before[url].get(*name);
+            old.is_some_and(|old| Arc::ptr_eq(old, new))
+        });
+        let fresh = resources.len() - shared.count();
+        assert_eq!(
+            fresh,
+            usize::from(*url == aquifer_xds::type_url::ADDRESS),
+            "{url}"
+        );
+    }
+    let uid = "Kubernetes//Pod/shop/p5";
+    assert_ne!(
+        before[aquifer_xds::type_url::ADDRESS][uid],
+        after[aquifer_xds::type_url::ADDRESS][uid]
+    );
+}

@@ -1,0 +1,138 @@
+//! The first second of a pod: it starts captured, and not without an agent.
+
+use aquifer_tests::cluster::kubectl::KubectlError;
+use aquifer_tests::cluster::layout::Member;
+
+use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
+
+const STRICT: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+";
+
+/// Its init container makes one call, once, at once: in plaintext it is refused.
+const HASTY: &str = "
+apiVersion: batch/v1
+kind: Job
+metadata: {name: hasty}
+spec:
+  backoffLimit: 0
+  template:
+    metadata: {labels: {app: hasty}}
+    spec:
+      restartPolicy: Never
+      initContainers:
+      - {name: first, image: 'aquifer-cluster/app:1', args: [get, 'http://probed.bookinfo.svc.cluster.local/']}
+      containers:
+      - {name: then, image: 'aquifer-cluster/app:1', args: [get, 'http://probed.bookinfo.svc.cluster.local/']}
+";
+
+pub(crate) fn a_pods_first_call_is_in_the_mesh(world: &World) {
+    world.apply(NAMESPACE, STRICT);
+    world.apply(NAMESPACE, HASTY);
+    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    world.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "wait",
+        "--for=condition=Complete",
+        "job/hasty",
+        &limit,
+    ]);
+    world.kubectl(&["-n", NAMESPACE, "delete", "job", "hasty"]);
+    world.kubectl(&["-n", NAMESPACE, "delete", "peerauthentication", "default"]);
+}
+
+pub(crate) fn without_an_agent_pods_of_the_mesh_wait_and_others_start(world: &World) {
+    let node = Member::Node(1).to_string();
+    away(world, &node, true);
+    for namespace in [NAMESPACE, "default"] {
+        world.apply(namespace, &pod_on(&node));
+    }
+    world.until("a pod outside of the mesh starts", |status| {
+        status.pods_of("default", "newcomer").all(|pod| pod.ready)
+            && status.pods_of("default", "newcomer").next().is_some()
+    });
+    world
+        .cluster()
+        .kubectl()
+        .until("the pod's events say what it waits for", PATIENCE, || {
+            let events = world.kubectl(&[
+                "-n",
+                NAMESPACE,
+                "get",
+                "events",
+                "--field-selector=involvedObject.name=newcomer",
+            ]);
+            match events.contains("waits for its node agent") {
+                true => Ok(()),
+                false => Err(KubectlError::Failed {
+                    arguments: "get events".to_owned(),
+                    message: events,
+                }),
+            }
+        })
+        .unwrap();
+    let status = world.status();
+    assert!(
+        status.pods_of(NAMESPACE, "newcomer").all(|pod| !pod.ready),
+        "{status}"
+    );
+    away(world, &node, false);
+    world.until("the pod starts with the agent", |status| {
+        let mut pods = status.pods_of(NAMESPACE, "newcomer");
+        pods.next().is_some_and(|pod| pod.ready && pod.enrolled)
+    });
+    for namespace in [NAMESPACE, "default"] {
+        world.kubectl(&["-n", namespace, "delete", "pod", "newcomer", "--grace-period=1"]);
+    }
+}
+
+/// Takes the agent off a node, or puts it back.
+fn away(world: &World, node: &str, is_away: bool) {
+    let affinity = match is_away {
+        true => format!(
+            r#"{{"nodeAffinity":{{"requiredDuringSchedulingIgnoredDuringExecution":{{"nodeSelectorTerms":[{{"matchExpressions":[{{"key":"kubernetes.io/hostname","operator":"NotIn","values":["{node}"]}}]}}]}}}}}}"#
+        ),
+        false => "null".to_owned(),
+    };
+    let patch = format!(r#"{{"spec":{{"template":{{"spec":{{"affinity":{affinity}}}}}}}}}"#);
+    world.kubectl(&[
+        "-n",
+        SYSTEM,
+        "patch",
+        "daemonset/aquifer-agent",
+        "--type=merge",
+        "-p",
+        &patch,
+    ]);
+    world
+        .mesh()
+        .wait_rolled_out("daemonset/aquifer-agent", PATIENCE)
+        .unwrap();
+    let wanted = if is_away { 1 } else { 2 };
+    world.until("the agents are where they belong", |status| {
+        let agents = status.pods_of(SYSTEM, "aquifer-agent");
+        agents.filter(|agent| agent.ready).count() == wanted
+            && status.pods_of(SYSTEM, "aquifer-agent").count() == wanted
+    });
+}
+
+fn pod_on(node: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: newcomer, labels: {{app: newcomer}}}}
+spec:
+  nodeName: {node}
+  containers:
+  - name: web
+    image: aquifer-cluster/app:1
+    args: [serve, '8080']
+    readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
+"
+    )
+}
