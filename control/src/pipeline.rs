@@ -57,6 +57,8 @@ pub struct Pipeline {
     secrets: Option<SecretsWatch>,
     metrics: ModelMetrics,
     carry: Arc<Carry>,
+    /// The carry has bindings of another replica that no status has yet.
+    heard_bindings: bool,
     compiled: Option<Arc<Compiled>>,
     /// What waypoints had in effect when it was last looked at.
     in_effect: BTreeMap<PodName, u64>,
@@ -101,6 +103,7 @@ impl Pipeline {
             compiled: None,
             in_effect: BTreeMap::new(),
             pace: Instant::now(),
+            heard_bindings: false,
             applied: left.objects,
             pending: Batch::default(),
             ready: watch::Sender::new(false),
@@ -257,7 +260,7 @@ impl Pipeline {
         if before.is_some() && compiled.delta.is_nothing() {
             return compiled.again_at;
         }
-        if self.is_newly_bound(&compiled) {
+        if std::mem::take(&mut self.heard_bindings) || self.is_newly_bound(&compiled) {
             // Written first: a restart must not forget a binding that proxies already rely on.
             self.note(&compiled, moment.generation);
             self.write_statuses().await;
@@ -337,6 +340,7 @@ impl Pipeline {
                 bound = true;
             }
         }
+        self.heard_bindings |= bound;
         bound
     }
 

@@ -41,7 +41,9 @@ pub struct Work {
 impl Delta {
     /// Whether no proxy and no status is concerned.
     pub fn is_nothing(&self) -> bool {
-        !self.routing && !self.reports && self.pods.is_empty() && self.services.is_empty()
+        // Of pods and endpoints it is known what they touch; any other object may be all that matters to somebody.
+        let only_endpoints = self.objects.iter().all(is_endpoint);
+        only_endpoints && !self.routing && !self.reports && self.pods.is_empty() && self.services.is_empty()
     }
 }
 

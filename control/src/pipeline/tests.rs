@@ -139,6 +139,10 @@ impl Running {
     }
 
     fn subscribe(&self) -> watch::Receiver<Arc<ResourceSnapshot>> {
+        self.subscribe_as(ProxyType::Waypoint)
+    }
+
+    fn subscribe_as(&self, proxy_type: ProxyType) -> watch::Receiver<Arc<ResourceSnapshot>> {
         let label = |key: &str, value: &str| (Arc::from(key), Arc::from(value));
         let client = ClientIdentity {
             caller: Caller {
@@ -149,7 +153,7 @@ impl Running {
                 node_name: "node-1".into(),
                 node_uid: "".into(),
             },
-            proxy_type: ProxyType::Waypoint,
+            proxy_type,
             node_id: "waypoint~10.244.0.9~waypoint-1.shop~x".into(),
             pod_labels: BTreeMap::from([
                 label("gateway.networking.k8s.io/gateway-name", "waypoint"),
@@ -278,4 +282,54 @@ async fn what_a_failing_sink_refused_is_written_later() {
     let wanted = |b: &Batch| b.objects.keys().any(|k| &*k.kind == "Deployment").then_some(());
     running.batch(wanted).await;
     running.stop().await;
+}
+
+fn access(principal: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: who, namespace: shop}}\nspec: {{rules: [{{from: [{{source: {{principals: [cluster.local/ns/shop/sa/{principal}]}}}}]}}]}}"
+    )
+}
+
+fn mode(mode: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: shop}}\nspec: {{mtls: {{mode: {mode}}}}}"
+    )
+}
+
+/// Nothing else changes in the mesh, and what the status says of the policy stays the same.
+#[tokio::test]
+async fn an_edited_policy_reaches_the_agents() {
+    let mut running = Running::start(Left::default(), 0);
+    running.apply("x", MESH).await;
+    running.apply("policy", &access("one")).await;
+    running.apply("mode", &mode("PERMISSIVE")).await;
+    running.synced().await;
+    running
+        .batch(|batch| (!batch.statuses.is_empty()).then_some(()))
+        .await;
+    let mut snapshot = running.subscribe_as(ProxyType::Agent);
+    let policies = |snapshot: &ResourceSnapshot| -> Vec<_> {
+        let policies = snapshot.types.get(type_url::AUTHORIZATION);
+        policies
+            .into_iter()
+            .flatten()
+            .map(|(name, policy)| (name.clone(), policy.version()))
+            .collect()
+    };
+    let mut seen = policies(&snapshot.borrow_and_update());
+    for (origin, edit) in [("policy", access("two")), ("mode", mode("STRICT"))] {
+        running.apply(origin, &edit).await;
+        let changed = async {
+            loop {
+                snapshot.changed().await.unwrap();
+                let now = policies(&snapshot.borrow_and_update());
+                if now != seen {
+                    return now;
+                }
+            }
+        };
+        seen = tokio::time::timeout(SOON, changed)
+            .await
+            .unwrap_or_else(|_| panic!("{edit} is not published"));
+    }
 }

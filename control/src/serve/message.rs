@@ -42,6 +42,14 @@ impl Additions {
         }
     }
 
+    /// By name; for all that there is the map itself.
+    pub(super) fn resources(&self) -> Resources {
+        match self {
+            Self::Whole(all) => all.clone(),
+            Self::Some(list) => list.iter().cloned().collect(),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }

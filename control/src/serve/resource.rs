@@ -50,11 +50,23 @@ impl fmt::Display for Version {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct VersionedResource {
     version: Version,
     /// The field of a response, with its tag and length. Empty for what a client claims to have.
     wire: Box<[u8]>,
+}
+
+/// Without its content, which may be a private key.
+impl fmt::Debug for VersionedResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "VersionedResource({}, {} bytes)",
+            self.version,
+            self.wire.len()
+        )
+    }
 }
 
 impl VersionedResource {

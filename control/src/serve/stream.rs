@@ -13,7 +13,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aquifer_xds::pb::envoy::config::core::v3::ControlPlane;
@@ -73,12 +73,18 @@ struct TypeStream {
     /// The client waits for an answer, be it empty: after its first request and for names that do not exist.
     owed: bool,
     /// Names that were asked for and do not exist; told once.
-    absent: Vec<String>,
-    /// Nonce of the response that was not answered yet.
-    outstanding: Option<String>,
-    rejected: bool,
+    absent: BTreeSet<String>,
+    /// The response that was not answered yet.
+    outstanding: Option<Outstanding>,
+    /// What the client refused; in effect there is what it had before.
+    rejected: Resources,
     /// The difference to the snapshot; none until it is computed, and again when either side changed.
     changes: Option<Changes>,
+}
+
+struct Outstanding {
+    nonce: String,
+    added: Resources,
 }
 
 #[derive(Default)]
@@ -129,7 +135,8 @@ impl StreamState {
             .values()
             .map(|stream| stream.subscription.len())
             .sum::<usize>();
-        if names + request.resource_names_subscribe.len() > MAX_NAMES {
+        let told = request.resource_names_subscribe.len() + request.initial_resource_versions.len();
+        if names + told > MAX_NAMES {
             return Err(Violation::Names);
         }
         if let Some(stream) = self.types.get_mut(url) {
@@ -162,7 +169,7 @@ impl StreamState {
         !self.types.is_empty()
             && self.types.iter_mut().all(|(url, stream)| {
                 stream.outstanding.is_none()
-                    && !stream.rejected
+                    && !stream.has_rejected()
                     && !stream.owed
                     && stream.changes(url, &snapshot).is_empty()
             })
@@ -210,20 +217,26 @@ impl TypeStream {
             subscription: Subscription::first(&request.resource_names_subscribe),
             sent: held(request.initial_resource_versions),
             owed: true,
-            absent: request.resource_names_subscribe,
+            absent: request.resource_names_subscribe.into_iter().collect(),
             outstanding: None,
-            rejected: false,
+            rejected: Resources::new(),
             changes: None,
         }
     }
 
     /// Settles the outstanding response, if this is the answer to it; a stale nonce answers nothing.
     fn answer(&mut self, url: &str, request: &DeltaDiscoveryRequest) -> Option<Answered> {
-        if request.response_nonce.is_empty() || self.outstanding.as_ref() != Some(&request.response_nonce) {
-            return None;
+        let is_it = |outstanding: &mut Outstanding| outstanding.nonce == request.response_nonce;
+        let Outstanding { added, .. } = self.outstanding.take_if(is_it)?;
+        if let Some(status) = &request.error_detail {
+            let refused = refused(added, &status.message);
+            self.rejected = self.still_rejected().chain(refused).collect();
+        } else if !self.rejected.is_empty() {
+            self.rejected = self
+                .still_rejected()
+                .filter(|(name, _)| !added.contains_key(name))
+                .collect();
         }
-        self.outstanding = None;
-        self.rejected = request.error_detail.is_some();
         let answer = match &request.error_detail {
             None => Answer::Acknowledged,
             Some(status) => Answer::Rejected {
@@ -235,6 +248,21 @@ impl TypeStream {
             nonce: request.response_nonce.clone(),
             answer,
         })
+    }
+
+    /// What was told last of a name, and was refused. Another version, or none, is another matter.
+    fn still_rejected(&self) -> impl Iterator<Item = (Arc<str>, Arc<VersionedResource>)> {
+        let is_told = |(name, rejected): &(&Arc<str>, &Arc<VersionedResource>)| {
+            self.sent
+                .get(*name)
+                .is_some_and(|told| told.version() == rejected.version())
+        };
+        let of = self.rejected.iter().filter(is_told);
+        of.map(|(name, resource)| (name.clone(), resource.clone()))
+    }
+
+    fn has_rejected(&self) -> bool {
+        self.still_rejected().next().is_some()
     }
 
     fn resubscribe(&mut self, request: DeltaDiscoveryRequest) {
@@ -250,6 +278,9 @@ impl TypeStream {
             &request.resource_names_subscribe,
             &request.resource_names_unsubscribe,
         );
+        for name in &request.resource_names_unsubscribe {
+            self.absent.remove(name);
+        }
         self.absent.extend(request.resource_names_subscribe);
         // The client forgets what it unsubscribes from without being told.
         self.sent = self.subscription.select(&self.sent);
@@ -272,7 +303,7 @@ impl TypeStream {
         let (mut added, mut removed) = (Additions::default(), Vec::new());
         if which != Which::Removals {
             self.owed = false;
-            removed = std::mem::take(&mut self.absent);
+            removed = std::mem::take(&mut self.absent).into_iter().collect();
             added = std::mem::take(&mut changes.added);
             note_added(&mut self.sent, &added);
         }
@@ -286,7 +317,10 @@ impl TypeStream {
             self.sent = changes.wanted.clone();
         }
         self.changes = Some(changes);
-        self.outstanding = Some(nonce.clone());
+        self.outstanding = Some(Outstanding {
+            nonce: nonce.clone(),
+            added: added.resources(),
+        });
         let response = DeltaDiscoveryResponse {
             system_version_info: version,
             resources: Vec::new(),
@@ -320,6 +354,27 @@ fn held(versions: BTreeMap<String, String>) -> Resources {
         .into_iter()
         .map(|(name, version)| (Arc::from(name), resource(version)))
         .collect()
+}
+
+/// Those of a response that its client refused: the ones that the reason names, as our proxies write it, for they apply
+/// the others; all of them where it names none, or not all.
+fn refused(added: Resources, message: &str) -> Resources {
+    let is_named = |name: &str| {
+        let reasons = message.split("; ");
+        reasons.into_iter().any(|reason| {
+            reason
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(": "))
+        })
+    };
+    let all = added
+        .iter()
+        .map(|(name, resource)| (name.clone(), resource.clone()));
+    let named: Resources = all.filter(|(name, _)| is_named(name)).collect();
+    match named.is_empty() || message.ends_with(" more") {
+        true => added,
+        false => named,
+    }
 }
 
 fn note_added(sent: &mut Resources, added: &Additions) {

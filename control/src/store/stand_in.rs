@@ -50,7 +50,8 @@ impl StandIn {
             Ok(Object::AuthorizationPolicy(_)
                 | Object::PeerAuthentication(_)
                 | Object::VirtualService(_)
-                | Object::DestinationRule(_))
+                | Object::DestinationRule(_)
+                | Object::Gateway(_))
         );
         keeps.then(|| Self {
             object: old.clone(),

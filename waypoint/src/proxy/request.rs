@@ -66,6 +66,10 @@ impl Downstream {
         websocket: Option<Offer>,
         mut record: Record,
     ) -> Response<ResponseBody> {
+        // Before anything is decided: the server that its name belongs to may ask more of a client, such as a certificate.
+        if self.connection.is_misdirected(&head.host) {
+            return local::failure(&Failure::Misdirected, record, false);
+        }
         let decision = route(table, &head.view(self.connection.client.source()), rand::random());
         record.route = decision.route.map_or_else(|| "".into(), |r| r.name.clone());
         let cors = cors(&decision, &head);
@@ -76,11 +80,6 @@ impl Downstream {
             return local::failure(&abort, record, false);
         }
         match decision.outcome {
-            Outcome::NotFound
-                if decision.virtual_host.is_none() && self.connection.is_misdirected(&head.host) =>
-            {
-                local::failure(&Failure::Misdirected, record, false)
-            }
             Outcome::NotFound => local::failure(&Failure::NotFound, record, false),
             Outcome::ToHttps => {
                 let location = https_location(&head.view(Source::default()));

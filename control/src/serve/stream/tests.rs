@@ -229,6 +229,41 @@ fn rejection_is_reported_and_not_repeated_until_something_changes() {
 }
 
 #[test]
+fn what_was_rejected_is_not_in_effect_because_something_else_was_accepted() {
+    let mut stream = Stream::new(&[(ADDRESS, "x", "1")], &[ADDRESS]);
+    stream.sends();
+    let response = stream.unanswered.remove(0);
+    stream.state.request(nack(&response)).unwrap();
+    stream.changes_to(2, &[(ADDRESS, "x", "1"), (ADDRESS, "y", "1")]);
+    assert_eq!(stream.sends(), ["WDS +y=1"]);
+    stream.answer_all();
+    assert!(!stream.state.settled(), "x=1 was refused");
+    stream.changes_to(3, &[(ADDRESS, "y", "1")]);
+    stream.sends();
+    stream.answer_all();
+    assert!(stream.state.settled());
+}
+
+#[test]
+fn names_asked_for_again_and_again_are_kept_once() {
+    let mut stream = Stream::new(&[], &[]);
+    stream.state.request(subscribe(ADDRESS, &["a"])).unwrap();
+    stream.sends();
+    for _ in 0..100 {
+        stream.state.request(subscribe(ADDRESS, &["a", "b"])).unwrap();
+    }
+    let kept = stream
+        .state
+        .types
+        .values()
+        .map(|of| of.absent.len())
+        .sum::<usize>();
+    assert_eq!(kept, 2);
+    stream.answer_all();
+    assert_eq!(stream.sends(), ["WDS -a -b"]);
+}
+
+#[test]
 fn stale_and_invented_nonces_answer_nothing() {
     let mut stream = Stream::new(&[(ADDRESS, "x", "1")], &[ADDRESS]);
     stream.sends();

@@ -1,5 +1,6 @@
 //! Certificates of clients outside the mesh: an authority that people chose, and names if they asked for some.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -12,17 +13,37 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Version;
 
 use super::key_pair::ip_address;
 use crate::peer;
 use crate::pem::{self, PemError};
 
+const MIN_RSA_BITS: usize = 2048;
+/// RFC 4055 (RSA with SHA-256, 384, 512, PSS), RFC 5758 (ECDSA with the same), RFC 8410 (Ed25519).
+const STRONG_SIGNATURES: [&str; 8] = [
+    "1.2.840.113549.1.1.11",
+    "1.2.840.113549.1.1.12",
+    "1.2.840.113549.1.1.13",
+    "1.2.840.113549.1.1.10",
+    "1.2.840.10045.4.3.2",
+    "1.2.840.10045.4.3.3",
+    "1.2.840.10045.4.3.4",
+    "1.3.101.112",
+];
+
 /// The authorities whose client certificates are good.
-#[derive(Debug)]
 pub struct ClientRoots {
     certificates: Vec<CertificateDer<'static>>,
     store: Arc<RootCertStore>,
+}
+
+/// Without the certificates: there may be hundreds, and who prints something else that holds them wants none.
+impl fmt::Debug for ClientRoots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientRoots({} certificates)", self.certificates.len())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +127,7 @@ impl EdgeClientVerifier {
         let signed = self.roots.certificates.iter().any(|root| {
             peer::parse(root).is_ok_and(|root| {
                 root.subject().as_raw() == leaf.issuer().as_raw()
+                    && is_strong(leaf, &root)
                     && leaf.verify_signature(Some(root.public_key())).is_ok()
             })
         });
@@ -114,6 +136,17 @@ impl EdgeClientVerifier {
             false => Err(CertificateError::UnknownIssuer.into()),
         }
     }
+}
+
+/// The signatures that rustls takes of other versions' certificates: neither SHA-1 nor short RSA keys.
+fn is_strong(leaf: &X509Certificate<'_>, root: &X509Certificate<'_>) -> bool {
+    let algorithm = leaf.signature_algorithm.algorithm.to_id_string();
+    let long_enough = match root.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => key.key_size() >= MIN_RSA_BITS,
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    long_enough && STRONG_SIGNATURES.contains(&algorithm.as_str())
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
