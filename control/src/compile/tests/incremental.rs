@@ -66,7 +66,7 @@ fn pod(name: u8, content: u8) -> String {
     };
     let ready = if name == 2 { "False" } else { "True" };
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: n, serviceAccountName: s}}\nstatus: {{phase: Running, podIP: '{ip}', conditions: [{{type: Ready, status: '{ready}'}}]}}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: node-1, serviceAccountName: app}}\nstatus: {{phase: Running, podIP: '{ip}', conditions: [{{type: Ready, status: '{ready}'}}]}}",
         labels[usize::from(content)]
     )
 }
@@ -173,6 +173,25 @@ fn happen(mesh: &mut Mesh, event: &Event) {
     }
 }
 
+/// Otherwise the random sequences would show nothing.
+#[test]
+fn the_small_world_is_accepted_but_for_what_is_broken_on_purpose() {
+    for (group, kind, content) in KINDS {
+        for number in 0..6 {
+            let mut mesh = Mesh::new();
+            mesh.add("shop", &content(0, number).replace("NAMESPACE", "shop"));
+            let found = mesh.store.objects().next().expect("an object").2;
+            let broken = (group, kind, number) == ("networking.istio.io", "VirtualService", 4);
+            assert_eq!(
+                found.outcome.is_err(),
+                broken,
+                "{kind} {number}: {:?}",
+                found.outcome
+            );
+        }
+    }
+}
+
 fn proxies() -> [ProxyKey; 3] {
     [
         ProxyKey::Waypoint(WaypointKey::new("shop", "waypoint")),
@@ -186,6 +205,9 @@ fn proxies() -> [ProxyKey; 3] {
 }
 
 proptest! {
+    // So many find a step left out on purpose, also where several objects must meet for it to matter.
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     #[test]
     fn one_change_after_another_comes_to_the_same(groups in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..12)) {
         let mut mesh = Mesh::new();
