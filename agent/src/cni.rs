@@ -15,9 +15,9 @@ mod install;
 pub mod plugin;
 mod server;
 
-pub(crate) use exchange::{AGENT_PATIENCE, Arrival, Verdict};
+pub(crate) use exchange::{AGENT_PATIENCE, Arrival, NetnsFile, Verdict};
 pub(crate) use install::Installer;
-pub(crate) use server::{Arriving, serve};
+pub(crate) use server::{Arriving, Socket};
 
 use std::path::PathBuf;
 

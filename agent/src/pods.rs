@@ -74,9 +74,16 @@ pub struct PodReport {
     pub state: PodState,
     #[serde(default)]
     pub reason: String,
-    /// The addresses that its capture is for; empty while it is not captured. Not kept: it ends with the process.
+    /// What its capture is for, while it is captured. Not kept: it ends with the process.
     #[serde(skip)]
-    pub captured: Vec<IpAddr>,
+    pub captured: Option<Captured>,
+}
+
+/// A capture that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    pub ips: Vec<IpAddr>,
+    pub netns: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]

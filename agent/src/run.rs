@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use aquifer_identity::{CertificateManager, ManagerConfig};
+use aquifer_identity::{CertificateManager, ManagerConfig, TrustBundle};
 use aquifer_telemetry::access_log::AccessLog;
 use aquifer_telemetry::admin::{self as admin_server, Routes};
 use aquifer_telemetry::process;
@@ -14,6 +15,8 @@ use aquifer_telemetry::registry::Registry;
 use aquifer_xds::ca::{Asking, CaClient};
 use aquifer_xds::channel::ControlPlane;
 use aquifer_xds::client::{AdsConfig, AdsStatus, NodeId};
+use aquifer_xds::handler::ResourceHandler;
+use aquifer_xds::trust::TrustHandler;
 use aquifer_xds::{AdsClient, TokenFile};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -59,6 +62,9 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
         .with_context(|| format!("cannot start the {name} threads"))
 }
 
+/// Until the folder of the network configurations can be written.
+const SOCKET_RETRY: Duration = Duration::from_secs(5);
+
 /// The pods of this node.
 struct Pods {
     pods: Box<dyn NodePods>,
@@ -74,12 +80,28 @@ struct Cni {
     in_mesh: watch::Receiver<Arc<BTreeSet<String>>>,
 }
 
+impl Cni {
+    /// Tries until there is one.
+    async fn socket(&self) -> cni::Socket {
+        loop {
+            match cni::Socket::open(&self.config.configurations) {
+                Ok(socket) => return socket,
+                Err(error) => {
+                    tracing::warn!(%error, folder = %self.config.configurations.display(), "no socket for the CNI plugin: pods that start now talk plainly until they are captured; trying again");
+                    tokio::time::sleep(SOCKET_RETRY).await;
+                }
+            }
+        }
+    }
+}
+
 struct Agent<'a> {
     config: Arc<Config>,
     data: &'a Runtime,
     registry: Registry,
     readiness: Readiness,
     mesh: Arc<MeshStore>,
+    trust: TrustBundle,
     tasks: TaskTracker,
     stop_enrolment: CancellationToken,
     stop: CancellationToken,
@@ -95,6 +117,7 @@ impl<'a> Agent<'a> {
             registry,
             readiness: Readiness::default(),
             mesh: MeshStore::new(),
+            trust: TrustBundle::default(),
             tasks: TaskTracker::new(),
             stop_enrolment: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -117,7 +140,7 @@ impl<'a> Agent<'a> {
         let certificates = self.certificates()?;
         let capture = self.load_capture().await?;
         captured.met();
-        let xds = self.follow_xds(control_plane, synced);
+        let xds = self.follow_xds(control_plane, certificates.clone(), synced);
         let shared = self.shared(certificates)?;
         let node = Arc::new(Node::new(
             shared.clone(),
@@ -152,12 +175,12 @@ impl<'a> Agent<'a> {
     /// Has the container runtime start pods of the mesh only when they are captured.
     fn hold_pods(&self, cni: Cni, fate: &watch::Receiver<Fate>) -> Installer {
         let installer = Installer::new(cni.config.clone());
+        let (keeper, fate) = (installer.clone(), fate.clone());
         self.spawn(async move {
-            if let Err(error) = cni::serve(&cni.config.configurations, cni.arrivals).await {
-                tracing::error!(%error, folder = %cni.config.configurations.display(), "the CNI plugin cannot reach this agent: pods of the mesh will not start");
-            }
+            // First who answers, then who asks.
+            let socket = cni.socket().await;
+            tokio::join!(socket.serve(cni.arrivals), keeper.keep(fate, cni.in_mesh));
         });
-        self.spawn(installer.clone().keep(fate.clone(), cni.in_mesh));
         installer
     }
 
@@ -218,14 +241,19 @@ impl<'a> Agent<'a> {
     }
 
     fn control_plane(&self, address: &str) -> anyhow::Result<ControlPlane> {
-        Ok(ControlPlane::new(address, &self.config.control.root)?)
+        let plane = ControlPlane::new(address, &self.config.control.root)?;
+        Ok(plane.trusting(self.trust.clone()))
     }
 
     fn certificates(&self) -> anyhow::Result<CertificateManager> {
         let authority = self.control_plane(&self.config.control.ca_address)?;
         let token = TokenFile::new(&self.config.control.token);
         let source = CaClient::new(&authority, token, &self.config.proxy.cluster, Asking::ForPods);
-        let (manager, driver) = CertificateManager::new(Arc::new(source), ManagerConfig::default());
+        let config = ManagerConfig {
+            trust: self.trust.clone(),
+            ..ManagerConfig::default()
+        };
+        let (manager, driver) = CertificateManager::new(Arc::new(source), config);
         self.spawn(driver);
         Ok(manager)
     }
@@ -252,7 +280,12 @@ impl<'a> Agent<'a> {
         Ok(capture)
     }
 
-    fn follow_xds(&self, control_plane: ControlPlane, synced: Condition) -> watch::Receiver<AdsStatus> {
+    fn follow_xds(
+        &self,
+        control_plane: ControlPlane,
+        certificates: CertificateManager,
+        synced: Condition,
+    ) -> watch::Receiver<AdsStatus> {
         let c = &self.config;
         let ip = c.instance_ip.to_string();
         let id = NodeId {
@@ -267,7 +300,8 @@ impl<'a> Agent<'a> {
             cluster: c.proxy.cluster.to_string(),
             node: id.into_node(&c.proxy.cluster, &c.node_name),
         });
-        let handlers = mesh::handlers(&self.mesh);
+        let mut handlers: Vec<Box<dyn ResourceHandler>> = vec![Box::new(TrustHandler::new(certificates))];
+        handlers.extend(mesh::handlers(&self.mesh));
         let stop = self.stop.clone();
         self.tasks.spawn(client.run(handlers, stop));
         let mut seen = status.clone();

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod analyze;
+mod ca;
 mod chart;
 mod check;
 mod config;
@@ -65,6 +66,9 @@ enum Command {
     /// Waypoints: layer 7 for a namespace, a service or a workload.
     #[command(subcommand)]
     Waypoint(waypoint::Action),
+    /// The certificate authority: who signs, what is trusted, how far a change has got.
+    #[command(subcommand)]
+    Ca(ca::Action),
     /// Every proxy and whether it is in sync; every pod and whether it is enrolled, or why not.
     Status,
     /// What a proxy has been told: PROXY is POD or POD.NAMESPACE.
@@ -109,6 +113,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Analyze(options) => return Ok(analyze::run(options, &kubectl, output)),
         Command::Waypoint(action) => return waypoint::run(action, &kubectl, output),
+        Command::Ca(ca::Action::Status) => {
+            let well = ca::status(&reach()?, output)?;
+            return Ok(if well {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Command::Ca(ca::Action::Rotate) => ca::rotate(&kubectl)?,
         Command::Status => status::run(&reach()?, output)?,
         Command::Config { proxy, section } => config::run(&reach()?, proxy, *section, output)?,
         Command::Fetch { url } => say(fetch::get(url)?.trim_end_matches('\n')),

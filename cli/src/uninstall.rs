@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options, kubectl: &Kubectl) -> anyhow::Result<ExitCo
         uninstall.purge()?;
     } else {
         say(
-            "kept: the definitions of Istio's kinds with your objects, and Secret istio-ca-secret (--purge deletes them)",
+            "kept: the definitions of Istio's kinds with your objects, and the Secrets istio-ca-secret and aquifer-ca-state (--purge deletes them)",
         );
     }
     if !options.dry_run {
@@ -182,7 +182,9 @@ impl Uninstall<'_> {
     }
 
     fn purge(&self) -> anyhow::Result<()> {
-        self.delete(&["secret", "istio-ca-secret", "-n", &self.options.namespace])?;
+        for secret in ["istio-ca-secret", "aquifer-ca-state"] {
+            self.delete(&["secret", secret, "-n", &self.options.namespace])?;
+        }
         self.delete(&["customresourcedefinitions", "-l", OURS])
     }
 

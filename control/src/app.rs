@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use aquifer_identity::CertificateAuthority;
 use aquifer_telemetry::readiness::{Condition, Readiness};
 use aquifer_telemetry::registry::Registry;
 use aquifer_telemetry::{admin, logging, process};
@@ -19,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, TokenVerifier, TrustedNodeAccounts};
+use crate::authority::{Active, Surroundings};
 use crate::ca::CaService;
 use crate::compile::{Deployment, Settings};
 use crate::config::Config;
@@ -85,6 +85,7 @@ impl App {
             view: Arc::default(),
             snapshots: Arc::new(Snapshots::default()),
             registry: ProxyRegistry::default(),
+            authority: Arc::default(),
             cluster_id: config.cluster_id.as_str().into(),
         };
         Self {
@@ -130,6 +131,14 @@ impl App {
         if self.config.objects.is_none() {
             self.spawn(self.peers(found).run(self.cancel.clone()));
         }
+        let authority = backend.authority.active();
+        let around = Surroundings {
+            registry: self.debug.registry.clone(),
+            elsewhere: elsewhere.clone(),
+            views: self.debug.authority.clone(),
+            metrics: self.metrics.clone(),
+        };
+        self.spawn(backend.authority.run(around, self.cancel.clone()));
         let parts = Parts {
             elsewhere,
             settings: Arc::new(settings(&self.config)),
@@ -152,7 +161,7 @@ impl App {
         }
         let server = Server {
             config: self.config.clone(),
-            authority: backend.authority,
+            authority,
             verifier: backend.verifier,
             snapshots: self.debug.snapshots.clone(),
             registry: self.debug.registry.clone(),
@@ -234,7 +243,7 @@ async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
 /// The gRPC port: xDS and certificates.
 struct Server {
     config: Config,
-    authority: Arc<CertificateAuthority>,
+    authority: Active,
     verifier: Arc<dyn TokenVerifier>,
     snapshots: Arc<Snapshots>,
     registry: ProxyRegistry,
@@ -250,14 +259,16 @@ impl Server {
         let certificate = ServingCertificate::new(self.authority.clone(), dns_names, SystemTime::now())?;
         let certificate = Arc::new(certificate);
         let webhook = webhook(&self.config, &certificate, &self.snapshots, &self.cancel).await?;
-        let ca = CaService::new(authenticator.clone(), self.authority, &self.metrics);
+        let life = self.config.workload_cert_ttl;
+        let ca = CaService::new(authenticator.clone(), self.authority.clone(), life, &self.metrics);
         let ads = AdsService::new(
             self.snapshots,
             authenticator,
             self.registry,
             &self.metrics,
             self.cancel.clone(),
-        );
+        )
+        .announcing(self.authority);
         let listener = bind(self.config.grpc_listen, "--grpc-listen").await?;
         serving.met();
         tracing::info!(address = %self.config.grpc_listen, "serving proxies");

@@ -10,10 +10,9 @@ mod rate;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_core::identity::SpiffeId;
-use aquifer_identity::CertificateAuthority;
 use aquifer_identity::authority::SignRequestError;
 use aquifer_telemetry::registry::Registry;
 use aquifer_xds::pb::istio::v1::auth::istio_certificate_service_server::{
@@ -25,6 +24,7 @@ use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Authenticated, Authenticator};
+use crate::authority::Active;
 use crate::serve::ServeMetrics;
 use rate::RateLimit;
 
@@ -35,29 +35,22 @@ const MAX_REQUEST: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct CaService {
     authenticator: Authenticator,
-    authority: Arc<CertificateAuthority>,
+    authority: Active,
+    /// The longest life of a certificate.
+    life: Duration,
     /// Per calling pod. Held for a lookup, never over an await.
     rate: Arc<Mutex<RateLimit>>,
     metrics: ServeMetrics,
 }
 
 impl CaService {
-    pub fn new(
-        authenticator: Authenticator,
-        authority: Arc<CertificateAuthority>,
-        metrics: &Registry,
-    ) -> Self {
-        let metrics = ServeMetrics::new(metrics);
-        let expiry = authority
-            .not_after()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        metrics.root_expiry(expiry.as_secs());
+    pub fn new(authenticator: Authenticator, authority: Active, life: Duration, metrics: &Registry) -> Self {
         Self {
             authenticator,
             authority,
+            life,
             rate: Arc::default(),
-            metrics,
+            metrics: ServeMetrics::new(metrics),
         }
     }
 
@@ -81,8 +74,9 @@ impl CaService {
         caller: &Authenticated,
         request: &IstioCertificateRequest,
     ) -> Result<SpiffeId, Status> {
+        let authority = self.authority.borrow().clone();
         let decided = authorise::requested(request.metadata.as_ref()).and_then(|wanted| {
-            authorise::authorise(caller, wanted, self.authority.trust_domain(), &self.authenticator)
+            authorise::authorise(caller, wanted, authority.trust_domain(), &self.authenticator)
         });
         decided.map_err(|denied| {
             self.metrics.not_signed("authorization");
@@ -93,8 +87,14 @@ impl CaService {
 
     fn sign(&self, identity: &SpiffeId, request: &IstioCertificateRequest) -> Result<Vec<String>, Status> {
         // A negative or absent lifetime is none: the authority gives its default, and shortens what is too long.
-        let ttl = Duration::from_secs(request.validity_duration.try_into().unwrap_or(0));
-        self.authority
+        let asked = Duration::from_secs(request.validity_duration.try_into().unwrap_or(0));
+        let ttl = if asked.is_zero() {
+            self.life
+        } else {
+            asked.min(self.life)
+        };
+        let authority = self.authority.borrow().clone();
+        authority
             .sign_workload(&request.csr, identity, ttl, SystemTime::now())
             .map_err(|error| {
                 self.metrics.not_signed("sign");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aquifer_core::identity::TrustDomain;
+use aquifer_identity::authority::{MAX_WORKLOAD_TTL, MIN_WORKLOAD_TTL};
 use aquifer_telemetry::logging::LogFormat;
 use clap::Parser;
 
@@ -82,6 +83,12 @@ pub struct Config {
         default_value = "istio-system/ztunnel"
     )]
     pub trusted_node_accounts: Vec<String>,
+    /// Seconds that a certificate of a workload lives, at most and where it asks for none; 60 to 86400.
+    #[arg(long, env = "AQUIFER_WORKLOAD_CERT_TTL", default_value = "86400", value_parser = workload_ttl)]
+    pub workload_cert_ttl: Duration,
+    /// Seconds that every proxy has known a new root, at least, before certificates are signed under it.
+    #[arg(long, env = "AQUIFER_ROOT_ANNOUNCE", default_value = "60", value_parser = seconds)]
+    pub root_announce: Duration,
     /// Image of the waypoints that the control plane asks for.
     #[arg(long, env = "AQUIFER_WAYPOINT_IMAGE", default_value = "aquifer/waypoint")]
     pub waypoint_image: String,
@@ -104,6 +111,15 @@ pub struct Config {
     /// Log format: text or json.
     #[arg(long, env = "AQUIFER_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+fn workload_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = seconds(text)?;
+    if (MIN_WORKLOAD_TTL..=MAX_WORKLOAD_TTL).contains(&ttl) {
+        return Ok(ttl);
+    }
+    let (min, max) = (MIN_WORKLOAD_TTL.as_secs(), MAX_WORKLOAD_TTL.as_secs());
+    Err(format!("{text} is not from {min} to {max}"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -135,7 +151,14 @@ mod tests {
         assert_eq!(config.monitoring_listen.port(), 15014);
         assert_eq!(config.dns_names[0], "istiod.istio-system.svc");
         assert_eq!(config.waypoint_linger, Duration::from_secs(30));
-        assert!(Config::try_parse_from(args.iter().chain(&["--waypoint-linger", "x"])).is_err());
+        assert_eq!(config.workload_cert_ttl, MAX_WORKLOAD_TTL);
+        for wrong in [
+            ["--waypoint-linger", "x"],
+            ["--workload-cert-ttl", "59"],
+            ["--workload-cert-ttl", "86401"],
+        ] {
+            assert!(Config::try_parse_from(args.iter().chain(&wrong)).is_err());
+        }
         assert!(config.automatic_waypoints);
         let without = args.iter().chain(&["--automatic-waypoints", "false"]);
         assert!(!Config::try_parse_from(without).unwrap().automatic_waypoints);

@@ -11,6 +11,7 @@ use aquifer_telemetry::admin::{Query, Reply, Routes};
 use http::StatusCode;
 use parking_lot::RwLock;
 
+use crate::authority::Views;
 use crate::peers;
 use crate::pipeline::View;
 use crate::serve::registry::ProxyRegistry;
@@ -21,6 +22,7 @@ pub struct DebugState {
     pub view: Arc<RwLock<View>>,
     pub snapshots: Arc<Snapshots>,
     pub registry: ProxyRegistry,
+    pub authority: Views,
     pub cluster_id: Arc<str>,
 }
 
@@ -47,8 +49,19 @@ pub fn routes(state: &DebugState) -> Routes {
             with(|state, _| Reply::json(&objects::all(state))),
         )
         .add(peers::PATH, with(|state, _| Reply::json(&peers::of(state))))
+        .add("/debug/ca", with(|state, _| authority(state)))
         .add("/debug/pods", with(|state, _| Reply::json(&pods::all(state))))
         .add("/debug/config_dump", with(config_dump))
+}
+
+fn authority(state: &DebugState) -> Reply {
+    match state.authority.load_full() {
+        Some(view) => Reply::json(&*view),
+        None => Reply::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the certificate authority has not been read yet\n",
+        ),
+    }
 }
 
 fn config_dump(state: &DebugState, query: &Query) -> Reply {

@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod authority;
 pub mod ca;
 pub mod compile;
 pub mod config;

@@ -13,9 +13,12 @@ const KEY: &str = "mesh";
 
 #[derive(Clone, Debug, Default)]
 pub struct MeshConfig {
-    /// One for each key that is set; also where the text is no YAML mapping.
+    /// One for each key that is set, within reason; also where the text is no YAML mapping.
     pub notices: Vec<Notice>,
 }
+
+/// MeshConfig has some sixty keys.
+const MOST_NOTICES: usize = 100;
 
 /// Values that say what the mesh does anyway.
 const MATCHING_DEFAULTS: [(&str, &str); 3] = [
@@ -37,10 +40,7 @@ impl MeshConfig {
     fn parse(text: &str) -> Self {
         let field = format!("data.{KEY}");
         let notices = match serde_saphyr::from_str::<Value>(text) {
-            Ok(Value::Object(keys)) => keys
-                .iter()
-                .filter_map(|(key, value)| notice(&field, key, value))
-                .collect(),
+            Ok(Value::Object(keys)) => answers(&field, &keys),
             Ok(Value::Null) => Vec::new(),
             Ok(_) => vec![Notice::warning(
                 field,
@@ -56,6 +56,18 @@ impl MeshConfig {
         };
         Self { notices }
     }
+}
+
+/// One for each key up to a number that people read, and one for the rest.
+fn answers(field: &str, keys: &serde_json::Map<String, Value>) -> Vec<Notice> {
+    let mut all = keys.iter().filter_map(|(key, value)| notice(field, key, value));
+    let mut notices: Vec<Notice> = all.by_ref().take(MOST_NOTICES).collect();
+    let rest = all.count();
+    if rest > 0 {
+        let message = format!("{rest} more keys are not read by this version either");
+        notices.push(Notice::warning(field.to_owned(), message));
+    }
+    notices
 }
 
 fn notice(field: &str, key: &str, value: &Value) -> Option<Notice> {
@@ -76,5 +88,26 @@ mod tests {
         assert_eq!(fields, ["data.mesh.accessLogFile", "data.mesh.foo"]);
         assert!(MeshConfig::parse(": : :").notices[0].message.contains("not YAML"));
         assert!(MeshConfig::parse("").notices.is_empty());
+    }
+
+    #[test]
+    fn a_megabyte_of_nonsense_is_answered_for_and_breaks_nothing() {
+        let keys: String = (0..20_000)
+            .map(|n| format!("key{n}: [{{a: {n}}}, true, \"x\"]\n"))
+            .collect();
+        let many = MeshConfig::parse(&keys);
+        assert_eq!(many.notices.len(), MOST_NOTICES + 1);
+        let last = &many.notices[MOST_NOTICES].message;
+        assert!(last.starts_with("19900 more keys"), "{last}");
+        let wrong = MeshConfig::parse("enableAutoMtls: [1]\ntrustDomain: {a: b}\nrootNamespace: 7\n");
+        assert_eq!(wrong.notices.len(), 3, "of a known key too: {:?}", wrong.notices);
+        for text in [
+            "[".repeat(1 << 20),
+            "a: &a [*a, *a]".repeat(50_000),
+            "- 1\n".repeat(300_000),
+            "\u{0}".to_owned(),
+        ] {
+            assert_eq!(MeshConfig::parse(&text).notices.len(), 1);
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::compile::inputs::Labels;
 use crate::compile::report::PodName;
 use crate::compile::waypoints::Place;
 use crate::objects::{Meta, ObjectKey};
-use crate::serve::ProxyType;
+use crate::serve::{ProxyType, Version};
 use crate::snapshots::Snapshots;
 pub use report::{PATH, PeerReport, of};
 
@@ -73,6 +73,18 @@ impl Elsewhere {
                 .collect::<Vec<_>>()
         };
         self.replicas.values().flat_map(of_replica).collect()
+    }
+
+    /// Every proxy of the other replicas, and whether it trusts the roots of this version.
+    pub(crate) fn trusting(&self, version: Version) -> impl Iterator<Item = (PodName, bool)> {
+        let version: Arc<str> = version.to_string().into();
+        let proxies = self.replicas.values().flat_map(|replica| &replica.proxies);
+        proxies.map(move |p| {
+            (
+                (p.namespace.clone(), p.pod.clone()),
+                p.trusts.as_ref() == Some(&version),
+            )
+        })
     }
 
     /// Whether a pod of the waypoint has the service's resources in effect.

@@ -12,6 +12,7 @@ pub mod registry;
 mod resource;
 mod stream;
 mod tls;
+pub(crate) mod trust;
 mod turns;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where the control plane's own output goes: objects to apply, statuses, the root certificate.
+//! Where the control plane's own output goes: objects to apply, and statuses.
 
 pub mod folder;
 pub mod kubernetes;
@@ -49,7 +49,4 @@ pub trait ObjectSink: Send {
 
     /// Waits, for a moment at most, until what others rely on has been written.
     async fn settle(&mut self) {}
-
-    /// The certificate that everybody's trust starts from, in PEM.
-    async fn publish_root(&mut self, pem: &str) -> Result<(), SinkError>;
 }

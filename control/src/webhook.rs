@@ -4,6 +4,7 @@
 //! waits for another process. Where no replica answers, the chart's failure policy lets objects in, and they are
 //! checked when they are read.
 
+mod body;
 mod bundle;
 mod review;
 mod server;

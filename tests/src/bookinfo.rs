@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Bytes, Incoming};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ pub mod answer;
 mod client;
 pub mod database;
 mod details;
+mod health;
 pub mod part;
 mod productpage;
 mod propagate;
@@ -36,6 +38,8 @@ pub use settings::SettingsError;
 
 /// No part sends a request over a connection that is older than this.
 pub const CONNECTION_AGE: Duration = Duration::from_secs(1);
+
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 /// Environment variables as a map, so that no test touches its own process's.
 pub type Environment = BTreeMap<String, String>;
@@ -113,7 +117,10 @@ impl Service {
 }
 
 impl HttpPart {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() == health::CHECK {
+            return health::serving();
+        }
         let health = request.method() == Method::GET && request.uri().path() == "/health";
         let answer = match self {
             Self::Productpage(part) if health => part.health(),
@@ -125,7 +132,7 @@ impl HttpPart {
             Self::Reviews(part) => part.handle(&request).await,
             Self::Ratings(part) => part.handle(request).await,
         };
-        answer.into_response()
+        answer.into_response().map(BodyExt::boxed_unsync)
     }
 }
 

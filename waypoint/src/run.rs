@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aquifer_hbone::{Pool, PoolConfig};
-use aquifer_identity::{CertificateManager, ManagerConfig};
+use aquifer_identity::{CertificateManager, ManagerConfig, TrustBundle};
 use aquifer_telemetry::access_log::AccessLog;
 use aquifer_telemetry::logging::{self, LogFormat};
 use aquifer_telemetry::peer::Reporter;
@@ -16,6 +16,8 @@ use aquifer_telemetry::registry::Registry;
 use aquifer_xds::ca::Asking;
 use aquifer_xds::channel::ControlPlane;
 use aquifer_xds::client::{AdsConfig, AdsStatus, NodeId};
+use aquifer_xds::handler::ResourceHandler;
+use aquifer_xds::trust::TrustHandler;
 use aquifer_xds::{AdsClient, CaClient, TokenFile};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -72,8 +74,9 @@ async fn serve(config: &Config, traffic: &Runtime) -> anyhow::Result<()> {
     let background = TaskTracker::new();
     let stop = CancellationToken::new();
 
-    let certificates = certificates(config, &background)?;
-    let status = subscribe(config, &shared, &background, &stop)?;
+    let trust = TrustBundle::default();
+    let certificates = certificates(config, &trust, &background)?;
+    let status = subscribe(config, (&shared, &certificates, trust), &background, &stop)?;
     let proxy = Arc::new(proxy(config, &shared, &certificates, &registry)?);
     let admin = AdminState {
         shared: shared.clone(),
@@ -101,18 +104,26 @@ async fn serve(config: &Config, traffic: &Runtime) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn certificates(config: &Config, background: &TaskTracker) -> anyhow::Result<CertificateManager> {
-    let plane = ControlPlane::new(config.ca_address(), &config.xds_root_ca)?;
+fn certificates(
+    config: &Config,
+    trust: &TrustBundle,
+    background: &TaskTracker,
+) -> anyhow::Result<CertificateManager> {
+    let plane = ControlPlane::new(config.ca_address(), &config.xds_root_ca)?.trusting(trust.clone());
     let token = TokenFile::new(&config.token_file);
     let source = CaClient::new(&plane, token, &config.cluster_id, Asking::ForItself);
-    let (manager, driver) = CertificateManager::new(Arc::new(source), ManagerConfig::default());
+    let limits = ManagerConfig {
+        trust: trust.clone(),
+        ..ManagerConfig::default()
+    };
+    let (manager, driver) = CertificateManager::new(Arc::new(source), limits);
     background.spawn(driver);
     Ok(manager)
 }
 
 fn subscribe(
     config: &Config,
-    shared: &Arc<Shared>,
+    (shared, certificates, trust): (&Arc<Shared>, &CertificateManager, TrustBundle),
     background: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<AdsStatus>> {
@@ -124,13 +135,14 @@ fn subscribe(
         namespace: &config.pod_namespace,
     };
     let ads = AdsConfig {
-        control_plane: ControlPlane::new(&config.xds_address, &config.xds_root_ca)?,
+        control_plane: ControlPlane::new(&config.xds_address, &config.xds_root_ca)?.trusting(trust),
         token: TokenFile::new(&config.token_file),
         cluster: config.cluster_id.clone(),
         node: node.into_node(&config.cluster_id, &config.node_name),
     };
     let (client, status) = AdsClient::new(ads);
-    let handlers = handlers::all(StateWriter::new(shared.clone()));
+    let mut handlers: Vec<Box<dyn ResourceHandler>> = vec![Box::new(TrustHandler::new(certificates.clone()))];
+    handlers.extend(handlers::all(StateWriter::new(shared.clone())));
     background.spawn(client.run(handlers, stop.clone()));
     Ok(status)
 }

@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::plugin::NAME;
 
+/// No version means the first (section 1.2 of older editions).
+const OLD: [&str; 3] = ["", "0.1.0", "0.2.0"];
+
 /// Why a file is no network configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
@@ -16,11 +19,17 @@ pub(crate) enum Unusable {
     Json(String),
     #[error("it has neither `plugins` nor `type`")]
     Shape,
+    #[error("its cniVersion is {0:?}; results tell addresses from 0.3.0 on")]
+    Version(String),
 }
 
 /// With our plugin last; a single plugin becomes a list.
 pub(super) fn with_plugin(text: &str, folder: &Path) -> Result<String, Unusable> {
     let mut list = into_list(parse(text)?)?;
+    let version = list.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+    if OLD.contains(&version) {
+        return Err(Unusable::Version(version.to_owned()));
+    }
     let ours = json!({ "type": NAME, "folder": folder });
     let plugins = plugins_of(&mut list)?;
     plugins.retain(|plugin| !is_ours(plugin));
@@ -132,7 +141,16 @@ mod tests {
 
     #[test]
     fn what_is_no_configuration_is_left_alone_with_a_reason() {
-        for bad in ["", "[]", "{", r#"{"name":"x"}"#, r#"{"plugins":{}}"#] {
+        let old = r#"{"cniVersion":"0.2.0","name":"x","plugins":[]}"#;
+        for bad in [
+            "",
+            "[]",
+            "{",
+            r#"{"name":"x"}"#,
+            r#"{"plugins":{}}"#,
+            r#"{"name":"x","type":"y"}"#,
+            old,
+        ] {
             assert!(with_plugin(bad, Path::new("/f")).is_err(), "{bad}");
         }
         assert!(without_plugin("{").is_err());

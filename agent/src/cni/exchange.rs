@@ -1,6 +1,9 @@
 //! What the plugin and the agent say to each other: one line of JSON each way.
 
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,27 @@ pub(crate) struct Arrival {
     #[serde(default)]
     pub(crate) uid: Option<String>,
     pub(crate) ips: Vec<IpAddr>,
+    pub(crate) netns: NetnsFile,
+}
+
+/// Which network namespace a file stands for. The agent sees the runtime's folder elsewhere, but the same files in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetnsFile {
+    name: String,
+    inode: u64,
+}
+
+impl NetnsFile {
+    /// The file as it is now.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let inode = std::fs::metadata(path)?.ino();
+        Ok(Self { name, inode })
+    }
 }
 
 /// What is to become of it.

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "aquifer";
@@ -39,11 +39,14 @@ impl Folder {
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
     }
 
+    /// With the socket.
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        absent_is_fine(fs::remove_dir_all(&self.0))
+    }
+
+    /// No namespace is in the mesh any more; the socket stays.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        absent_is_fine(fs::remove_file(self.0.join(NAMESPACES)))
     }
 
     /// Whether this namespace was in the mesh when an agent last looked. Nothing is where no agent ever was.
@@ -61,16 +64,29 @@ impl Folder {
     }
 }
 
-/// Writes a file that others see either as it was or whole.
+pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file that others see either as it was or whole; one that is there keeps its mode.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     if fs::read(path).is_ok_and(|now| now == content) {
         return Ok(());
     }
+    let mode = fs::metadata(path).map_or(mode, |now| now.permissions().mode() & 0o7777);
     // Without an extension that a runtime reads.
     let mut next = path.as_os_str().to_owned();
     next.push("~");
-    fs::write(&next, content)?;
-    fs::set_permissions(&next, fs::Permissions::from_mode(mode))?;
+    absent_is_fine(fs::remove_file(&next))?;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(&next)?;
+    file.write_all(content)?;
+    // The umask counts at the making only.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    drop(file);
     fs::rename(&next, path)
 }
 

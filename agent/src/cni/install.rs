@@ -8,13 +8,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::CniConfig;
 use super::conflist::{Unusable, same, with_plugin, without_plugin};
-use super::folder::{Folder, replace};
+use super::folder::{Folder, absent_is_fine, replace};
 use super::plugin::NAME;
 use crate::pods::kubernetes::Fate;
 use crate::watched::WatchedFolder;
@@ -65,6 +65,7 @@ impl Installer {
         mut namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
     ) {
         let mut last = None;
+        let mut quarrel = Quarrel::default();
         loop {
             let (stays, in_mesh) = (
                 *fate.borrow_and_update() == Fate::Stays,
@@ -73,7 +74,12 @@ impl Installer {
             // Before the look at the folder, so that no change falls between.
             let folder = WatchedFolder::open(&self.config.configurations);
             let done = self.apply(stays, &in_mesh);
-            let retry = self.tell(&mut last, done.map_err(|error| error.to_string()));
+            if matches!(done, Ok(Done::Written)) {
+                quarrel
+                    .pause(Instant::now(), &self.config.configurations_on_node)
+                    .await;
+            }
+            let retry = tell(&mut last, done.map(|_| stays).map_err(|error| error.to_string()));
             tokio::select! {
                 Ok(()) = fate.changed() => {}
                 Ok(()) = namespaces.changed() => {}
@@ -83,36 +89,17 @@ impl Installer {
         }
     }
 
-    /// Says what is new; whether to try again.
-    fn tell(&self, last: &mut Option<Result<bool, String>>, done: Result<bool, String>) -> bool {
-        let failed = done.is_err();
-        if last.as_ref() != Some(&done) {
-            match &done {
-                Ok(true) => tracing::info!(
-                    "pods of the mesh start when they are captured: the CNI plugin is in place"
-                ),
-                Ok(false) => tracing::info!("the CNI plugin is off this node"),
-                Err(error) => {
-                    tracing::warn!(%error, "the CNI plugin is not in place: pods that start now talk plainly until they are captured");
-                }
-            }
-            *last = Some(done);
-        }
-        failed
-    }
-
-    fn apply(&mut self, stays: bool, namespaces: &BTreeSet<String>) -> Result<bool, InstallError> {
+    fn apply(&mut self, stays: bool, namespaces: &BTreeSet<String>) -> Result<Done, InstallError> {
         if stays {
-            self.install(namespaces)?;
-        } else {
-            self.uninstall()?;
+            return self.install(namespaces);
         }
-        Ok(stays)
+        self.withdraw()?;
+        Ok(Done::Nothing)
     }
 
     /// The plugin first, then who asks for it.
-    fn install(&mut self, namespaces: &BTreeSet<String>) -> Result<(), InstallError> {
-        let folder = Folder::below(&self.config.configurations);
+    fn install(&mut self, namespaces: &BTreeSet<String>) -> Result<Done, InstallError> {
+        let folder = self.folder();
         let noted = folder.make().and_then(|()| folder.note(namespaces));
         noted.map_err(|source| failed("write in", folder.path(), source))?;
         self.copy()?;
@@ -120,9 +107,14 @@ impl Installer {
         let on_node = Folder::below(&self.config.configurations_on_node);
         let with = with_plugin(&text, on_node.path()).map_err(|source| unusable(&path, source))?;
         if same(&with, &text) {
-            return Ok(());
+            return Ok(Done::Nothing);
         }
-        write_list(&path, &with)
+        write_list(&path, &with)?;
+        Ok(Done::Written)
+    }
+
+    fn folder(&self) -> Folder {
+        Folder::below(&self.config.configurations)
     }
 
     fn copy(&mut self) -> Result<(), InstallError> {
@@ -135,8 +127,17 @@ impl Installer {
         Ok(())
     }
 
-    /// Takes out everything that was put in. What is not there is no error.
+    /// Takes out everything that was put in, at the end of the last agent. What is not there is no error.
     pub(crate) fn uninstall(&self) -> Result<(), InstallError> {
+        self.withdraw()?;
+        let folder = self.folder();
+        folder
+            .remove()
+            .map_err(|source| failed("remove", folder.path(), source))
+    }
+
+    /// Nobody asks any more. The socket stays: the agents may stay after all.
+    fn withdraw(&self) -> Result<(), InstallError> {
         for path in self.files()? {
             let text = read(&path)?;
             // Not ours to judge: a runtime passes over it as well.
@@ -145,16 +146,11 @@ impl Installer {
             }
         }
         let plugin = self.config.plugins.join(NAME);
-        match fs::remove_file(&plugin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &plugin, error));
-            }
-            _ => {}
-        }
-        let folder = Folder::below(&self.config.configurations);
+        absent_is_fine(fs::remove_file(&plugin)).map_err(|source| failed("remove", &plugin, source))?;
+        let folder = self.folder();
         folder
-            .remove()
-            .map_err(|source| failed("remove", folder.path(), source))
+            .forget()
+            .map_err(|source| failed("write in", folder.path(), source))
     }
 
     /// The configuration that the runtime uses.
@@ -164,6 +160,8 @@ impl Installer {
             let text = read(&path)?;
             match with_plugin(&text, Path::new("/")) {
                 Ok(_) => return Ok((path, text)),
+                // The runtime takes it, so it must not be passed over.
+                Err(source @ Unusable::Version(_)) => return Err(unusable(&path, source)),
                 Err(source) => drop(first_error.get_or_insert_with(|| unusable(&path, source))),
             }
         }
@@ -183,6 +181,63 @@ impl Installer {
         files.sort();
         Ok(files)
     }
+}
+
+/// What an installation has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Nothing,
+    Written,
+}
+
+/// Another program that writes the same file anew, and again: neither may keep a processor busy.
+#[derive(Debug, Default)]
+struct Quarrel {
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Quarrel {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    /// After the file was written, longer each time where that was so a short while ago.
+    async fn pause(&mut self, now: Instant, folder: &Path) {
+        tokio::time::sleep(self.next(now, folder)).await;
+    }
+
+    fn next(&mut self, now: Instant, folder: &Path) -> Duration {
+        let again = self
+            .last
+            .is_some_and(|last| now.duration_since(last) < 2 * Self::LONGEST);
+        self.last = Some(now);
+        self.pause = match again {
+            true => (self.pause * 2).clamp(Self::FIRST, Self::LONGEST),
+            false => Duration::ZERO,
+        };
+        if again && self.pause == Self::LONGEST {
+            tracing::warn!(folder = %folder.display(), "another program takes the CNI plugin out of the network configuration again and again: pods that start meanwhile talk plainly until they are captured");
+        }
+        self.pause
+    }
+}
+
+/// Says what is new; whether to try again.
+fn tell(last: &mut Option<Result<bool, String>>, done: Result<bool, String>) -> bool {
+    let failed = done.is_err();
+    if last.as_ref() != Some(&done) {
+        match &done {
+            Ok(true) => {
+                tracing::info!("pods of the mesh start when they are captured: the CNI plugin is in place");
+            }
+            Ok(false) => tracing::info!("the CNI plugin is off this node"),
+            Err(error) => {
+                tracing::warn!(%error, "the CNI plugin is not in place: pods that start now talk plainly until they are captured");
+            }
+        }
+        *last = Some(done);
+    }
+    failed
 }
 
 /// A list goes into files of its own extension only.
@@ -293,7 +348,7 @@ mod tests {
             fs::read_to_string(self.file(name)).unwrap().contains(NAME)
         }
 
-        fn install(&mut self) -> Result<(), InstallError> {
+        fn install(&mut self) -> Result<Done, InstallError> {
             self.installer.install(&["shop".to_owned()].into())
         }
     }
@@ -341,6 +396,48 @@ mod tests {
         node.put("10-net.conflist", "{");
         let error = node.install().unwrap_err().to_string();
         assert!(error.contains("10-net.conflist"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_that_is_too_old_is_not_passed_over() {
+        let mut node = Node::new();
+        node.put("10-net.conflist", &LIST.replace("1.0.0", "0.2.0"));
+        node.put("20-other.conflist", LIST);
+        let error = node.install().unwrap_err().to_string();
+        assert!(
+            error.contains("10-net.conflist") && error.contains("0.2.0"),
+            "{error}"
+        );
+        assert!(!node.is_in("20-other.conflist"));
+    }
+
+    #[test]
+    fn modes_stay_and_the_socket_outlives_a_withdrawal() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut node = Node::new();
+        node.put("10-net.conflist", LIST);
+        let file = node.file("10-net.conflist");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(node.install().unwrap(), Done::Written);
+        assert_eq!(node.install().unwrap(), Done::Nothing);
+        let socket = node.installer.folder().socket();
+        fs::write(&socket, "").unwrap();
+        node.installer.withdraw().unwrap();
+        assert!(socket.exists() && !node.is_in("10-net.conflist"));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_quarrel_over_the_file_slows_down_and_is_forgotten() {
+        let (mut quarrel, now, folder) = (Quarrel::default(), Instant::now(), Path::new("/f"));
+        assert_eq!(quarrel.next(now, folder), Duration::ZERO);
+        assert_eq!(quarrel.next(now, folder), Quarrel::FIRST);
+        let longest = (0..20).map(|_| quarrel.next(now, folder)).max();
+        assert_eq!(longest, Some(Quarrel::LONGEST));
+        assert_eq!(
+            quarrel.next(now + Duration::from_secs(60), folder),
+            Duration::ZERO
+        );
     }
 
     #[tokio::test]

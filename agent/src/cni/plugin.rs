@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::exchange::{Arrival, MAX_LINE, PLUGIN_PATIENCE, Verdict};
+use super::exchange::{Arrival, MAX_LINE, NetnsFile, PLUGIN_PATIENCE, Verdict};
 use super::folder::Folder;
 
 /// As which the program is a plugin.
@@ -123,66 +123,90 @@ fn add(
             format!("{NAME} stands alone or first; it belongs after the plugin that makes the pod's network");
         return Err(Refusal::new(Code::Configuration, message));
     };
-    let arguments = environment("CNI_ARGS").unwrap_or_default();
-    if let Some(arrival) = arrival(&arguments, &result)? {
-        let folder = Folder::at(&configuration.folder);
-        match ask(&folder, &arrival) {
-            Ok(Verdict::Start) => {}
-            Ok(Verdict::Hold { because }) => return Err(held(&arrival, &because)),
-            Err(error) => without_agent(&folder, &arrival, &error)?,
-        }
+    let Some(pod) = Pod::named(&environment("CNI_ARGS").unwrap_or_default()) else {
+        return Ok(result.to_string());
+    };
+    let folder = Folder::at(&configuration.folder);
+    let asked = pod
+        .clone()
+        .arrival(environment("CNI_NETNS").as_deref(), &result)
+        .and_then(|arrival| ask(&folder, &arrival).map_err(|error| no_answer(&folder, &error)));
+    match asked {
+        Ok(Verdict::Start) => Ok(result.to_string()),
+        Ok(Verdict::Hold { because }) => Err(held(&pod, &because)),
+        Err(because) => without_agent(&folder, &pod, &because).map(|()| result.to_string()),
     }
-    Ok(result.to_string())
 }
 
-fn held(arrival: &Arrival, because: &str) -> Refusal {
+fn held(pod: &Pod, because: &str) -> Refusal {
     let message = format!(
         "pod {}/{} is in the mesh and waits for its node agent: {because}",
-        arrival.namespace, arrival.name
+        pod.namespace, pod.name
     );
     Refusal::new(Code::TryAgain, message)
 }
 
-/// The agent does not answer: pods of the mesh wait for it, others do not need it.
-fn without_agent(folder: &Folder, arrival: &Arrival, error: &io::Error) -> Result<(), Refusal> {
-    let is_in_mesh = folder.has(&arrival.namespace).map_err(|error| {
+fn no_answer(folder: &Folder, error: &io::Error) -> String {
+    format!(
+        "it does not answer at {} ({error}); see the aquifer-agent pod of this node; the file `namespaces` beside the socket has the namespaces that wait",
+        folder.socket().display()
+    )
+}
+
+/// The agent cannot be asked: pods of the mesh wait for it, others do not need it.
+fn without_agent(folder: &Folder, pod: &Pod, because: &str) -> Result<(), Refusal> {
+    let is_in_mesh = folder.has(&pod.namespace).map_err(|error| {
         let message = format!("cannot read {}: {error}", folder.path().display());
         Refusal::new(Code::TryAgain, message)
     })?;
-    if !is_in_mesh {
-        return Ok(());
+    match is_in_mesh {
+        true => Err(held(pod, because)),
+        false => Ok(()),
     }
-    let because = format!(
-        "it does not answer at {} ({error}); see the aquifer-agent pod of this node, or take the namespace out of the mesh",
-        folder.socket().display()
-    );
-    Err(held(arrival, &because))
 }
 
-/// Nothing for what is no pod of Kubernetes.
-fn arrival(arguments: &str, result: &Value) -> Result<Option<Arrival>, Refusal> {
-    let argument = |key: &str| {
-        let pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
-        let mut values = pairs
-            .filter(|(name, _)| *name == key)
-            .map(|(_, value)| value.to_owned());
-        values.next().filter(|value| !value.is_empty())
-    };
-    let (Some(namespace), Some(name)) = (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME")) else {
-        return Ok(None);
-    };
-    let uid = argument("K8S_POD_UID");
-    let ips = addresses(result)?;
-    Ok(Some(Arrival {
-        namespace,
-        name,
-        uid,
-        ips,
-    }))
+/// As Kubernetes' runtimes name it.
+#[derive(Clone, Debug)]
+struct Pod {
+    namespace: String,
+    name: String,
+    uid: Option<String>,
+}
+
+impl Pod {
+    /// Nothing for what is no pod of Kubernetes.
+    fn named(arguments: &str) -> Option<Self> {
+        let argument = |key: &str| {
+            let pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
+            let mut values = pairs
+                .filter(|(name, _)| *name == key)
+                .map(|(_, value)| value.to_owned());
+            values.next().filter(|value| !value.is_empty())
+        };
+        Some(Self {
+            namespace: argument("K8S_POD_NAMESPACE")?,
+            name: argument("K8S_POD_NAME")?,
+            uid: argument("K8S_POD_UID"),
+        })
+    }
+
+    /// With where it is; the error says what is missing.
+    fn arrival(self, netns: Option<&str>, result: &Value) -> Result<Arrival, String> {
+        let path = netns.ok_or_else(|| "CNI_NETNS is not set".to_owned())?;
+        let netns =
+            NetnsFile::of(path.as_ref()).map_err(|error| format!("cannot look at {path}: {error}"))?;
+        Ok(Arrival {
+            namespace: self.namespace,
+            name: self.name,
+            uid: self.uid,
+            ips: addresses(result)?,
+            netns,
+        })
+    }
 }
 
 /// The specification's `ips`: addresses with the length of their prefix.
-fn addresses(result: &Value) -> Result<Vec<IpAddr>, Refusal> {
+fn addresses(result: &Value) -> Result<Vec<IpAddr>, String> {
     let of = |entry: &Value| {
         let text = entry.get("address")?.as_str()?;
         let address = text.split_once('/').map_or(text, |(address, _)| address);
@@ -190,11 +214,9 @@ fn addresses(result: &Value) -> Result<Vec<IpAddr>, Refusal> {
     };
     let entries = result.get("ips").and_then(Value::as_array);
     let found: Option<Vec<IpAddr>> = entries.and_then(|entries| entries.iter().map(of).collect());
-    found.filter(|ips| !ips.is_empty()).ok_or_else(|| {
-        let message =
-            "the result of the plugins before has no addresses (`ips`); a version from 0.3.0 on is needed";
-        Refusal::new(Code::Configuration, message)
-    })
+    found
+        .filter(|ips| !ips.is_empty())
+        .ok_or_else(|| "the result of the plugins before it has no addresses (`ips`)".to_owned())
 }
 
 fn ask(folder: &Folder, arrival: &Arrival) -> io::Result<Verdict> {

@@ -6,11 +6,10 @@
 //! and the control plane given time to follow.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pods::{NodePod, PodList, PodReport, PodState};
+use crate::pods::{Captured, NodePod, PodList, PodReport, PodState};
 
 /// How long the control plane may take to withdraw a pod before capture is undone anyway.
 const WITHDRAW_DEADLINE: Duration = Duration::from_secs(5);
@@ -145,7 +144,7 @@ impl Reconciler {
                 uid: uid.clone(),
                 state,
                 reason,
-                captured: pod.captured_addresses(),
+                captured: pod.standing_capture(),
             }
         });
         let malformed = self
@@ -156,7 +155,7 @@ impl Reconciler {
             uid: uid.clone(),
             state: PodState::Failed,
             reason: reason.clone(),
-            captured: Vec::new(),
+            captured: None,
         });
         pods.chain(malformed).collect()
     }
@@ -323,14 +322,17 @@ impl Pod {
         captured.is_some_and(|captured| captured.turn != self.wanted.turn)
     }
 
-    /// Those for which this process has captured it.
-    fn captured_addresses(&self) -> Vec<IpAddr> {
+    /// What this process has captured of it.
+    fn standing_capture(&self) -> Option<Captured> {
         let stands = matches!(
             self.phase,
             Phase::Preparing | Phase::Unprepared { .. } | Phase::Enrolled
         );
-        let captured = self.captured.as_ref().filter(|_| stands);
-        captured.map(|pod| pod.ips.clone()).unwrap_or_default()
+        let captured = self.captured.as_ref().filter(|_| stands)?;
+        Some(Captured {
+            ips: captured.ips.clone(),
+            netns: captured.netns.clone(),
+        })
     }
 
     fn capture(&mut self, actions: &mut Vec<Action>) {

@@ -100,7 +100,7 @@ fn earlier(uid: &str) -> PodReport {
         uid: uid.into(),
         state: PodState::Enrolled,
         reason: String::new(),
-        captured: Vec::new(),
+        captured: None,
     }
 }
 

@@ -217,7 +217,7 @@ mod tests {
             uid: "u1".into(),
             state: PodState::NotWanted,
             reason: "no label".into(),
-            captured: Vec::new(),
+            captured: None,
         };
         pods.report(std::slice::from_ref(&report)).await.unwrap();
         let text = std::fs::read_to_string(folder.path().join(ENROLLED)).unwrap();

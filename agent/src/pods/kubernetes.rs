@@ -23,8 +23,10 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::{MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError, same_addresses};
-use crate::cni::{Arrival, Arriving, CniConfig, Verdict};
+use super::{
+    Captured, MalformedPod, NodePod, NodePods, PodList, PodReport, PodState, PodsError, same_addresses,
+};
+use crate::cni::{Arrival, Arriving, CniConfig, NetnsFile, Verdict};
 use annotate::{Annotator, Wish, Wishes};
 use arrivals::Arrivals;
 pub use connect::ConnectError;
@@ -201,8 +203,8 @@ impl KubernetesPods {
             return late.then(|| self.judge_unknown(arrival));
         };
         let report = self.reported.get(&pod.uid);
-        let is_captured = report.is_some_and(|report| same_addresses(&report.captured, &arrival.ips));
-        if is_captured || !self.decide(pod).is_wanted() {
+        let captured = report.and_then(|report| report.captured.as_ref());
+        if captured.is_some_and(|captured| is_of(captured, arrival)) || !self.decide(pod).is_wanted() {
             return Some(Verdict::Start);
         }
         late.then(|| Verdict::Hold {
@@ -308,7 +310,7 @@ impl NodePods for KubernetesPods {
             uid: pod.uid.clone(),
             state: PodState::Enrolled,
             reason: String::new(),
-            captured: Vec::new(),
+            captured: None,
         };
         enrolled.map(report).collect()
     }
@@ -341,6 +343,12 @@ impl NodePods for KubernetesPods {
         self.settle();
         Ok(())
     }
+}
+
+/// A capture of the pod's earlier network namespace, perhaps with the same addresses, is none of this one.
+fn is_of(captured: &Captured, arrival: &Arrival) -> bool {
+    let is_there = NetnsFile::of(&captured.netns).is_ok_and(|file| file == arrival.netns);
+    is_there && same_addresses(&captured.ips, &arrival.ips)
 }
 
 async fn sleep_until(at: Option<Instant>) {

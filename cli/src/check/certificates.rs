@@ -9,11 +9,9 @@ use crate::kubectl::Kubectl;
 
 const CONFIG_MAP: &str = "istio-ca-root-cert";
 const KEY: &str = "root-cert.pem";
-/// A root is replaced in stages, which take weeks where certificates of workloads outside the cluster depend on it.
+/// A root is replaced in stages, and whoever has to make the next one may need weeks for that.
 const WARN_DAYS: i64 = 60;
 const DAY: i64 = 24 * 3600;
-/// More roots than this are not read; two are there while one replaces the other.
-const MAX_ROOTS: usize = 16;
 
 pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Result<()> {
     let map = kubectl.object(&["configmap", CONFIG_MAP, "-n", namespace])?;
@@ -29,11 +27,10 @@ pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> 
 }
 
 fn root(pem: &str, now: i64, report: &mut Report) {
-    let ends: Vec<i64> = Pem::iter_from_buffer(pem.as_bytes())
-        .take(MAX_ROOTS)
-        .filter_map(|pem| Some(pem.ok()?.parse_x509().ok()?.validity().not_after.timestamp()))
-        .collect();
-    let Some(end) = ends.iter().min() else {
+    // The one that is signed under comes first; the end of an old one beside it matters to nobody.
+    let end = Pem::iter_from_buffer(pem.as_bytes())
+        .find_map(|pem| Some(pem.ok()?.parse_x509().ok()?.validity().not_after.timestamp()));
+    let Some(end) = end else {
         let remedy = "delete the ConfigMap; the control plane writes it again";
         report.fail(
             "root certificate",
@@ -51,7 +48,7 @@ fn root(pem: &str, now: i64, report: &mut Report) {
 }
 
 const RENEW: &str =
-    "give a new authority in Secret cacerts, with the old root beside the new one in root-cert.pem";
+    "put another authority into Secret cacerts, or `aquifer ca rotate` where the control plane made its own";
 
 #[cfg(test)]
 mod tests {

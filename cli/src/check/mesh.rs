@@ -154,11 +154,29 @@ pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
         Ok((proxies, pods)) => {
             synced(&proxies, report);
             enrolled(&pods, report);
+            authority(reach.control("/debug/ca").ok().as_ref(), report);
         }
         Err(error) => report.warn(
             "control plane's pages",
             format!("{error:#}"),
             "is port-forwarding allowed to you?",
+        ),
+    }
+}
+
+/// A control plane of an earlier version has no such page.
+fn authority(view: Option<&Value>, report: &mut Report) {
+    let Some(view) = view else { return };
+    let text = |name: &str| view[name].as_str().unwrap_or_default().to_owned();
+    match view["problem"].as_str() {
+        Some(problem) => report.warn(
+            "certificate authority",
+            problem.to_owned(),
+            "the authority before signs on; put right what is wrong in the Secret",
+        ),
+        None => report.ok(
+            "certificate authority",
+            format!("{}, from {}", text("stage"), text("origin")),
         ),
     }
 }

@@ -3,10 +3,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use aquifer_identity::CertificateAuthority;
+use aquifer_identity::succession::Pace;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::TokenVerifier;
+use crate::authority::Keeper;
 use crate::config::Config;
 use crate::sink::{Left, ObjectSink};
 use crate::source::{ObjectSource, SecretsWatch};
@@ -15,7 +16,7 @@ use crate::source::{ObjectSource, SecretsWatch};
 pub(super) type Duty = Box<dyn FnOnce(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 pub(super) struct Backend {
-    pub(super) authority: Arc<CertificateAuthority>,
+    pub(super) authority: Keeper,
     pub(super) verifier: Arc<dyn TokenVerifier>,
     pub(super) source: Box<dyn ObjectSource>,
     /// Where the source reads Secrets only when it is told to.
@@ -33,5 +34,13 @@ impl Backend {
             Some(objects) => super::folder::open(config, objects).await,
             None => super::kubernetes::open(config).await,
         }
+    }
+}
+
+/// How fast one authority follows another.
+pub(super) fn pace(config: &Config) -> Pace {
+    Pace {
+        announce: config.root_announce,
+        life: config.workload_cert_ttl,
     }
 }

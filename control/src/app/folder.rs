@@ -5,22 +5,28 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use aquifer_identity::CertificateAuthority;
+use tokio::sync::watch;
 
-use super::backend::Backend;
+use super::backend::{Backend, pace};
 use crate::auth::jwks::JwksVerifier;
+use crate::authority::{FolderAuthority, Keeper};
 use crate::config::Config;
 use crate::sink::ObjectSink;
 use crate::sink::folder::FolderSink;
 use crate::source::folder::FolderSource;
 
 pub(super) async fn open(config: &Config, objects: &Path) -> anyhow::Result<Backend> {
-    let authority = Arc::new(authority(config)?);
-    let mut sink = FolderSink::new(needed(config.sink.as_ref(), "--sink")?);
+    let (folder, state) = (
+        needed(config.sink.as_ref(), "--sink")?,
+        needed(config.state.as_ref(), "--state")?,
+    );
+    let mut sink = FolderSink::new(folder);
     let left = sink.load().await.context("cannot use the sink")?;
-    sink.publish_root(&authority.roots_pem())
-        .await
-        .context("cannot use the sink")?;
+    let given = config.cacerts.as_deref();
+    let store = FolderAuthority::new(given, state, folder, config.trust_domain.clone());
+    // There is nobody else who could decide.
+    let (_, leads) = watch::channel(true);
+    let authority = Keeper::open(Box::new(store), leads, pace(config), Arc::new(SystemTime::now)).await?;
     let keys = needed(config.token_keys.as_ref(), "--token-keys")?;
     let verifier = JwksVerifier::open(keys, config.token_issuer.clone())
         .context("cannot check tokens (--token-keys)")?;
@@ -38,15 +44,4 @@ pub(super) async fn open(config: &Config, objects: &Path) -> anyhow::Result<Back
 fn needed<'a>(path: Option<&'a PathBuf>, flag: &str) -> anyhow::Result<&'a Path> {
     path.map(PathBuf::as_path)
         .with_context(|| format!("--objects needs {flag}"))
-}
-
-fn authority(config: &Config) -> anyhow::Result<CertificateAuthority> {
-    let (domain, now) = (config.trust_domain.clone(), SystemTime::now());
-    if let Some(folder) = &config.cacerts {
-        return CertificateAuthority::load(folder, domain, now)
-            .with_context(|| format!("cannot use the authority in {} (--cacerts)", folder.display()));
-    }
-    let folder = needed(config.state.as_ref(), "--state")?;
-    CertificateAuthority::load_or_create(folder, domain, now)
-        .with_context(|| format!("cannot use the authority in {} (--state)", folder.display()))
 }

@@ -30,7 +30,7 @@ pub enum CredentialError {
         "Secret {0} cannot be read ({1}); give the control plane the right to list and watch Secrets of that namespace, as tlsSecrets of the gateway chart does"
     )]
     Unreadable(String, String),
-    #[error("Secret {0} {1}; connections are closed until it is corrected")]
+    #[error("Secret {0} is of no use: {1}; connections are closed until it is corrected")]
     Unusable(String, SecretProblem),
 }
 

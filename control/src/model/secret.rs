@@ -53,7 +53,7 @@ pub struct Authorities {
 /// Why a Secret is of no use for a purpose.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretProblem {
-    #[error("has neither {0} nor {1}")]
+    #[error("it has neither {0} nor {1}")]
     Lacks(&'static str, &'static str),
     #[error("its {0} is not base64")]
     NotBase64(&'static str),
@@ -62,7 +62,7 @@ pub enum SecretProblem {
     #[error("{0}")]
     Roots(#[from] RootsError),
     #[error(
-        "has a revocation list ({0}), which this version does not check; clients would be let in that it refuses"
+        "it has a revocation list ({0}), which this version does not check; clients would be let in that it refuses"
     )]
     Revocations(&'static str),
 }

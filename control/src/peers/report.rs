@@ -28,6 +28,9 @@ pub(super) struct PeerProxy {
     pub(super) proxy_type: ProxyType,
     pub(super) namespace: Arc<str>,
     pub(super) pod: Arc<str>,
+    /// The version of the roots that it trusts; a replica of an earlier version says nothing.
+    #[serde(default)]
+    pub(super) trusts: Option<Arc<str>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +110,7 @@ fn proxy(status: ProxyStatus) -> PeerProxy {
         proxy_type: status.proxy_type,
         namespace: status.namespace,
         pod: status.pod,
+        trusts: status.trusts.map(|version| version.to_string().into()),
     }
 }
 

@@ -70,10 +70,6 @@ impl ObjectSink for TestSink {
         self.batches.send(copy).await.unwrap();
         Ok(())
     }
-
-    async fn publish_root(&mut self, _pem: &str) -> Result<(), SinkError> {
-        Ok(())
-    }
 }
 
 struct Running {

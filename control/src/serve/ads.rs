@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_telemetry::registry::Registry;
 use aquifer_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use aquifer_xds::type_url::short_name;
+use aquifer_xds::type_url::{TRUST, short_name};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -20,10 +20,12 @@ use tonic::{Request, Status, Streaming};
 use super::metrics::ServeMetrics;
 use super::registry::{Entry, ProxyRegistry};
 use super::stream::{Answer, Answered, Outgoing, StreamState, Violation};
+use super::trust::{self, Trust};
 use super::turns::{Turn, Turns};
 use super::{ClientIdentity, ResourceSnapshot, ResourceSnapshots};
 use crate::auth::node::{NodeError, identify};
 use crate::auth::{Authenticated, Authenticator};
+use crate::authority::Active;
 use service::AdsServer;
 
 /// For the first request of a stream.
@@ -44,6 +46,7 @@ pub struct AdsService {
     turns: Turns,
     /// Ends every stream, so that proxies reconnect elsewhere before this process is gone.
     cancel: CancellationToken,
+    trust: Option<Trust>,
 }
 
 impl AdsService {
@@ -61,7 +64,15 @@ impl AdsService {
             metrics: ServeMetrics::new(metrics),
             turns: Turns::default(),
             cancel,
+            trust: None,
         }
+    }
+
+    /// Tells every proxy which roots the authority trusts, besides its resources.
+    #[must_use]
+    pub fn announcing(self, authority: Active) -> Self {
+        let trust = Some(Trust::new(authority));
+        Self { trust, ..self }
     }
 
     pub(super) fn into_server(self) -> AdsServer {
@@ -140,7 +151,8 @@ impl AdsService {
             tracing::warn!(client = %client.node_id, reason = %denied, "xds call refused");
             Status::permission_denied(denied.to_string())
         })?;
-        let snapshot = snapshots.borrow_and_update().clone();
+        let mut trust = self.trust.clone();
+        let snapshot = trust::with(snapshots.borrow_and_update().clone(), trust.as_mut());
         let entry = self.registry.enter(client, snapshot.clone(), SystemTime::now());
         self.metrics.connected(self.registry.len());
         tracing::info!(client = %client.node_id, "proxy connected");
@@ -149,6 +161,7 @@ impl AdsService {
             state: StreamState::new(snapshot),
             inbound,
             snapshots,
+            trust,
             log: StreamLog {
                 entry,
                 metrics: self.metrics.clone(),
@@ -170,6 +183,7 @@ struct AdsStream {
     state: StreamState,
     inbound: Streaming<DeltaDiscoveryRequest>,
     snapshots: watch::Receiver<Arc<ResourceSnapshot>>,
+    trust: Option<Trust>,
     log: StreamLog,
     end: tokio::time::Instant,
     turns: Turns,
@@ -198,15 +212,23 @@ impl AdsStream {
                 },
                 changed = self.snapshots.changed() => {
                     changed.map_err(|_| Status::unavailable("the control plane is shutting down"))?;
-                    let snapshot = self.snapshots.borrow_and_update().clone();
-                    self.log.entry.snapshot(&snapshot);
+                    let snapshot = self.replace();
                     self.converging.get_or_insert(snapshot.changed_at);
-                    self.state.replace(snapshot);
                 }
+                () = trust::changed(self.trust.as_mut()) => drop(self.replace()),
                 () = tokio::time::sleep_until(self.end) => return Ok(None),
                 () = self.cancel.cancelled() => return Ok(None),
             }
         }
+    }
+
+    /// Takes the newest snapshot and the newest roots.
+    fn replace(&mut self) -> Arc<ResourceSnapshot> {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        let snapshot = trust::with(snapshot, self.trust.as_mut());
+        self.log.entry.snapshot(&snapshot);
+        self.state.replace(snapshot.clone());
+        snapshot
     }
 
     /// A turn to send a large response; none where the stream ends anyway.
@@ -216,7 +238,14 @@ impl AdsStream {
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         match self.state.request(request) {
-            Ok(Some(answered)) => self.log.answered(&answered),
+            Ok(Some(answered)) => {
+                self.log.answered(&answered);
+                if *answered.type_url == *TRUST && answered.answer == Answer::Acknowledged {
+                    self.log
+                        .entry
+                        .trusts(self.state.held(TRUST, aquifer_xds::trust::NAME));
+                }
+            }
             Ok(None) => {}
             Err(violation) => return Err(self.log.violated(&violation)),
         }

@@ -81,13 +81,6 @@ impl ServeMetrics {
             )
             .increment(1);
     }
-
-    /// `citadel_server_root_cert_expiry_timestamp`, in seconds since 1970.
-    pub(crate) fn root_expiry(&self, seconds: u64) {
-        self.registry
-            .gauge("citadel_server_root_cert_expiry_timestamp", &[])
-            .set(seconds as f64);
-    }
 }
 
 /// Types without a short name share one label: a client chooses them.

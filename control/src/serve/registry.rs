@@ -10,7 +10,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::stream::{Answer, Answered, Outgoing};
-use super::{ClientIdentity, ProxyType, ResourceSnapshot};
+use super::{ClientIdentity, ProxyType, ResourceSnapshot, Version};
+use crate::compile::report::PodName;
 
 /// Where one type of one proxy stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,6 +54,8 @@ pub struct ProxyStatus {
     pub connected_since: SystemTime,
     /// The newest generation that is wholly in effect at this proxy.
     pub generation_in_effect: Option<u64>,
+    /// The version of the roots that it trusts; none where it has not acknowledged any.
+    pub trusts: Option<Version>,
     /// By type URL.
     pub types: BTreeMap<Arc<str>, TypeSync>,
 }
@@ -160,7 +163,16 @@ impl ProxyRegistry {
         )
     }
 
-    /// Resolves to a new value whenever a proxy came, went, or brought a generation into effect.
+    /// Every proxy, by namespace and pod, and whether it trusts the roots of this version.
+    pub(crate) fn trusting(&self, version: Version) -> impl Iterator<Item = (PodName, bool)> + use<> {
+        let has = |status: &ProxyStatus| status.trusts == Some(version);
+        let inner = self.inner.lock();
+        let statuses = inner.records.values().map(|record| &record.status);
+        let proxies = statuses.map(|s| ((s.namespace.clone(), s.pod.clone()), has(s)));
+        proxies.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Resolves to a new value whenever a proxy came, went, or brought a generation or roots into effect.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -194,6 +206,7 @@ impl ProxyRegistry {
             node: client.caller.node_name.clone(),
             connected_since: now,
             generation_in_effect: None,
+            trusts: None,
             types: BTreeMap::new(),
         };
         let mut inner = self.inner.lock();
@@ -246,6 +259,11 @@ impl Entry {
         if matches!(answered.answer, Answer::Rejected { .. }) {
             self.registry.notify();
         }
+    }
+
+    pub(super) fn trusts(&self, version: Option<Version>) {
+        self.update(|record| record.status.trusts = version);
+        self.registry.notify();
     }
 
     pub(super) fn snapshot(&self, snapshot: &Arc<ResourceSnapshot>) {

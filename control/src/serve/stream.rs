@@ -20,7 +20,7 @@ use aquifer_xds::pb::envoy::config::core::v3::ControlPlane;
 use aquifer_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use super::message::Additions;
-use super::{ResourceSnapshot, Resources, VersionedResource};
+use super::{ResourceSnapshot, Resources, Version, VersionedResource};
 use subscription::Subscription;
 
 /// Types that one stream may ask for; Envoy has about ten.
@@ -106,6 +106,11 @@ impl StreamState {
 
     pub(super) fn snapshot(&self) -> &Arc<ResourceSnapshot> {
         &self.snapshot
+    }
+
+    /// The version of a resource that the client was told, and holds if it rejected nothing.
+    pub(super) fn held(&self, url: &str, name: &str) -> Option<Version> {
+        Some(self.types.get(url)?.sent.get(name)?.version())
     }
 
     /// Takes a newer snapshot; what it changes is sent as answers come in.

@@ -4,3 +4,4 @@ mod calls;
 pub(crate) mod fixture;
 mod hostile;
 mod sync;
+mod trust;

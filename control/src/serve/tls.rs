@@ -1,13 +1,15 @@
-//! The serving certificate: issued by the mesh's own authority, replaced long before it ends.
+//! The serving certificate: issued by the mesh's own authority, replaced long before it ends and with the authority.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aquifer_identity::authority::SignRequestError;
+use aquifer_identity::authority::{Certificate, SignRequestError};
 use aquifer_identity::tls::TlsConfigError;
 use aquifer_identity::{CertificateAuthority, control_server_config, webhook_server_config};
 use arc_swap::ArcSwap;
 use tokio_rustls::rustls::ServerConfig;
+
+use crate::authority::Active;
 
 /// The longest sleep between looks at the clock, which may have been set meanwhile.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -24,7 +26,7 @@ pub enum ServingError {
 
 /// The TLS configuration that new connections are answered with.
 pub struct ServingCertificate {
-    authority: Arc<CertificateAuthority>,
+    authority: Active,
     dns_names: Vec<String>,
     current: ArcSwap<Issued>,
 }
@@ -33,16 +35,14 @@ struct Issued {
     config: Arc<ServerConfig>,
     webhook: Arc<ServerConfig>,
     renew_at: SystemTime,
+    /// The certificate of the authority that issued it.
+    issuer: Certificate,
 }
 
 impl ServingCertificate {
     /// Issues the first certificate; `dns_names` are what proxies dial.
-    pub fn new(
-        authority: Arc<CertificateAuthority>,
-        dns_names: Vec<String>,
-        now: SystemTime,
-    ) -> Result<Self, ServingError> {
-        let first = issue(&authority, &dns_names, now)?;
+    pub fn new(authority: Active, dns_names: Vec<String>, now: SystemTime) -> Result<Self, ServingError> {
+        let first = issue(&authority.borrow(), &dns_names, now)?;
         Ok(Self {
             authority,
             dns_names,
@@ -59,26 +59,28 @@ impl ServingCertificate {
         self.current.load().webhook.clone()
     }
 
-    /// Renews at half of the certificate's life, for ever.
+    /// Renews at half of the certificate's life and when another authority signs, for ever.
     pub(super) async fn keep_fresh(&self) -> std::convert::Infallible {
+        let mut authority = self.authority.clone();
         loop {
             let now = SystemTime::now();
-            let left = self
-                .current
-                .load()
-                .renew_at
-                .duration_since(now)
-                .unwrap_or_default();
-            if left.is_zero() && !self.renew(now) {
-                tokio::time::sleep(RETRY).await;
+            let other = *authority.borrow_and_update().certificate() != self.current.load().issuer;
+            let due = other || self.current.load().renew_at <= now;
+            let pause = if due && !self.renew(now) {
+                RETRY
             } else {
-                tokio::time::sleep(left.min(LOOK)).await;
+                let left = self.current.load().renew_at.duration_since(now);
+                left.unwrap_or_default().min(LOOK)
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = authority.changed() => {}
             }
         }
     }
 
     fn renew(&self, now: SystemTime) -> bool {
-        match issue(&self.authority, &self.dns_names, now) {
+        match issue(&self.authority.borrow(), &self.dns_names, now) {
             Ok(issued) => {
                 self.current.store(Arc::new(issued));
                 tracing::info!("serving certificate renewed");
@@ -103,5 +105,6 @@ fn issue(
         config: control_server_config(&certificate)?,
         webhook: webhook_server_config(&certificate)?,
         renew_at: now + life / 2,
+        issuer: authority.certificate().clone(),
     })
 }

@@ -56,11 +56,12 @@ impl ObjectSink for FolderSink {
         }
         Ok(())
     }
+}
 
-    async fn publish_root(&mut self, pem: &str) -> Result<(), SinkError> {
-        std::fs::create_dir_all(&self.folder).map_err(|e| write_error(&self.folder, e))?;
-        replace(&self.folder.join("root-cert.pem"), pem.as_bytes())
-    }
+/// Puts the roots into the sink, from where the lab hands them to every namespace.
+pub(crate) fn publish_root(folder: &Path, pem: &str) -> Result<(), SinkError> {
+    std::fs::create_dir_all(folder).map_err(|e| write_error(folder, e))?;
+    replace(&folder.join("root-cert.pem"), pem.as_bytes())
 }
 
 /// `KIND.NAMESPACE.NAME.json`; bytes that could mean something to a file system are written as `%XX`.
@@ -84,7 +85,7 @@ fn file_name(key: &ObjectKey) -> String {
     )
 }
 
-fn replace(path: &Path, content: &[u8]) -> Result<(), SinkError> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), SinkError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.new"));
     std::fs::write(&temporary, content).map_err(|e| write_error(&temporary, e))?;

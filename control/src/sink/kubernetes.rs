@@ -5,7 +5,7 @@
 
 mod compare;
 mod desk;
-mod event;
+pub(crate) mod event;
 mod left;
 mod writer;
 
@@ -65,11 +65,6 @@ impl ObjectSink for KubernetesSink {
                 "a service's waypoint is in effect before the API server knows of it; it is written later"
             );
         }
-    }
-
-    async fn publish_root(&mut self, pem: &str) -> Result<(), SinkError> {
-        self.desk.publish_root(pem);
-        Ok(())
     }
 }
 

@@ -1,9 +1,7 @@
 //! The root that the API server checks the webhook's certificate with, kept in the webhook's configuration.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_identity::CertificateAuthority;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -14,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Active;
 use crate::kubernetes::{CALL_TIMEOUT, FIELD_MANAGER};
 
 /// The chart's name of the one webhook in the configuration; the API server merges the list by it.
@@ -27,17 +26,12 @@ pub struct Bundle {
     client: Client,
     /// Name of the ValidatingWebhookConfiguration.
     configuration: String,
-    authority: Arc<CertificateAuthority>,
+    authority: Active,
     leads: watch::Receiver<bool>,
 }
 
 impl Bundle {
-    pub fn new(
-        client: Client,
-        configuration: &str,
-        authority: Arc<CertificateAuthority>,
-        leads: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn new(client: Client, configuration: &str, authority: Active, leads: watch::Receiver<bool>) -> Self {
         Self {
             client,
             configuration: configuration.to_owned(),
@@ -56,6 +50,7 @@ impl Bundle {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = self.leads.changed() => if changed.is_err() { return },
+                changed = self.authority.changed() => if changed.is_err() { return },
                 () = sleep(pause) => {}
             }
         }
@@ -64,7 +59,8 @@ impl Bundle {
     /// How long to wait until the next look.
     async fn write(&self) -> Duration {
         let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
-        let patch = Patch::Strategic(patch(&self.authority.roots_pem()));
+        let roots = self.authority.borrow().roots_pem();
+        let patch = Patch::Strategic(patch(&roots));
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()

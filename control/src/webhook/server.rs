@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::body::{BodyError, Budget};
 use super::review::answer;
 use crate::serve::grpc::ServingCertificate;
 use crate::snapshots::Snapshots;
@@ -25,9 +26,7 @@ use crate::snapshots::Snapshots;
 pub(super) const PATH: &str = "/validate";
 /// The API servers of a cluster keep a few each.
 const MAX_CONNECTIONS: usize = 256;
-/// An object and the one before it, of 1.5 MiB at most each, as JSON.
-pub(super) const MAX_BODY: usize = 8 << 20;
-/// Bodies that are held and judged at a time; the others wait within the API server's own deadline.
+/// Bodies that are judged at a time; the others wait within the API server's own deadline.
 const AT_ONCE: usize = 8;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADER: Duration = Duration::from_secs(10);
@@ -46,6 +45,7 @@ pub async fn serve(
     let judge = Judge {
         snapshots,
         places: Arc::new(Semaphore::new(AT_ONCE)),
+        budget: Budget::default(),
     };
     let mut connections = JoinSet::new();
     loop {
@@ -88,6 +88,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Judge) {
 struct Judge {
     snapshots: Arc<Snapshots>,
     places: Arc<Semaphore>,
+    budget: Budget,
 }
 
 impl Judge {
@@ -98,17 +99,14 @@ impl Judge {
         if request.method() != Method::POST {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, "send an AdmissionReview by POST");
         }
-        let Ok(_place) = self.places.acquire().await else {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, "the control plane is stopping");
-        };
-        let body = Limited::new(request.into_body(), MAX_BODY).collect();
-        match timeout(BODY, body).await {
-            Ok(Ok(body)) => self.judge(&body.to_bytes()),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => refusal(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                &format!("the body is larger than {} MiB", MAX_BODY >> 20),
-            ),
-            Ok(Err(error)) => refusal(StatusCode::BAD_REQUEST, &format!("the body was cut off: {error}")),
+        match timeout(BODY, self.budget.read(request.into_body())).await {
+            Ok(Ok(body)) => {
+                let Ok(_place) = self.places.acquire().await else {
+                    return refused(&BodyError::Stopping);
+                };
+                self.judge(&body.bytes)
+            }
+            Ok(Err(error)) => refused(&error),
             Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
         }
     }
@@ -120,6 +118,15 @@ impl Judge {
             Err(error) => refusal(StatusCode::BAD_REQUEST, &error.to_string()),
         }
     }
+}
+
+fn refused(error: &BodyError) -> Response<Full<Bytes>> {
+    let status = match error {
+        BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::Cut(_) => StatusCode::BAD_REQUEST,
+        BodyError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refusal(status, &error.to_string())
 }
 
 fn refusal(status: StatusCode, message: &str) -> Response<Full<Bytes>> {

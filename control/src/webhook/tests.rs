@@ -8,11 +8,14 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::body::MAX_BODY;
 use super::review::answer;
-use super::server::{MAX_BODY, serve};
+use super::server::serve;
 use crate::serve::grpc::ServingCertificate;
 use crate::snapshots::Snapshots;
 
@@ -129,7 +132,8 @@ impl Running {
                 .unwrap();
         let authority = Arc::new(authority);
         let names = vec!["istiod.istio-system.svc".to_owned()];
-        let certificate = ServingCertificate::new(authority.clone(), names, SystemTime::now()).unwrap();
+        let certificate =
+            ServingCertificate::new(watch::channel(authority.clone()).1, names, SystemTime::now()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, cancel) = (listener.local_addr().unwrap(), CancellationToken::new());
         let snapshots = Arc::new(Snapshots::default());
@@ -142,14 +146,19 @@ impl Running {
         }
     }
 
-    async fn call(&self, request: &[u8]) -> (StatusCode, String) {
+    /// A connection as the API server opens it.
+    async fn connect(&self) -> TlsStream<TcpStream> {
         let mut config = (*control_client_config(self.authority.roots_pem().as_bytes()).unwrap()).clone();
         // As the API server does, and nothing else.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let config = Arc::new(config);
         let name = "istiod.istio-system.svc".try_into().unwrap();
         let tcp = TcpStream::connect(self.address).await.unwrap();
-        let mut tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
+        TlsConnector::from(config).connect(name, tcp).await.unwrap()
+    }
+
+    async fn call(&self, request: &[u8]) -> (StatusCode, String) {
+        let mut tls = self.connect().await;
         // The server may answer and close before it has read all.
         let _ = tls.write_all(request).await;
         let mut text = Vec::new();
@@ -202,4 +211,40 @@ async fn the_port_answers_the_api_server_and_refuses_the_rest() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn who_sends_slowly_keeps_nobody_waiting_and_without_tls_there_is_nothing() {
+    let server = Running::start().await;
+    let mut slow = Vec::new();
+    for sent in [
+        &b"POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{"[..],
+        b"POST /val",
+    ] {
+        for _ in 0..50 {
+            let mut tls = server.connect().await;
+            tls.write_all(sent).await.unwrap();
+            tls.flush().await.unwrap();
+            slow.push(tls);
+        }
+    }
+    let good = review("CREATE", &wrong(), &Value::Null).to_string();
+    let (status, body) = server.post("/validate", &good).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("unknown field"), "{body}");
+    // None of them was turned away to make room: a slow one that goes on is answered.
+    let mut rest = slow.swap_remove(0);
+    rest.write_all(&vec![b' '; 999_999]).await.unwrap();
+    let mut answer = [0; 12];
+    rest.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 400");
+    let mut plain = TcpStream::connect(server.address).await.unwrap();
+    plain
+        .write_all(b"POST /validate HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    let _ = plain.read_to_end(&mut said).await;
+    assert!(!said.starts_with(b"HTTP"), "{said:?}");
+    server.cancel.cancel();
 }

@@ -3,6 +3,7 @@
 //! What a certificate says is decided here and never by the request: from a CSR only the public key is taken, after its
 //! signature has proved that the asker holds the private half.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aquifer_core::identity::{SpiffeId, TrustDomain};
@@ -18,7 +19,7 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use crate::certificate::time_of;
-use crate::pem;
+use crate::pem::{self, PemError};
 
 mod files;
 #[cfg(test)]
@@ -41,13 +42,20 @@ const MAX_CSR: usize = 16 * 1024;
 ///
 /// It has no `Debug`: a key must not reach a log line.
 pub struct CertificateAuthority {
+    signer: Arc<Signer>,
+    /// What every workload trusts; the root that the signer leads to is one of them.
+    roots: Vec<CertificateDer<'static>>,
+}
+
+/// The half with the key.
+struct Signer {
     trust_domain: TrustDomain,
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    not_before: SystemTime,
     not_after: SystemTime,
     /// From the issuer up to, and without, the root: what follows a leaf.
     intermediates: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
 }
 
 /// Why a workload's certificate was not signed.
@@ -66,7 +74,7 @@ pub enum SignRequestError {
         identity: SpiffeId,
         trust_domain: TrustDomain,
     },
-    #[error("the authority's own certificate has expired; put new files in place and restart")]
+    #[error("the authority's own certificate has expired; put another authority in its place")]
     Expired,
     #[error("cannot sign: {0}")]
     Sign(String),
@@ -111,23 +119,59 @@ impl CertificateAuthority {
             KeyUsagePurpose::DigitalSignature,
         ];
         let certificate = params.self_signed(&key).map_err(sign_error)?.der().clone();
-        Ok(Self {
+        let roots = vec![certificate.clone()];
+        let signer = Arc::new(Signer {
             trust_domain,
             issuer: Issuer::new(params, key),
+            not_before: now,
             not_after: now + ROOT_TTL,
             intermediates: Vec::new(),
-            roots: vec![certificate.clone()],
             certificate,
-        })
+        });
+        Ok(Self { signer, roots })
+    }
+
+    /// The same signer under other roots: what is handed out with each certificate.
+    #[must_use]
+    pub fn trusting(&self, roots: Vec<CertificateDer<'static>>) -> Self {
+        let signer = self.signer.clone();
+        Self { signer, roots }
+    }
+
+    /// The certificate that it signs with.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.signer.certificate
+    }
+
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// The first of the roots that what it signs leads to; it was proved that there is one.
+    pub fn own_root(&self) -> Option<&CertificateDer<'static>> {
+        let chain = || std::iter::once(self.certificate()).chain(&self.signer.intermediates);
+        let signed_by = |root: &CertificateDer<'static>| {
+            chain().any(|certificate| certificate == root || is_signed_by(certificate, root))
+        };
+        self.roots.iter().find(|root| signed_by(root))
+    }
+
+    /// Whether what it signs leads to a root of its own making, without an intermediate in between.
+    pub fn is_self_signed(&self) -> bool {
+        self.signer.intermediates.is_empty()
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.signer.trust_domain
+    }
+
+    pub fn not_before(&self) -> SystemTime {
+        self.signer.not_before
     }
 
     /// When the authority's own certificate ends; nothing that it signs lives longer.
     pub fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.signer.not_after
     }
 
     /// The roots that every workload trusts, PEM.
@@ -145,10 +189,10 @@ impl CertificateAuthority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Vec<String>, SignRequestError> {
-        if *identity.trust_domain() != self.trust_domain {
+        if identity.trust_domain() != self.trust_domain() {
             return Err(SignRequestError::TrustDomain {
                 identity: identity.clone(),
-                trust_domain: self.trust_domain.clone(),
+                trust_domain: self.trust_domain().clone(),
             });
         }
         let key = public_key(csr_pem)?;
@@ -174,17 +218,17 @@ impl CertificateAuthority {
         leaf_usages(&mut params);
         let leaf = self.sign(&params, &key)?;
         Ok(ServerCertificate {
-            chain_pem: pem::encode_certificates(std::iter::once(&leaf).chain(&self.intermediates)),
+            chain_pem: pem::encode_certificates(std::iter::once(&leaf).chain(&self.signer.intermediates)),
             key: Zeroizing::new(key.serialize_der()),
             not_after,
         })
     }
 
     fn expiry(&self, ttl: Duration, now: SystemTime) -> Result<SystemTime, SignRequestError> {
-        if self.not_after <= now {
+        if self.not_after() <= now {
             return Err(SignRequestError::Expired);
         }
-        Ok((now + ttl).min(self.not_after))
+        Ok((now + ttl).min(self.not_after()))
     }
 
     fn sign(
@@ -192,13 +236,13 @@ impl CertificateAuthority {
         params: &CertificateParams,
         key: &impl PublicKeyData,
     ) -> Result<CertificateDer<'static>, SignRequestError> {
-        let certificate = params.signed_by(key, &self.issuer).map_err(sign_error)?;
+        let certificate = params.signed_by(key, &self.signer.issuer).map_err(sign_error)?;
         Ok(certificate.der().clone())
     }
 
     fn answer(&self, leaf: &CertificateDer<'static>) -> Vec<String> {
         std::iter::once(leaf)
-            .chain(&self.intermediates)
+            .chain(&self.signer.intermediates)
             .map(|certificate| pem::encode_certificates([certificate]))
             .chain([self.roots_pem()])
             .collect()
@@ -269,8 +313,38 @@ fn sign_error(error: rcgen::Error) -> SignRequestError {
     SignRequestError::Sign(error.to_string())
 }
 
-/// When a certificate ends.
-fn end_of(certificate: &CertificateDer<'_>) -> Result<SystemTime, crate::peer::PeerIdentityError> {
+/// A certificate in DER.
+pub type Certificate = CertificateDer<'static>;
+
+/// Reads every certificate of a PEM text; at least one.
+pub fn certificates(pem: &str) -> Result<Vec<Certificate>, PemError> {
+    pem::certificates(pem.as_bytes(), "certificate")
+}
+
+/// Writes certificates as PEM, one after another.
+pub fn certificates_pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
+    pem::encode_certificates(certificates)
+}
+
+/// Whom a certificate is for, as an X.500 name.
+pub fn subject(certificate: &CertificateDer<'_>) -> Result<String, crate::peer::PeerIdentityError> {
+    Ok(crate::peer::parse(certificate)?.subject().to_string())
+}
+
+/// From when until when a certificate is good.
+pub fn validity(
+    certificate: &CertificateDer<'_>,
+) -> Result<(SystemTime, SystemTime), crate::peer::PeerIdentityError> {
     let parsed = crate::peer::parse(certificate)?;
-    Ok(time_of(parsed.validity().not_after.timestamp()))
+    let (from, to) = (parsed.validity().not_before, parsed.validity().not_after);
+    Ok((time_of(from.timestamp()), time_of(to.timestamp())))
+}
+
+/// Whether the key of `issuer` has signed `certificate`; what cannot be read was signed by nobody.
+fn is_signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    let (Ok(certificate), Ok(issuer)) = (crate::peer::parse(certificate), crate::peer::parse(issuer)) else {
+        return false;
+    };
+    certificate.issuer() == issuer.subject()
+        && certificate.verify_signature(Some(issuer.public_key())).is_ok()
 }

@@ -15,6 +15,7 @@ use crate::peer::{self, PeerIdentityError};
 use crate::pem::{self, PemError};
 use crate::provider::provider;
 use crate::tls;
+use crate::trust::{Trust, TrustBundle};
 use crate::verify::{Roots, Usage};
 
 /// A certificate chain, its private key and the trust roots, checked to belong together.
@@ -26,7 +27,7 @@ pub struct WorkloadCertificate {
     not_before: SystemTime,
     not_after: SystemTime,
     certified: Arc<CertifiedKey>,
-    roots: Arc<Roots>,
+    trust: Trust,
     client: ClientConfig,
     server: OnceLock<Arc<ServerConfig>>,
 }
@@ -112,16 +113,25 @@ impl WorkloadCertificate {
                 cause: e.to_string(),
             })?;
         let certified = Arc::new(certified);
+        let trust = Trust::of(roots);
         Ok(Self {
-            client: tls::client_base(&certified, &roots),
+            client: tls::client_base(&certified, &trust),
             server: OnceLock::new(),
             identity,
             serial,
             not_before,
             not_after,
             certified,
-            roots,
+            trust,
         })
+    }
+
+    /// Judges peers by `bundle` from now on, as soon as it holds anything, and by this certificate's own roots before.
+    #[must_use]
+    pub fn trusting(mut self, bundle: TrustBundle) -> Self {
+        self.trust.follow(bundle);
+        self.server = OnceLock::new();
+        self
     }
 
     pub fn identity(&self) -> &SpiffeId {
@@ -150,16 +160,23 @@ impl WorkloadCertificate {
         pem::encode_certificates(&self.certified.cert)
     }
 
+    /// The roots that peers must chain to now.
     pub fn roots_pem(&self) -> String {
-        pem::encode_certificates(self.roots.certificates())
+        pem::encode_certificates(self.trust.roots().certificates())
+    }
+
+    /// Whether the chain leads to one of `roots` alone.
+    pub(crate) fn leads_to(&self, roots: &Roots) -> bool {
+        let at = middle(self.not_before, self.not_after);
+        check_chain(&self.certified.cert, roots, &self.identity, at).is_ok()
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
 
-    pub(crate) fn roots(&self) -> &Arc<Roots> {
-        &self.roots
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     pub(crate) fn client(&self) -> &ClientConfig {

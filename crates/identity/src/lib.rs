@@ -18,7 +18,9 @@ mod pem;
 mod provider;
 mod rotation;
 pub mod source;
+pub mod succession;
 pub mod tls;
+pub mod trust;
 pub mod verify;
 
 pub use authority::CertificateAuthority;
@@ -31,4 +33,5 @@ pub use tls::{
     control_client_config, control_server_config, tunnel_client_config, tunnel_server_config,
     webhook_server_config,
 };
+pub use trust::TrustBundle;
 pub use verify::{ExpectedPeers, PeerRejected};

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::certificate::{CertificateError, WorkloadCertificate};
 use crate::csr::CsrError;
-use crate::rotation::{Rotation, RotationLimits, Urgency, Wanted};
+use crate::rotation::{Rotation, RotationLimits, Urgency, Wanted, early_renewal};
 use crate::source::{CertificateSource, SignError};
+use crate::trust::{TrustBundle, TrustError};
 
 mod driver;
 #[cfg(test)]
@@ -34,6 +35,8 @@ pub struct ManagerConfig {
     pub max_concurrent: usize,
     /// Identities under management.
     pub max_identities: usize,
+    /// What peers are judged by once the control plane has said it.
+    pub trust: TrustBundle,
 }
 
 impl Default for ManagerConfig {
@@ -45,6 +48,7 @@ impl Default for ManagerConfig {
             wait_timeout: Duration::from_secs(15),
             max_concurrent: 8,
             max_identities: 10_000,
+            trust: TrustBundle::default(),
         }
     }
 }
@@ -200,6 +204,17 @@ impl CertificateManager {
         self.shared.state.lock().slots.get(identity)?.in_force(now)
     }
 
+    /// Takes the mesh's roots in PEM, the one that certificates are signed under first.
+    ///
+    /// New connections are judged by them at once, open ones stay. Certificates that lead to another root than the first
+    /// are renewed early, spread over some minutes.
+    pub fn trust(&self, roots_pem: &str) -> Result<(), TrustError> {
+        if self.shared.config.trust.replace(roots_pem)? {
+            self.shared.renew_outdated();
+        }
+        Ok(())
+    }
+
     /// Has a certificate fetched that will be wanted soon; failures show when it is wanted.
     pub fn prefetch(&self, identity: &SpiffeId) {
         // What can go wrong here goes wrong again, and is reported, when the certificate is asked for.
@@ -264,6 +279,33 @@ impl Shared {
         }
     }
 
+    /// Brings forward what leads to a root that is not signed under any more.
+    fn renew_outdated(&self) {
+        let held: Vec<_> = self
+            .state
+            .lock()
+            .slots
+            .values()
+            .filter_map(|s| s.certificate.clone())
+            .collect();
+        // Outside of the lock: each takes some signature checks.
+        let outdated = held.iter().filter(|c| self.config.trust.outdates(c));
+        let outdated: Vec<_> = outdated.map(|c| (c.identity(), c.not_after())).collect();
+        if outdated.is_empty() {
+            return;
+        }
+        tracing::info!(
+            certificates = outdated.len(),
+            "another root signs from now on; renewing certificates early"
+        );
+        let (now, mut state) = (self.now(), self.state.lock());
+        for (identity, expires) in outdated {
+            state.hasten(identity, expires, now);
+        }
+        drop(state);
+        self.wanted.notify_one();
+    }
+
     /// What a fetch that somebody waited for has brought.
     fn result(&self, identity: &SpiffeId) -> Result<Arc<WorkloadCertificate>, FetchError> {
         let now = self.now();
@@ -285,6 +327,14 @@ impl Shared {
 }
 
 impl State {
+    fn hasten(&mut self, identity: &SpiffeId, expires: SystemTime, now: SystemTime) {
+        let due = early_renewal(expires, now, rand::random());
+        let due = self.rotation.hasten(identity, due);
+        if let (Some(due), Some(slot)) = (due, self.slots.get_mut(identity)) {
+            slot.next_fetch = Some(due);
+        }
+    }
+
     fn failure(&self, identity: &SpiffeId, until: SystemTime, now: SystemTime) -> FetchError {
         let identity = identity.clone();
         match self.slots.get(&identity).and_then(|slot| slot.failure.clone()) {

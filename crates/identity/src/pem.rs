@@ -29,8 +29,8 @@ pub(crate) fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<Certifi
 }
 
 /// Writes certificates one after another, as RFC 7468 section 5.1 describes them.
-pub(crate) fn encode_certificates<'a>(
-    certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>,
+pub(crate) fn encode_certificates<'a, 'd: 'a>(
+    certificates: impl IntoIterator<Item = &'a CertificateDer<'d>>,
 ) -> String {
     certificates
         .into_iter()

@@ -62,6 +62,8 @@ const BACKOFF_JITTER: f64 = 0.2;
 const RENEWAL_JITTER: f64 = 0.1;
 /// Keeps a certificate with hardly any life left from being fetched in a tight loop.
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
+/// Over how long early renewals are spread.
+const EARLY_SPREAD: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
@@ -178,6 +180,22 @@ impl Rotation {
         })
     }
 
+    /// Brings a renewal forward to `due`; when it is due now, unless a fetch runs, is queued or is another try.
+    pub(crate) fn hasten(&mut self, identity: &SpiffeId, due: SystemTime) -> Option<SystemTime> {
+        let entry = self.entries.get_mut(identity)?;
+        let Phase::Waiting { until } = entry.phase else {
+            return None;
+        };
+        if entry.failures > 0 {
+            return None;
+        }
+        let due = due.min(until);
+        entry.phase = Phase::Waiting { until: due };
+        self.timers.remove(&(until, identity.clone()));
+        self.timers.insert((due, identity.clone()));
+        Some(due)
+    }
+
     /// Nobody wants this identity any more.
     pub(crate) fn forget(&mut self, identity: &SpiffeId) {
         match self.entries.remove(identity).map(|entry| entry.phase) {
@@ -232,6 +250,15 @@ impl Rotation {
         let phase = Phase::Queued(urgency, attempt);
         self.entries.insert(identity.clone(), Entry { phase, failures });
     }
+}
+
+/// When to renew a certificate that leads to a root which is about to go: soon, yet not all workloads at once.
+///
+/// Within 5 minutes, and a quarter of what is left where that is less; `jitter` is uniform in 0..1.
+pub(crate) fn early_renewal(expires: SystemTime, now: SystemTime, jitter: f64) -> SystemTime {
+    let left = expires.duration_since(now).unwrap_or_default();
+    let spread = (left / 4).min(EARLY_SPREAD);
+    now + spread.mul_f64(jitter).max(RENEWAL_MIN)
 }
 
 /// 1 s, doubled with each failure, at most 150 s, a fifth more or less.

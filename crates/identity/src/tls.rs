@@ -16,7 +16,8 @@ use crate::authority::ServerCertificate;
 use crate::certificate::WorkloadCertificate;
 use crate::pem::{self, PemError};
 use crate::provider::provider;
-use crate::verify::{ExpectedPeers, Roots, TunnelClientVerifier, TunnelServerVerifier};
+use crate::trust::Trust;
+use crate::verify::{ExpectedPeers, TunnelClientVerifier, TunnelServerVerifier};
 
 /// The protocol of HBONE and of gRPC.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -38,7 +39,7 @@ pub fn tunnel_client_config(certificate: &WorkloadCertificate, expected: Expecte
     let mut config = certificate.client().clone();
     config
         .dangerous()
-        .set_certificate_verifier(server_verifier(certificate.roots(), expected));
+        .set_certificate_verifier(server_verifier(certificate.trust(), expected));
     Arc::new(config)
 }
 
@@ -58,12 +59,12 @@ pub fn tunnel_server_config(
 }
 
 /// The part of a tunnel client's configuration that all connections of a certificate share; it accepts nobody yet.
-pub(crate) fn client_base(certified: &Arc<CertifiedKey>, roots: &Arc<Roots>) -> ClientConfig {
+pub(crate) fn client_base(certified: &Arc<CertifiedKey>, trust: &Trust) -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has cipher suites of TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(server_verifier(roots, ExpectedPeers::any_of([])))
+        .with_custom_certificate_verifier(server_verifier(trust, ExpectedPeers::any_of([])))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.enable_sni = false;
@@ -71,16 +72,16 @@ pub(crate) fn client_base(certified: &Arc<CertifiedKey>, roots: &Arc<Roots>) -> 
     config
 }
 
-fn server_verifier(roots: &Arc<Roots>, expected: ExpectedPeers) -> Arc<TunnelServerVerifier> {
+fn server_verifier(trust: &Trust, expected: ExpectedPeers) -> Arc<TunnelServerVerifier> {
     Arc::new(TunnelServerVerifier {
-        roots: roots.clone(),
+        trust: trust.clone(),
         expected,
     })
 }
 
 fn server_config(certificate: &WorkloadCertificate, trust_domain: &TrustDomain) -> ServerConfig {
     let verifier = TunnelClientVerifier {
-        roots: certificate.roots().clone(),
+        trust: certificate.trust().clone(),
         trust_domain: trust_domain.clone(),
     };
     let mut config = ServerConfig::builder_with_provider(provider())

@@ -17,6 +17,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::peer::{self, PeerIdentityError};
 use crate::provider::signature_algorithms;
+use crate::trust::Trust;
 
 #[cfg(test)]
 mod tests;
@@ -140,7 +141,7 @@ impl Roots {
     }
 
     /// Verifies the chain and reads the identity, in this order: what is not trusted is not believed.
-    fn identify(
+    pub(crate) fn identify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -162,7 +163,7 @@ impl Roots {
 /// The client's side: the server must be one of the expected workloads.
 #[derive(Debug)]
 pub(crate) struct TunnelServerVerifier {
-    pub(crate) roots: Arc<Roots>,
+    pub(crate) trust: Trust,
     pub(crate) expected: ExpectedPeers,
 }
 
@@ -177,7 +178,8 @@ impl ServerCertVerifier for TunnelServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let presented = self
-            .roots
+            .trust
+            .roots()
             .identify(end_entity, intermediates, now, Usage::Server)?;
         if !self.expected.contains(&presented) {
             let expected = self.expected.clone();
@@ -212,7 +214,7 @@ impl ServerCertVerifier for TunnelServerVerifier {
 /// The server's side: the client must be a workload of our trust domain.
 #[derive(Debug)]
 pub(crate) struct TunnelClientVerifier {
-    pub(crate) roots: Arc<Roots>,
+    pub(crate) trust: Trust,
     pub(crate) trust_domain: TrustDomain,
 }
 
@@ -233,7 +235,8 @@ impl ClientCertVerifier for TunnelClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let presented = self
-            .roots
+            .trust
+            .roots()
             .identify(end_entity, intermediates, now, Usage::Client)?;
         if *presented.trust_domain() != self.trust_domain {
             let ours = self.trust_domain.clone();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aquifer_identity::TrustBundle;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -59,6 +60,8 @@ pub struct ControlPlane {
     inner: Arc<Inner>,
     /// The address that connections come from, where it is not the machine's choice.
     source: Option<IpAddr>,
+    /// Trusted besides the file, which reaches a pod some time after the control plane has changed it.
+    trust: TrustBundle,
 }
 
 #[derive(Debug)]
@@ -87,7 +90,14 @@ impl ControlPlane {
                 root: root.into(),
             }),
             source: None,
+            trust: TrustBundle::default(),
         })
+    }
+
+    /// Trusts what the control plane itself has told of roots besides the file.
+    #[must_use]
+    pub fn trusting(self, trust: TrustBundle) -> Self {
+        Self { trust, ..self }
     }
 
     /// The same one, with connections that come from this address: the control plane bounds how many one address has.
@@ -189,10 +199,14 @@ impl ControlPlane {
 
     async fn tls(&self) -> Result<TlsConnector, ConnectError> {
         let path = || self.inner.root.display().to_string();
-        let pem = self
+        let mut pem = self
             .read_root()
             .await
             .map_err(|source| ConnectError::Root { path: path(), source })?;
+        if let Some(told) = self.trust.roots_pem() {
+            pem.push(b'\n');
+            pem.extend(told.into_bytes());
+        }
         let config =
             aquifer_identity::control_client_config(&pem).map_err(|error| ConnectError::RootForm {
                 path: path(),

@@ -18,6 +18,7 @@ pub mod envoy;
 pub mod handler;
 pub mod pb;
 pub mod token;
+pub mod trust;
 pub mod type_url;
 
 pub use ca::CaClient;

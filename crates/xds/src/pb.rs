@@ -10,6 +10,11 @@
 )]
 
 pub mod istio {
+    pub mod mesh {
+        pub mod v1alpha1 {
+            include!("pb/istio.mesh.v1alpha1.rs");
+        }
+    }
     pub mod workload {
         include!("pb/istio.workload.rs");
     }

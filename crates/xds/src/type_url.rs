@@ -1,6 +1,8 @@
 //! The resource types of the mesh, by the type URL they carry on the wire.
 
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+/// The roots that the mesh trusts, as Istio hands them to proxies of meshes with several.
+pub const TRUST: &str = "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 
 pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -14,6 +16,7 @@ pub fn short_name(type_url: &str) -> &str {
     match type_url {
         ADDRESS => "WDS",
         AUTHORIZATION => "WADS",
+        TRUST => "PCDS",
         CLUSTER => "CDS",
         ENDPOINTS => "EDS",
         LISTENER => "LDS",

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -108,8 +109,10 @@ async fn http_connection(stream: TcpStream, part: Arc<HttpPart>, stop: Cancellat
         let part = Arc::clone(&part);
         async move { Ok::<_, std::convert::Infallible>(part.handle(request).await) }
     });
-    let mut builder = hyper::server::conn::http1::Builder::new();
+    // HTTP/2 as well: gRPC's health service speaks nothing else.
+    let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
+        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service);

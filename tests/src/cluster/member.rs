@@ -1,7 +1,7 @@
 //! Becoming a member: cgroups, namespaces and root, then the first process of a PID namespace that runs its services.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -101,11 +101,15 @@ pub(super) fn launch(spec_path: &Path) -> Result<(), MemberError> {
         command.arg("--forward").arg(inherit(listener)?);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    // Opened now: as soon as the child moves to its own root, paths lead elsewhere in this process, too.
+    let pid = fs::File::create(&spec.pid).map_err(|source| file_error("make", &spec.pid, source))?;
     let child = command.spawn().map_err(|source| MemberError::Start {
         program: "the member's first process".to_owned(),
         source,
     })?;
-    fs::write(&spec.pid, child.id().to_string()).map_err(|source| file_error("write", &spec.pid, source))
+    (&pid)
+        .write_all(child.id().to_string().as_bytes())
+        .map_err(|source| file_error("write", &spec.pid, source))
 }
 
 /// The step inside: PID 1. Returns when the member is to end, and everything else in it with it.

@@ -1,6 +1,7 @@
 //! Callers of the control plane: for certificates, and as a node agent.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aquifer_core::identity::SpiffeId;
 use aquifer_identity::csr::new_csr;
@@ -16,6 +17,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::control::Control;
 use crate::world::World;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Clients<'a> {
     world: &'a World,
@@ -96,6 +99,19 @@ impl<'a> Clients<'a> {
 
     /// A node agent that takes whatever it is told, until dropped.
     pub(crate) fn agent(&self, token: &str, pod: &str) -> DropGuard {
+        self.follow(
+            token,
+            pod,
+            &[type_url::TRUST, type_url::ADDRESS, type_url::AUTHORIZATION],
+        )
+    }
+
+    /// One that does not ask whom to trust, as another mesh's does not.
+    pub(crate) fn ignorant_agent(&self, token: &str, pod: &str) -> DropGuard {
+        self.follow(token, pod, &[type_url::ADDRESS, type_url::AUTHORIZATION])
+    }
+
+    fn follow(&self, token: &str, pod: &str, types: &[&'static str]) -> DropGuard {
         let node = NodeId {
             proxy_type: "ztunnel",
             ip: "127.0.0.1",
@@ -110,12 +126,14 @@ impl<'a> Clients<'a> {
         };
         let (client, mut status) = AdsClient::new(config);
         let cancel = CancellationToken::new();
-        let handlers: Vec<Box<dyn ResourceHandler>> = vec![
-            Box::new(Takes(type_url::ADDRESS)),
-            Box::new(Takes(type_url::AUTHORIZATION)),
-        ];
-        self.runtime.spawn(client.run(handlers, cancel.clone()));
-        self.runtime.block_on(synced(&mut status)).unwrap();
+        let handlers = types
+            .iter()
+            .map(|url| Box::new(Takes(url)) as Box<dyn ResourceHandler>);
+        self.runtime.spawn(client.run(handlers.collect(), cancel.clone()));
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, synced(&mut status)).await })
+            .expect("the agent is in sync in time")
+            .unwrap();
         cancel.drop_guard()
     }
 }

@@ -39,6 +39,7 @@ impl Control {
             .env("AQUIFER_MONITORING_LISTEN", format!("127.0.0.1:{monitoring}"))
             .env("AQUIFER_TRUSTED_NODE_ACCOUNTS", "istio-system/aquifer-agent")
             .env("AQUIFER_WAYPOINT_LINGER", "1")
+            .env("AQUIFER_ROOT_ANNOUNCE", "1")
             .envs((!peers.is_empty()).then(|| ("AQUIFER_PEERS", peers.join(","))))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -80,17 +81,10 @@ impl Control {
         self.child.wait().unwrap();
     }
 
-    /// Without being told to.
-    pub(crate) fn ends_by_itself(mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "still there; its log: {}", self.text());
-            std::thread::park_timeout(LOOK_AGAIN);
-        };
-        assert!(status.success(), "{status}; its log: {}", self.text());
+    /// What it says about its authority; nothing where it does not answer.
+    pub(crate) fn authority(&self) -> serde_json::Value {
+        let text = page(self.monitoring, "/debug/ca").unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
     pub(crate) fn ends_in_order(mut self) {

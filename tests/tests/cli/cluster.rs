@@ -66,7 +66,7 @@ fn a_waypoint_is_printed_as_it_would_be_applied() {
 }
 
 /// A kubectl that answers from a table of `ARGUMENTS-PATTERN) ANSWER`.
-fn played(table: &str) -> (tempfile::TempDir, String) {
+pub(crate) fn played(table: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubectl");
     let script = format!("#!/bin/sh\ncase \"$*\" in\n{table}\n*) echo '{{\"items\":[]}}';;\nesac\n");
@@ -83,7 +83,7 @@ fn played(table: &str) -> (tempfile::TempDir, String) {
     (folder, program)
 }
 
-const VERSION: &str = r#"version*) echo '{"serverVersion":{"gitVersion":"v1.33.1"}}';;"#;
+pub(crate) const VERSION: &str = r#"version*) echo '{"serverVersion":{"gitVersion":"v1.33.1"}}';;"#;
 
 #[test]
 fn nothing_is_installed_beside_a_living_istio() {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod analyze;
+mod authority;
 mod cluster;
 mod program;
 
@@ -18,6 +19,7 @@ fn every_command_is_in_the_help() {
         "check",
         "analyze",
         "waypoint",
+        "ca",
         "status",
         "config",
     ] {

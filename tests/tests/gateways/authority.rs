@@ -23,7 +23,7 @@ impl Authority {
         std::fs::set_permissions(folder.path(), open).unwrap();
         let authority = Self { folder };
         authority.openssl(
-            "req -x509 -sha256 -nodes -days 365 -newkey rsa:2048 -keyout ca.key -out ca.crt -addext basicConstraints=critical,CA:TRUE",
+            "req -x509 -sha256 -nodes -days 365 -newkey rsa:2048 -keyout ca.key -out ca.crt",
             &["-subj", "/O=example Inc./CN=example.com"],
         );
         authority

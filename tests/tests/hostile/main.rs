@@ -13,6 +13,7 @@ mod objects;
 mod place;
 mod policies;
 mod requests;
+mod rotation;
 mod tokens;
 mod transparency;
 mod tunnels;

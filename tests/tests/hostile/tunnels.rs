@@ -22,11 +22,11 @@ use crate::place::Place;
 use crate::transparency::port;
 use crate::world::{World, eventually};
 
-const HBONE: u16 = 15008;
+pub(crate) const HBONE: u16 = 15008;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a waypoint is made for.
-const ROUTE: &str = r"
+pub(crate) const ROUTE: &str = r"
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: web, namespace: mesh}
@@ -35,18 +35,18 @@ spec:
   http: [{route: [{destination: {host: web}}]}]
 ";
 
-fn identity(text: &str) -> SpiffeId {
+pub(crate) fn identity(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
 /// The lab's own authority, whose key lies in the control plane's folder.
-fn authority(world: &World) -> CertificateAuthority {
+pub(crate) fn authority(world: &World) -> CertificateAuthority {
     let state = world.lab.objects_dir().with_file_name("state");
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
     CertificateAuthority::load(&state, trust_domain, SystemTime::now()).unwrap()
 }
 
-fn certificate(authority: &CertificateAuthority, id: &SpiffeId) -> WorkloadCertificate {
+pub(crate) fn certificate(authority: &CertificateAuthority, id: &SpiffeId) -> WorkloadCertificate {
     let request = new_csr(id).unwrap();
     let answer = authority
         .sign_workload(request.csr_pem(), id, Duration::ZERO, SystemTime::now())
@@ -55,7 +55,7 @@ fn certificate(authority: &CertificateAuthority, id: &SpiffeId) -> WorkloadCerti
 }
 
 /// What a client offers that takes any of `expected` for its peer.
-fn config(certificate: &WorkloadCertificate, expected: &str) -> ClientConfig {
+pub(crate) fn config(certificate: &WorkloadCertificate, expected: &str) -> ClientConfig {
     (*tunnel_client_config(certificate, ExpectedPeers::any_of([identity(expected)]))).clone()
 }
 
@@ -89,7 +89,7 @@ async fn ask(
 }
 
 /// One CONNECT on a connection of its own.
-fn connect(
+pub(crate) fn connect(
     place: &Place,
     to: SocketAddr,
     config: &ClientConfig,

@@ -87,6 +87,11 @@ pub(crate) struct World {
 impl World {
     /// None where the machine does not let us; the test then passes without having looked.
     pub(crate) fn new(name: &str) -> Option<Self> {
+        Self::with_control(name, "")
+    }
+
+    /// With another control plane than the lab's, in its place before anything else is there.
+    pub(crate) fn with_control(name: &str, control: &str) -> Option<Self> {
         if !privileged() {
             return None;
         }
@@ -94,6 +99,10 @@ impl World {
         let world = Self {
             lab: Lab::up(&options).unwrap(),
         };
+        if !control.is_empty() {
+            world.apply("istio-system", control);
+            world.settle();
+        }
         world.apply("default", NAMESPACES);
         for namespace in ["mesh", "plain"] {
             world.apply(namespace, WORKLOADS);
@@ -195,10 +204,21 @@ fn outcome(output: &Output) -> Result<String, String> {
 #[track_caller]
 pub(crate) fn eventually<T: std::fmt::Debug>(
     what: &str,
+    attempt: impl FnMut() -> T,
+    is_so: impl Fn(&T) -> bool,
+) -> T {
+    eventually_within(PATIENCE, what, attempt, is_so)
+}
+
+/// The same for what takes long by its nature.
+#[track_caller]
+pub(crate) fn eventually_within<T: std::fmt::Debug>(
+    patience: Duration,
+    what: &str,
     mut attempt: impl FnMut() -> T,
     is_so: impl Fn(&T) -> bool,
 ) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         let outcome = attempt();
         if is_so(&outcome) {

@@ -14,6 +14,7 @@ fn call(folder: &Path, command: &str, arguments: &str) -> Result<String, Refusal
     let environment = |key: &str| match key {
         "CNI_COMMAND" => Some(command.to_owned()),
         "CNI_ARGS" => Some(arguments.to_owned()),
+        "CNI_NETNS" => Some("/proc/self/ns/net".to_owned()),
         _ => None,
     };
     run(environment, input.to_string().as_bytes()).map_err(|(_, refusal)| refusal)
@@ -46,6 +47,10 @@ fn a_pod_starts_with_the_networks_result_when_the_agent_says_so() {
     assert_eq!((&*arrival.namespace, &*arrival.name), ("shop", "web-0"));
     assert_eq!(arrival.uid.as_deref(), Some("u1"));
     assert_eq!(arrival.ips.len(), 2);
+    assert_eq!(
+        arrival.netns,
+        NetnsFile::of(Path::new("/proc/self/ns/net")).unwrap()
+    );
 }
 
 #[test]
@@ -100,8 +105,24 @@ fn a_wrong_call_is_refused_by_the_specifications_codes() {
         Code::Configuration
     );
     assert_eq!(run(|_| None, &b""[..]).unwrap_err().1.code, Code::Environment);
-    let old = json!({"folder": "/f", "prevResult": {"ip4": {"ip": "10.0.0.1/24"}}});
-    let environment = |key: &str| Some(if key == "CNI_COMMAND" { "ADD" } else { ARGS }.to_owned());
-    let refusal = run(environment, old.to_string().as_bytes()).unwrap_err().1;
-    assert_eq!(refusal.code, Code::Configuration);
+}
+
+#[test]
+fn where_the_addresses_are_not_told_only_pods_of_the_mesh_wait() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = Folder::below(place.path());
+    folder.make().unwrap();
+    folder.note(&["shop".to_owned()].into()).unwrap();
+    let old = json!({"folder": folder.path(), "prevResult": {"ip4": {"ip": "10.0.0.1/24"}}}).to_string();
+    let call = |arguments: &str| {
+        let environment = |key: &str| match key {
+            "CNI_COMMAND" => Some("ADD".to_owned()),
+            "CNI_NETNS" => Some("/proc/self/ns/net".to_owned()),
+            _ => Some(arguments.to_owned()),
+        };
+        run(environment, old.as_bytes())
+    };
+    let refusal = call(ARGS).unwrap_err().1;
+    assert!(refusal.message.contains("`ips`"), "{refusal}");
+    assert!(call(&ARGS.replace("shop", "plain")).is_ok());
 }

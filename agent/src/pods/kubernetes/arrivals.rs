@@ -91,6 +91,7 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::NetnsFile;
     use tokio::sync::oneshot;
 
     fn pod(uid: &str, ips: &[&str]) -> Observed {
@@ -110,6 +111,7 @@ mod tests {
             name: "web-0".to_owned(),
             uid: Some(uid.to_owned()),
             ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            netns: NetnsFile::of("/proc/self/ns/net".as_ref()).unwrap(),
         };
         (Arriving { arrival, verdict }, receiver)
     }

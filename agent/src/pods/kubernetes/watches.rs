@@ -78,8 +78,8 @@ fn told<K>(
 pub(super) struct View {
     pods: Listed<Observed>,
     namespaces: Listed<BTreeMap<String, String>>,
-    /// Whether each is asked to leave; at most one.
-    agents: Listed<bool>,
+    /// At most one.
+    agents: Listed<Fate>,
     follows_agents: bool,
     had_agents: bool,
     no_labels: BTreeMap<String, String>,
@@ -109,13 +109,9 @@ impl View {
                 Some((namespace.name_any(), labels))
             }),
             Change::Agents(event) => {
-                let changed = self.agents.hear(event, |agents| {
-                    let leave = agents
-                        .annotations()
-                        .get(LEAVE)
-                        .is_some_and(|value| value == "true");
-                    Some((agents.name_any(), leave))
-                });
+                let changed = self
+                    .agents
+                    .hear(event, |agents| Some((agents.name_any(), fate_of(&agents))));
                 self.had_agents |= self.agents.values().next().is_some();
                 changed
             }
@@ -155,11 +151,23 @@ impl View {
 
     pub(super) fn fate(&self) -> Fate {
         match self.agents.values().next() {
-            Some(true) => Fate::Leaves,
-            Some(false) => Fate::Stays,
+            Some(fate) => *fate,
             None if self.had_agents => Fate::Gone,
             None => Fate::Stays,
         }
+    }
+}
+
+fn fate_of(agents: &PartialObjectMeta<DaemonSet>) -> Fate {
+    let leaves = agents
+        .annotations()
+        .get(LEAVE)
+        .is_some_and(|value| value == "true");
+    match (&agents.metadata.deletion_timestamp, leaves) {
+        // Deleted in the foreground it is there until its pods are gone.
+        (Some(_), _) => Fate::Gone,
+        (None, true) => Fate::Leaves,
+        (None, false) => Fate::Stays,
     }
 }
 
@@ -219,6 +227,11 @@ mod tests {
         assert_eq!(view.fate(), Fate::Leaves);
         view.hear(Change::Agents(Event::Apply(agents(Some("false")))));
         assert_eq!(view.fate(), Fate::Stays);
+        let mut ending = agents(None);
+        ending.metadata.deletion_timestamp = serde_json::from_value("2026-01-01T00:00:00Z".into()).unwrap();
+        view.hear(Change::Agents(Event::Apply(ending)));
+        assert_eq!(view.fate(), Fate::Gone);
+        view.hear(Change::Agents(Event::Apply(agents(None))));
         view.hear(Change::Agents(Event::Delete(agents(None))));
         assert_eq!(view.fate(), Fate::Gone);
     }

@@ -179,7 +179,7 @@ fn clients_are_checked_against_the_secret_beside_the_certificate() {
         .add("edge", &secret("cred", &["a.org"]));
     let told = said(&mut mesh, "ResolvedRefs");
     assert!(
-        told.contains("Secret edge/cred has neither ca.crt nor cacert"),
+        told.contains("Secret edge/cred is of no use: it has neither ca.crt nor cacert"),
         "{told}"
     );
     mesh.add("edge", &authorities("cred-cacert"));

@@ -27,6 +27,7 @@ fn proxy(kind: ProxyType, pod: &str, generation: Option<u64>) -> ProxyStatus {
         node: "n".into(),
         connected_since: SystemTime::UNIX_EPOCH,
         generation_in_effect: generation,
+        trusts: None,
         types: BTreeMap::new(),
     }
 }

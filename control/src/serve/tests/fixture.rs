@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_core::identity::TrustDomain;
 use aquifer_identity::CertificateAuthority;
+use aquifer_identity::authority::MAX_WORKLOAD_TTL;
 use aquifer_telemetry::registry::Registry;
 use aquifer_xds::channel::ControlPlane;
 use aquifer_xds::client::{AdsConfig, AdsStatus, NodeId};
@@ -58,7 +59,7 @@ pub(crate) struct ControlFixture {
     pub(crate) registry: ProxyRegistry,
     pub(crate) metrics: Registry,
     pub(crate) address: SocketAddr,
-    authority: Arc<CertificateAuthority>,
+    pub(crate) authority: watch::Sender<Arc<CertificateAuthority>>,
     server: Option<(CancellationToken, JoinSet<()>)>,
 }
 
@@ -82,7 +83,7 @@ impl ControlFixture {
             registry: ProxyRegistry::default(),
             metrics: Registry::new(),
             address: "127.0.0.1:0".parse().unwrap(),
-            authority: Arc::new(authority),
+            authority: watch::Sender::new(Arc::new(authority)),
             server: None,
         };
         fixture.pods.add(&agent(), &[]);
@@ -102,15 +103,17 @@ impl ControlFixture {
         let trusted = TrustedNodeAccounts::new(["istio-system/ztunnel".to_owned()]);
         let auth = Authenticator::new(Arc::new(verifier), self.pods.clone(), trusted);
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let certificate = ServingCertificate::new(self.authority.clone(), names, SystemTime::now()).unwrap();
+        let certificate =
+            ServingCertificate::new(self.authority.subscribe(), names, SystemTime::now()).unwrap();
         let ads = AdsService::new(
             self.snapshots.clone(),
             auth.clone(),
             self.registry.clone(),
             &self.metrics,
             cancel.clone(),
-        );
-        let ca = CaService::new(auth, self.authority.clone(), &self.metrics);
+        )
+        .announcing(self.authority.subscribe());
+        let ca = CaService::new(auth, self.authority.subscribe(), MAX_WORKLOAD_TTL, &self.metrics);
         let mut tasks = JoinSet::new();
         let stop = cancel.clone();
         tasks.spawn(async move {

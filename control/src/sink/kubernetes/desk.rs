@@ -97,7 +97,7 @@ impl Desk {
     }
 
     /// The root certificate of every namespace from now on.
-    pub(super) fn publish_root(&self, pem: &str) {
+    pub fn publish_root(&self, pem: &str) {
         let mut inner = self.inner.lock();
         inner.root = Some(pem.into());
         for namespace in inner.namespaces.clone() {

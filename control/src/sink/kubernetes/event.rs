@@ -1,4 +1,4 @@
-//! An Event on an object that is refused, for `kubectl describe` and whoever watches events.
+//! Events, for `kubectl describe` and whoever watches them: on an object that is refused, and about the authority.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::Value;
 
 use super::compare::refusal;
+use crate::authority::Notice;
 use crate::objects::ObjectKey;
 
 const CONTROLLER: &str = "aquifer.io/control";
@@ -27,28 +28,51 @@ pub(super) fn of_refusal(
     if said {
         return None;
     }
+    let said = (field("reason"), field("message"));
+    Some(event(
+        reference(key, value, uid),
+        "Validate",
+        said,
+        "Warning",
+        instance,
+    ))
+}
+
+/// An Event with a notice about the certificate authority.
+pub(crate) fn about(object: ObjectReference, notice: &Notice, instance: &str) -> Event {
+    let kind = if notice.warning { "Warning" } else { "Normal" };
+    event(object, "Rotate", (notice.reason, &notice.text), kind, instance)
+}
+
+fn event(
+    object: ObjectReference,
+    action: &str,
+    (reason, note): (&str, &str),
+    kind: &str,
+    instance: &str,
+) -> Event {
     let now = Timestamp::now();
-    Some(Event {
+    Event {
         metadata: ObjectMeta {
-            name: Some(name(key, now)),
-            namespace: Some(key.namespace.to_string()),
+            name: Some(name(object.name.as_deref().unwrap_or_default(), now)),
+            namespace: object.namespace.clone(),
             ..ObjectMeta::default()
         },
-        action: Some("Validate".to_owned()),
+        action: Some(action.to_owned()),
         event_time: Some(MicroTime(now)),
-        note: Some(field("message").chars().take(LONGEST_NOTE).collect()),
-        reason: Some(field("reason").to_owned()),
-        regarding: Some(reference(key, value, uid)),
+        note: Some(note.chars().take(LONGEST_NOTE).collect()),
+        reason: Some(reason.to_owned()),
+        regarding: Some(object),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.to_owned()),
-        type_: Some("Warning".to_owned()),
+        type_: Some(kind.to_owned()),
         ..Event::default()
-    })
+    }
 }
 
 /// As the field's other clients name theirs: the object's name and the time.
-fn name(key: &ObjectKey, now: Timestamp) -> String {
-    let short: String = key.name.chars().take(200).collect();
+fn name(object: &str, now: Timestamp) -> String {
+    let short: String = object.chars().take(200).collect();
     format!("{}.{:x}", short.trim_end_matches(['.', '-']), now.as_nanosecond())
 }
 

@@ -4,13 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aquifer_core::identity::{SpiffeId, TrustDomain};
 use rcgen::{Issuer, KeyPair};
 use zeroize::Zeroizing;
 
-use super::{CertificateAuthority, SignRequestError, end_of};
+use super::{CertificateAuthority, SignRequestError, Signer, validity};
 use crate::certificate::WorkloadCertificate;
 use crate::csr::new_csr;
 use crate::pem::{self, PemError};
@@ -110,14 +111,17 @@ impl CertificateAuthority {
         let key = KeyPair::from_pem(&files.ca_key).map_err(|e| LoadError::Key(e.to_string()))?;
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|e| LoadError::Certificate(e.to_string()))?;
-        let authority = Self {
+        let (not_before, not_after) =
+            validity(&certificate).map_err(|e| LoadError::Certificate(e.to_string()))?;
+        let signer = Arc::new(Signer {
             trust_domain,
             issuer,
-            not_after: end_of(&certificate).map_err(|e| LoadError::Certificate(e.to_string()))?,
+            not_before,
+            not_after,
             certificate,
             intermediates,
-            roots,
-        };
+        });
+        let authority = Self { signer, roots };
         authority.prove(now)?;
         Ok(authority)
     }
@@ -125,9 +129,9 @@ impl CertificateAuthority {
     /// The authority as texts, for keeping it somewhere else than in a folder.
     pub fn files(&self) -> AuthorityFiles {
         AuthorityFiles {
-            ca_cert: pem::encode_certificates([&self.certificate]),
-            ca_key: Zeroizing::new(self.issuer.key().serialize_pem()),
-            cert_chain: pem::encode_certificates(&self.intermediates),
+            ca_cert: pem::encode_certificates([&self.signer.certificate]),
+            ca_key: Zeroizing::new(self.signer.issuer.key().serialize_pem()),
+            cert_chain: pem::encode_certificates(&self.signer.intermediates),
             root_cert: self.roots_pem(),
         }
     }
@@ -136,7 +140,7 @@ impl CertificateAuthority {
     fn prove(&self, now: SystemTime) -> Result<(), LoadError> {
         let unusable = |e: &dyn std::fmt::Display| LoadError::Unusable(e.to_string());
         let identity =
-            SpiffeId::new(&self.trust_domain, "istio-system", "probe").map_err(|e| unusable(&e))?;
+            SpiffeId::new(self.trust_domain(), "istio-system", "probe").map_err(|e| unusable(&e))?;
         let request = new_csr(&identity).map_err(|e| unusable(&e))?;
         let answer = self.sign_workload(request.csr_pem(), &identity, Duration::ZERO, now)?;
         WorkloadCertificate::from_answer(&answer, &request, &identity).map_err(|e| unusable(&e))?;

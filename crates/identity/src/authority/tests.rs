@@ -192,7 +192,7 @@ fn cacerts() -> AuthorityFiles {
     params.distinguished_name.push(DnType::CommonName, "intermediate");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let certificate = params.signed_by(&key, &root.issuer).unwrap().pem();
+    let certificate = params.signed_by(&key, &root.signer.issuer).unwrap().pem();
     AuthorityFiles {
         cert_chain: format!("{certificate}\n{}", root.roots_pem()),
         ca_cert: certificate,
@@ -214,7 +214,7 @@ fn an_intermediate_from_cacerts_signs_with_its_chain() {
     let directory = tempfile::tempdir().unwrap();
     authority.save(directory.path()).unwrap();
     let loaded = CertificateAuthority::load(directory.path(), td(), now()).unwrap();
-    assert_eq!(loaded.intermediates, authority.intermediates);
+    assert_eq!(loaded.signer.intermediates, authority.signer.intermediates);
 }
 
 #[test]
@@ -233,7 +233,10 @@ fn an_rsa_authority_as_istios_documentation_makes_one_signs() {
         root_cert: root,
     };
     let authority = CertificateAuthority::from_pem(&files, td(), now()).unwrap();
-    assert!(authority.intermediates.is_empty(), "the root is not sent twice");
+    assert!(
+        authority.signer.intermediates.is_empty(),
+        "the root is not sent twice"
+    );
     signed(&authority, Duration::ZERO, now());
     // Istio's agent may ask with an RSA key.
     let csr = request(&CertificateParams::default(), &rsa());

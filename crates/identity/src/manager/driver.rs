@@ -86,6 +86,8 @@ impl Fetches {
 
 fn succeeded(shared: &Shared, identity: &SpiffeId, attempt: Attempt, certificate: WorkloadCertificate) {
     let now = shared.now();
+    // A replica that has not heard yet signs under the root before.
+    let outdated = shared.config.trust.outdates(&certificate);
     let mut state = shared.state.lock();
     let expires = certificate.not_after();
     let finished = state
@@ -99,6 +101,9 @@ fn succeeded(shared: &Shared, identity: &SpiffeId, attempt: Attempt, certificate
     slot.failure = None;
     slot.next_fetch = Some(due);
     slot.finished.send_modify(|count| *count += 1);
+    if outdated {
+        state.hasten(identity, expires, now);
+    }
 }
 
 fn failed(shared: &Shared, identity: &SpiffeId, attempt: Attempt, failure: FetchFailure) {
@@ -124,7 +129,8 @@ async fn fetch(shared: Arc<Shared>, identity: SpiffeId) -> Fetched {
     let answer = tokio::time::timeout(limit, shared.source.sign(&identity, request.csr_pem()))
         .await
         .map_err(|_| FetchFailure::Timeout(limit))??;
-    let certificate = WorkloadCertificate::from_answer(&answer, &request, &identity)?;
+    let certificate =
+        WorkloadCertificate::from_answer(&answer, &request, &identity)?.trusting(shared.config.trust.clone());
     if !certificate.is_valid_at(shared.now()) {
         return Err(CertificateError::Expired { identity }.into());
     }
