@@ -35,7 +35,9 @@ const WORKLOADS: &str = "deployments,daemonsets,poddisruptionbudgets,horizontalp
 const REST: &str = "services,serviceaccounts,configmaps,roles,rolebindings,resourcequotas";
 const RIGHTS: &str = "clusterroles,clusterrolebindings";
 /// What the control plane deploys.
-const MANAGED: &str = "gateway.istio.io/managed=istio.io-mesh-controller";
+const MANAGED: &str = "app.kubernetes.io/managed-by=aquifer,gateway.istio.io/managed";
+/// The classes of the Gateway API, where the cluster has it.
+const CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 const MANAGED_KINDS: &str =
     "deployments,services,serviceaccounts,poddisruptionbudgets,horizontalpodautoscalers";
 /// The root certificate, which the control plane puts into every namespace.
@@ -145,6 +147,10 @@ impl Uninstall<'_> {
 
     fn left_behind(&self) -> anyhow::Result<()> {
         self.delete(&[MANAGED_KINDS, "--all-namespaces", "-l", MANAGED])?;
+        let definition = self.kubectl.object(&["customresourcedefinition", CLASSES])?;
+        if definition.is_some() {
+            self.delete(&[CLASSES, "-l", MANAGED])?;
+        }
         self.delete(&["lease", "aquifer-leader", "-n", &self.options.namespace])?;
         let field = format!("metadata.name={ROOT_CONFIG_MAP}");
         self.delete(&["configmaps", "--all-namespaces", "--field-selector", &field])

@@ -186,7 +186,7 @@ fn require_kind(kubectl: &Kubectl) -> anyhow::Result<()> {
     let definition = kubectl.object(&["customresourcedefinition", KIND])?;
     if definition.is_none() {
         bail!(
-            "the cluster has no Gateway API, by which a waypoint is asked for; install its definitions from gateway-api.sigs.k8s.io. Without it a namespace gets a waypoint as soon as a VirtualService needs one"
+            "the cluster has no Gateway API, by which a waypoint is asked for; install its definitions by `aquifer upgrade --set gatewayApi.install=true`, or from gateway-api.sigs.k8s.io. Without it a namespace gets a waypoint as soon as a VirtualService needs one"
         );
     }
     Ok(())

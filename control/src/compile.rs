@@ -10,10 +10,13 @@
 
 pub mod credentials;
 pub mod discovery;
+pub mod gateway_api;
 pub mod inputs;
+pub mod parameters;
 pub mod policies;
 pub mod protocol;
 pub mod references;
+pub mod render;
 pub mod report;
 pub mod routes;
 pub mod rules;
@@ -39,7 +42,9 @@ use crate::mesh_config::MeshConfig;
 use crate::objects::ObjectKey;
 use crate::store::{Changes, Store};
 use discovery::Discovery;
+use gateway_api::{GatewayApi, Name};
 use inputs::Inputs;
+use parameters::{Overlays, Parameters};
 use policies::Policies;
 use report::Reports;
 use selected::Selected;
@@ -100,6 +105,8 @@ pub struct Carry {
     pub lingering: BTreeMap<WaypointKey, Instant>,
     /// Waypoints whose objects go with their Gateway, and which therefore cannot outlive it.
     pub owned: BTreeSet<WaypointKey>,
+    /// What was last laid over the objects of a Gateway: an edit that goes wrong takes nothing away.
+    pub overlays: BTreeMap<Name, Overlays>,
     /// Waypoints that were rendered last time.
     pub rendered: Vec<WaypointKey>,
 }
@@ -121,6 +128,8 @@ pub struct Compiled {
     pub mesh_config: MeshConfig,
     pub inputs: Inputs,
     pub discovery: Discovery,
+    pub gateway_api: Arc<GatewayApi>,
+    pub parameters: Arc<BTreeMap<Name, Parameters>>,
     pub waypoints: Arc<Waypoints>,
     /// Pods of the Gateways.
     pub selected: Selected,
@@ -153,6 +162,8 @@ impl Compiled {
             mesh_config: MeshConfig::default(),
             inputs: Inputs::default(),
             discovery: Discovery::default(),
+            gateway_api: Arc::default(),
+            parameters: Arc::default(),
             waypoints: Arc::default(),
             selected: Selected::default(),
             workloads: imbl::OrdMap::new(),

@@ -4,6 +4,7 @@ pub mod destination_rule;
 pub mod field;
 pub mod gateway;
 pub mod host;
+pub mod http_route;
 pub mod policy;
 pub mod secret;
 pub mod termination;

@@ -5,6 +5,7 @@
 //! (an unknown field rejects the object, as `kubectl apply` does); Kubernetes' own kinds leniently, since the mesh
 //! reads only a part of them.
 
+pub mod gateway_api;
 pub mod istio;
 pub mod kube;
 mod read;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
+use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
@@ -197,7 +199,10 @@ pub enum Object {
     ServiceAccount,
     ConfigMap(Arc<kube::ConfigMap>),
     Secret(Arc<Secret>),
-    KubeGateway(Arc<kube::KubeGateway>),
+    KubeGateway(Arc<gateway_api::Gateway>),
+    GatewayClass(Arc<gateway_api::GatewayClass>),
+    HttpRoute(Arc<HttpRoute>),
+    ReferenceGrant(Arc<gateway_api::ReferenceGrant>),
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
@@ -295,7 +300,7 @@ fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result
         ("discovery.k8s.io", "EndpointSlice") => {
             Ok(Object::EndpointSlice(Arc::new(kube::EndpointSlice::read(raw)?)))
         }
-        (GATEWAY_API, "Gateway") => Ok(Object::KubeGateway(Arc::new(kube::KubeGateway::read(raw)?))),
+        (GATEWAY_API, kind) => gateway_api_kind(kind, raw, meta),
         (NETWORKING, "VirtualService") => VirtualService::parse(&read::strict(raw)?, meta, notices)
             .map(|v| Object::VirtualService(Arc::new(v))),
         (NETWORKING, "DestinationRule") => DestinationRule::parse(&read::strict(raw)?, meta, notices)
@@ -309,6 +314,18 @@ fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result
             .map(|v| Object::AuthorizationPolicy(Arc::new(v))),
         (_, kind) if is_mesh_kind(&raw.key) => Err(unsupported_kind(kind)),
         _ => Ok(Object::Irrelevant),
+    }
+}
+
+fn gateway_api_kind(kind: &str, raw: &RawObject, meta: &Meta) -> Result<Object, Rejection> {
+    match kind {
+        "Gateway" => Ok(Object::KubeGateway(Arc::new(gateway_api::Gateway::read(raw)?))),
+        "GatewayClass" => Ok(Object::GatewayClass(Arc::new(gateway_api::GatewayClass::read(
+            raw,
+        )?))),
+        "HTTPRoute" => HttpRoute::parse(&read::strict(raw)?, meta).map(|r| Object::HttpRoute(Arc::new(r))),
+        "ReferenceGrant" => Ok(Object::ReferenceGrant(Arc::new(read::strict(raw)?))),
+        _ => Err(unsupported_kind(kind)),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compile::inputs::Inputs;
 use crate::compile::report::{PodName, bound_waypoint};
 use crate::compile::selected::Selected;
-use crate::compile::waypoints::WaypointKey;
+use crate::compile::waypoints::{MANAGED_BY, MANAGED_LABEL, WaypointKey};
 use crate::compile::{Carry, Compiled, Moment, Settings, compile, credentials, discovery, is_endpoint};
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
@@ -424,7 +424,16 @@ fn carry_of(left: &Left) -> Carry {
         let service = aquifer_core::names::NamespacedHostname::new(&key.namespace, &host);
         Some((service, bound_waypoint(status)?))
     });
-    let deployments = || left.objects.iter().filter(|(key, _)| &*key.kind == "Deployment");
+    let is_waypoint = |value: &serde_json::Value| {
+        let labels = value.pointer("/metadata/labels");
+        labels
+            .and_then(|l| l.get(MANAGED_LABEL))
+            .is_some_and(|by| by == MANAGED_BY)
+    };
+    let deployments = || {
+        let all = left.objects.iter().filter(|(key, _)| &*key.kind == "Deployment");
+        all.filter(|(_, value)| is_waypoint(value))
+    };
     let waypoint = |key: &ObjectKey| WaypointKey::new(&key.namespace, &key.name);
     let is_owned = |value: &serde_json::Value| value.pointer("/metadata/ownerReferences/0").is_some();
     Carry {

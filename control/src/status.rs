@@ -8,7 +8,10 @@ use aquifer_telemetry::timestamp::rfc3339;
 use serde_json::{Value, json};
 
 use crate::compile::Compiled;
-use crate::compile::report::{Audience, Condition, ObjectReport, PodName, Reports};
+use crate::compile::gateway_api::CONTROLLER;
+use crate::compile::report::{
+    Audience, Condition, ListenerReport, ObjectReport, ParentReport, PodName, Reports,
+};
 use crate::objects::{Meta, ObjectKey, ParsedObject};
 use crate::peers::{Elsewhere, Standing};
 use crate::serve::ProxyType;
@@ -254,17 +257,24 @@ fn status(
     old: Option<&Value>,
     now: SystemTime,
 ) -> Value {
-    let mut conditions = report.conditions.clone();
-    if let Some(reach) = reach.filter(|_| report.accepted) {
-        conditions.push(programmed(reach));
-    }
-    let generation = object.meta.generation;
-    let list: Vec<Value> = conditions
-        .iter()
-        .map(|c| condition(c, generation, old, now))
-        .collect();
+    let programmed = reach.filter(|_| report.accepted).map(programmed);
+    let stamp = Stamp {
+        generation: object.meta.generation,
+        now,
+    };
+    let old = old.and_then(|old| old.get("status"));
     let mut fields = serde_json::Map::new();
-    fields.insert("conditions".to_owned(), Value::Array(list));
+    if let Some(parents) = &report.parents {
+        let list = parents.iter().map(|p| stamp.parent(p, programmed.as_ref(), old));
+        fields.insert("parents".to_owned(), list.collect());
+    } else {
+        let conditions = report.conditions.iter().chain(&programmed);
+        fields.insert("conditions".to_owned(), stamp.conditions(conditions, old));
+    }
+    if !report.listeners.is_empty() {
+        let list = report.listeners.iter().map(|l| stamp.listener(l, old));
+        fields.insert("listeners".to_owned(), list.collect());
+    }
     fields.extend(
         report
             .fields
@@ -289,18 +299,58 @@ pub fn programmed(reach: Reach) -> Condition {
     Condition::new(PROGRAMMED, holds, reason, message)
 }
 
-/// The time of the last transition stays as it was where the condition's status did.
-fn condition(condition: &Condition, generation: Option<i64>, old: Option<&Value>, now: SystemTime) -> Value {
-    let mut value = serde_json::to_value(condition).unwrap_or_default();
-    if let Some(generation) = generation {
-        value["observedGeneration"] = json!(generation);
+/// What is the same for all conditions of a status that is written.
+struct Stamp {
+    generation: Option<i64>,
+    now: SystemTime,
+}
+
+impl Stamp {
+    /// `old` is what had the conditions before.
+    fn conditions<'c>(&self, conditions: impl Iterator<Item = &'c Condition>, old: Option<&Value>) -> Value {
+        conditions.map(|c| self.condition(c, old)).collect()
     }
-    let before = old.and_then(|old| {
-        old.pointer("/status/conditions")?.as_array()?.iter().find(|c| {
-            c.get("type") == Some(&json!(condition.kind)) && c.get("status") == Some(&json!(condition.status))
+
+    /// The time of the last transition stays as it was where the condition's status did.
+    fn condition(&self, condition: &Condition, old: Option<&Value>) -> Value {
+        let mut value = serde_json::to_value(condition).unwrap_or_default();
+        if let Some(generation) = self.generation {
+            value["observedGeneration"] = json!(generation);
+        }
+        let before = old.and_then(|old| {
+            old.get("conditions")?.as_array()?.iter().find(|c| {
+                c.get("type") == Some(&json!(condition.kind))
+                    && c.get("status") == Some(&json!(condition.status))
+            })
+        });
+        let since = before.and_then(|b| b.get("lastTransitionTime")).cloned();
+        value["lastTransitionTime"] = since.unwrap_or_else(|| json!(rfc3339(self.now)));
+        value
+    }
+
+    fn parent(&self, report: &ParentReport, programmed: Option<&Condition>, old: Option<&Value>) -> Value {
+        let before = entry(old, "parents", "parentRef", &report.parent_ref);
+        let programmed = programmed.filter(|_| report.is_accepted());
+        json!({
+            "parentRef": report.parent_ref,
+            "controllerName": CONTROLLER,
+            "conditions": self.conditions(report.conditions.iter().chain(programmed), before),
         })
-    });
-    let since = before.and_then(|b| b.get("lastTransitionTime")).cloned();
-    value["lastTransitionTime"] = since.unwrap_or_else(|| json!(rfc3339(now)));
-    value
+    }
+
+    fn listener(&self, report: &ListenerReport, old: Option<&Value>) -> Value {
+        let before = entry(old, "listeners", "name", &json!(*report.name));
+        json!({
+            "name": *report.name,
+            "supportedKinds": report.supported_kinds,
+            "attachedRoutes": report.attached_routes,
+            "conditions": self.conditions(report.conditions.iter(), before),
+        })
+    }
+}
+
+/// The entry of a list of the status with that value in that field.
+fn entry<'v>(status: Option<&'v Value>, list: &str, field: &str, value: &Value) -> Option<&'v Value> {
+    let list = status?.get(list)?.as_array()?;
+    list.iter().find(|entry| entry.get(field) == Some(value))
 }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
+use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
 use crate::model::virtual_service::VirtualService;
-use crate::objects::kube::{ConfigMap, EndpointSlice, KubeGateway, Pod, Service};
+use crate::objects::gateway_api::{self, GatewayClass, ReferenceGrant};
+use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
 use crate::objects::{Meta, Object, ParsedObject};
 use crate::store::{Changes, Store};
 
@@ -30,7 +32,12 @@ pub struct Inputs {
     pub secrets: imbl::OrdMap<(Arc<str>, Arc<str>), Arc<Secret>>,
     /// Namespaces whose Secrets are wanted and cannot be read, and why.
     pub unreadable_secrets: BTreeMap<Arc<str>, String>,
-    pub kube_gateways: Table<KubeGateway>,
+    pub kube_gateways: Table<gateway_api::Gateway>,
+    pub gateway_classes: Table<GatewayClass>,
+    pub http_routes: Table<HttpRoute>,
+    pub grants: Table<ReferenceGrant>,
+    /// Whether the source has the kind GatewayClass.
+    pub has_gateway_classes: bool,
     pub virtual_services: Table<VirtualService>,
     pub destination_rules: Table<DestinationRule>,
     pub gateways: Table<Gateway>,
@@ -40,6 +47,9 @@ pub struct Inputs {
 
 /// Where the Secrets of a namespace stand, in reports; the namespace follows.
 pub const SECRETS_OF: &str = "secrets of ";
+
+/// What the source calls the kind where it cannot be read.
+const GATEWAY_CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 
 static NO_LABELS: Labels = BTreeMap::new();
 
@@ -54,6 +64,10 @@ impl Default for Inputs {
             secrets: imbl::OrdMap::new(),
             unreadable_secrets: BTreeMap::new(),
             kube_gateways: Table::by_name(),
+            gateway_classes: Table::by_name(),
+            http_routes: Table::by_name(),
+            grants: Table::by_name(),
+            has_gateway_classes: false,
             virtual_services: Table::by_age(),
             destination_rules: Table::by_age(),
             gateways: Table::by_age(),
@@ -82,6 +96,9 @@ impl Inputs {
                 self.turn(now, Way::In);
             }
         }
+        // What cannot be read for a moment is there all the same.
+        let readable = !store.unreadable().contains_key(GATEWAY_CLASSES);
+        self.has_gateway_classes = readable || !self.gateway_classes.is_empty();
     }
 
     fn turn(&mut self, object: &ParsedObject, way: Way) {
@@ -95,6 +112,9 @@ impl Inputs {
             Ok(Object::ConfigMap(spec)) => turn(&mut self.config_maps, meta, spec, way),
             Ok(Object::Secret(spec)) => self.turn_secret(meta, spec, way),
             Ok(Object::KubeGateway(spec)) => turn(&mut self.kube_gateways, meta, spec, way),
+            Ok(Object::GatewayClass(spec)) => turn(&mut self.gateway_classes, meta, spec, way),
+            Ok(Object::HttpRoute(spec)) => turn(&mut self.http_routes, meta, spec, way),
+            Ok(Object::ReferenceGrant(spec)) => turn(&mut self.grants, meta, spec, way),
             Ok(Object::VirtualService(spec)) => turn(&mut self.virtual_services, meta, spec, way),
             Ok(Object::DestinationRule(spec)) => turn(&mut self.destination_rules, meta, spec, way),
             Ok(Object::Gateway(spec)) => turn(&mut self.gateways, meta, spec, way),

@@ -6,6 +6,7 @@ use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::Compiled;
 use crate::compile::discovery::{Discovery, ServiceEntry};
+use crate::compile::gateway_api::GatewayApi;
 use crate::compile::inputs::Inputs;
 use crate::compile::rules::{MergedRules, destination_rules};
 use crate::model::virtual_service::Destination;
@@ -23,6 +24,7 @@ pub struct Target {
 pub struct Resolver<'a> {
     pub inputs: &'a Inputs,
     pub discovery: &'a Discovery,
+    pub gateway_api: &'a GatewayApi,
     pub root_namespace: &'a str,
     /// Whose DestinationRules come first.
     pub client_namespace: &'a str,
@@ -33,6 +35,7 @@ impl<'a> Resolver<'a> {
         Self {
             inputs: &compiled.inputs,
             discovery: &compiled.discovery,
+            gateway_api: &compiled.gateway_api,
             root_namespace: &compiled.settings.root_namespace,
             client_namespace,
         }

@@ -5,19 +5,24 @@
 mod audience;
 mod findings;
 mod gateway;
+mod gateway_api;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::compile::Compiled;
-use crate::compile::discovery::{WAYPOINT_CLASS, hostname, is_waypoint_class};
-use crate::compile::waypoints::{Binding, HBONE_PORT, WaypointKey};
+use crate::compile::discovery::hostname;
+use crate::compile::waypoints::{Binding, WaypointKey};
 use crate::mesh_config::CONFIG_MAP;
-use crate::objects::{Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
+use crate::objects::{GATEWAY_API, Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
 use crate::store::{StandIn, Store};
+
+pub use gateway_api::ListenerReport;
+pub use routes::ParentReport;
 
 /// A condition in the form of Kubernetes, without what only its writer knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +76,12 @@ pub struct ObjectReport {
     /// Further fields of the status.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<&'static str, Value>,
+    /// For a route of the Gateway API, whose status has nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parents: Option<Vec<ParentReport>>,
+    /// For a Gateway of that API.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerReport>,
 }
 
 impl ObjectReport {
@@ -80,20 +91,13 @@ impl ObjectReport {
             && self.conditions == other.conditions
             && self.notices == other.notices
             && self.fields == other.fields
+            && self.parents == other.parents
+            && self.listeners == other.listeners
     }
 }
 
 /// The condition that an implicit or explicit waypoint has taken the service.
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
-/// Classes of Gateways that the mesh answers for.
-const OUR_CLASSES: [&str; 6] = [
-    "istio",
-    "aquifer",
-    "istio-remote",
-    "istio-east-west",
-    WAYPOINT_CLASS,
-    "aquifer-waypoint",
-];
 /// Messages name only so many findings; the debug endpoint has all.
 const MAX_FINDINGS: usize = 8;
 
@@ -145,8 +149,13 @@ pub fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport
         notices: object.notices.clone(),
         audience: Audience::Nobody,
         fields: BTreeMap::new(),
+        parents: None,
+        listeners: Vec::new(),
     };
     match &object.outcome {
+        Err(rejection) if &*object.raw.key.group == GATEWAY_API => {
+            gateway_api::rejected(compiled, object, rejection, &mut report)?;
+        }
         Err(rejection) => {
             let reason = match rejection.kind {
                 RejectionKind::Invalid => "Invalid",
@@ -165,8 +174,13 @@ pub fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport
 /// Says what is in effect in the place of a rejected object.
 fn say_instead(report: &mut ObjectReport, stand_in: &StandIn) {
     let instead = stand_in.to_string();
-    for condition in &mut report.conditions {
+    let parents = report.parents.iter_mut().flatten();
+    let of_parents = parents.flat_map(|p| &mut p.conditions);
+    for condition in report.conditions.iter_mut().chain(of_parents) {
         condition.message = format!("{}; {instead}", condition.message);
+    }
+    if report.parents.is_some() {
+        return;
     }
     let condition = Condition::new("InEffect", false, stand_in.reason(), instead);
     report.conditions.push(condition);
@@ -204,9 +218,9 @@ fn describe(
             report.audience = Audience::Agents;
             report.conditions.push(enforcement(&policy.request_fields));
         }
-        Object::KubeGateway(gateway) => {
-            return kube_gateway(compiled, object, &gateway.gateway_class_name, report);
-        }
+        Object::KubeGateway(gateway) => return gateway_api::gateway(compiled, object, gateway, report),
+        Object::GatewayClass(class) => return gateway_api::class(class, report),
+        Object::HttpRoute(route) => return routes::route(compiled, object, route, report),
         Object::Service(_) => return service(compiled, object, report),
         Object::ConfigMap(_)
             if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.root_namespace =>
@@ -239,6 +253,9 @@ fn enforcement(request_fields: &[Notice]) -> Condition {
 
 /// The conditions that come from findings.
 fn finish(report: &mut ObjectReport) {
+    if report.parents.is_some() {
+        return;
+    }
     let of = |kinds: &[NoticeKind]| -> Vec<Notice> {
         report
             .notices
@@ -339,61 +356,4 @@ pub fn bound_waypoint(status: &Value) -> Option<WaypointKey> {
             && c.get("status").and_then(Value::as_str) == Some("True")
     })?;
     WaypointKey::parse(bound.get("message")?.as_str()?.rsplit(' ').next()?)
-}
-
-fn kube_gateway(
-    compiled: &Compiled,
-    object: &ParsedObject,
-    class: &str,
-    report: &mut ObjectReport,
-) -> Option<()> {
-    if !OUR_CLASSES.contains(&class) {
-        // Another implementation's: its status is not ours to write.
-        return None;
-    }
-    if !is_waypoint_class(class) {
-        report.accepted = false;
-        let message = format!("class {class:?} is not supported by this version, only {WAYPOINT_CLASS}");
-        report
-            .conditions
-            .push(Condition::new("Accepted", false, "Unsupported", message));
-        return Some(());
-    }
-    let key = WaypointKey::new(&object.meta.namespace, &object.meta.name);
-    report.conditions.push(Condition::new(
-        "Accepted",
-        true,
-        "Accepted",
-        "the waypoint is deployed",
-    ));
-    let ready = compiled.waypoints.all.get(&key).is_some_and(|w| w.is_ready());
-    let (reason, message) = match ready {
-        true => (
-            "Programmed",
-            format!("waypoint {key} is ready on port {HBONE_PORT}"),
-        ),
-        false => ("Pending", format!("no pod of waypoint {key} is ready yet")),
-    };
-    report
-        .conditions
-        .push(Condition::new("Programmed", ready, reason, message));
-    if ready {
-        let host = key.service();
-        let vips = compiled
-            .discovery
-            .services
-            .get(&host)
-            .map(|s| s.service.vip_ips().collect::<Vec<_>>());
-        let addresses = vips
-            .unwrap_or_default()
-            .into_iter()
-            .map(|ip| json!({ "type": "IPAddress", "value": ip }));
-        report.fields.insert(
-            "addresses",
-            addresses
-                .chain([json!({ "type": "Hostname", "value": *host.hostname })])
-                .collect(),
-        );
-    }
-    Some(())
 }

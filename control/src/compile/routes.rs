@@ -1,6 +1,7 @@
-//! VirtualServices to route tables, for a service behind a waypoint and for a port of a gateway.
+//! VirtualServices and HTTPRoutes to route tables, for a service behind a waypoint and for a port of a gateway.
 
 mod gateway;
+mod http_routes;
 mod mesh;
 mod streams;
 
@@ -15,6 +16,7 @@ use crate::envoy::action::WeightedName;
 use crate::model::virtual_service::{Action, Destination, HttpRule, WeightedDestination};
 
 pub use gateway::{GatewayPort, Table, gateway_ports, gateway_routes, listening_port};
+pub use http_routes::listener_routes;
 pub use mesh::{mesh_destinations, mesh_routes};
 pub use streams::{StreamRoute, Streams};
 

@@ -1,37 +1,70 @@
-//! Which VirtualService and which DestinationRule apply to a host, for whom.
+//! Which VirtualService or HTTPRoutes and which DestinationRule apply to a host, for whom.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use aquifer_core::names::NamespacedHostname;
+
 use crate::compile::inputs::{Entry, Inputs};
+use crate::compile::references::Resolver;
 use crate::model::destination_rule::{Balance, DestinationRule, Subset};
+use crate::model::http_route::HttpRoute;
 use crate::model::virtual_service::VirtualService;
 use crate::model::visibility::Visibility;
+use crate::objects::Meta;
 
-/// The clients of one host that see the same VirtualService.
+/// What the clients of a service follow.
+#[derive(Debug)]
+pub enum Rules<'a> {
+    VirtualService(&'a Entry<VirtualService>),
+    /// Merged; never empty.
+    HttpRoutes(Vec<&'a Entry<HttpRoute>>),
+}
+
+impl Rules<'_> {
+    fn objects(&self) -> Vec<*const Meta> {
+        match self {
+            Self::VirtualService(rules) => vec![Arc::as_ptr(&rules.meta)],
+            Self::HttpRoutes(routes) => routes.iter().map(|r| Arc::as_ptr(&r.meta)).collect(),
+        }
+    }
+}
+
+/// The clients of one host that follow the same rules.
 #[derive(Debug)]
 pub struct ClientClass<'a> {
     /// Clients of this namespace; `None` for all others.
     pub namespace: Option<Arc<str>>,
-    pub rules: Option<&'a Entry<VirtualService>>,
+    pub rules: Option<Rules<'a>>,
 }
 
-/// Partitions the clients of `host` by the VirtualService that wins for them.
+/// Partitions the clients of a port of a service by the rules that win for them.
 ///
-/// Within the mesh rules are not merged: the most specific host wins, then a rule exported to the client's namespace
-/// alone, then the oldest. Namespaces named in an `exportTo` come first; the class of all others is always last.
-pub fn mesh_classes<'a>(inputs: &'a Inputs, host: &str) -> Vec<ClientClass<'a>> {
-    let candidates: Vec<_> = inputs
-        .virtual_services
-        .iter()
-        .filter(|v| v.spec.is_mesh() && v.spec.best_host(host).is_some())
-        .collect();
-    let public = winner(&candidates, host, None);
+/// Within the mesh VirtualServices are not merged: the most specific host wins, then a rule exported to the client's
+/// namespace alone, then the oldest. Clients that no VirtualService is for follow the HTTPRoutes of their namespace, or
+/// else those of the service's. Namespaces that differ come first; the class of all others is always last.
+pub fn mesh_classes<'a>(
+    resolver: &Resolver<'a>,
+    service: &NamespacedHostname,
+    port: u16,
+) -> Vec<ClientClass<'a>> {
+    let candidates = mesh_rules(resolver.inputs, &service.hostname);
+    let routes = resolver.gateway_api;
+    let rules_of = |namespace: Option<&str>| match winner(&candidates, &service.hostname, namespace) {
+        Some(rules) => Some(Rules::VirtualService(rules)),
+        None => {
+            let routes = routes.for_clients(service, port, namespace);
+            (!routes.is_empty()).then_some(Rules::HttpRoutes(routes))
+        }
+    };
+    let public = rules_of(None);
+    let mut namespaces = named_namespaces(&candidates);
+    namespaces.extend(routes.consumer_namespaces(service).cloned());
     let mut classes = Vec::new();
-    for namespace in named_namespaces(&candidates) {
-        let rules = winner(&candidates, host, Some(&namespace));
-        if rules.map(|r| &r.meta) != public.map(|p| &p.meta) {
+    for namespace in namespaces {
+        let rules = rules_of(Some(&namespace));
+        if rules.as_ref().map(Rules::objects) != public.as_ref().map(Rules::objects) {
             classes.push(ClientClass {
                 namespace: Some(namespace),
                 rules,
@@ -43,6 +76,17 @@ pub fn mesh_classes<'a>(inputs: &'a Inputs, host: &str) -> Vec<ClientClass<'a>> 
         rules: public,
     });
     classes
+}
+
+fn mesh_rules<'a>(inputs: &'a Inputs, host: &str) -> Vec<&'a Entry<VirtualService>> {
+    let all = inputs.virtual_services.iter();
+    all.filter(|v| v.spec.is_mesh() && v.spec.best_host(host).is_some())
+        .collect()
+}
+
+/// The VirtualService that every client follows which no other one is for.
+pub fn mesh_owner<'a>(inputs: &'a Inputs, host: &str) -> Option<&'a Entry<VirtualService>> {
+    winner(&mesh_rules(inputs, host), host, None)
 }
 
 fn named_namespaces(candidates: &[&Entry<VirtualService>]) -> BTreeSet<Arc<str>> {

@@ -7,9 +7,10 @@ use aquifer_core::names::NamespacedHostname;
 use aquifer_core::workload::WorkloadUid;
 
 use crate::compile::discovery::Touched;
+use crate::compile::gateway_api::GatewayApi;
 use crate::compile::report::{self, PodName};
 use crate::compile::waypoints::Waypoints;
-use crate::compile::{Carry, Compiled, Moment};
+use crate::compile::{Carry, Compiled, Moment, parameters, render};
 use crate::mesh_config::MeshConfig;
 use crate::model::host::HostPattern;
 use crate::objects::{NETWORKING, ObjectKey, SECURITY};
@@ -104,11 +105,18 @@ impl<'a> Step<'a> {
             .discovery
             .update(&before.inputs, &next.inputs, &next.settings);
         let selected = next.selected.update(&before.inputs, &next.inputs);
+        if self.routing {
+            let api = GatewayApi::of(&next.inputs, &next.discovery);
+            let parameters = parameters::all(&next.inputs, &carry.overlays);
+            next.gateway_api = Arc::new(api);
+            next.parameters = Arc::new(parameters);
+        }
         let waypoints = self.waypoints(carry, moment);
         let routing = self.routing || waypoints;
         self.attach_workloads(routing);
         self.attach_services(waypoints);
-        self.report(routing || selected || self.touched.proxies);
+        let gateways = self.gateways_touched();
+        self.report(routing || selected || gateways || self.touched.proxies);
         self.finish(routing)
     }
 
@@ -118,15 +126,33 @@ impl<'a> Step<'a> {
             return false;
         }
         let next = &mut self.next;
-        let decided = Waypoints::of(&next.inputs, &next.discovery, carry, &next.settings, moment);
-        if decided == *self.before.waypoints {
+        let decided = Waypoints::of(
+            &next.inputs,
+            &next.discovery,
+            &next.gateway_api,
+            carry,
+            &next.settings,
+            moment,
+        );
+        let differs = decided != *self.before.waypoints;
+        let classes = next.inputs.has_gateway_classes != self.before.inputs.has_gateway_classes;
+        if !(differs || classes || self.routing) {
             return false;
         }
-        next.rendered = Arc::new(decided.render(&next.settings));
-        next.carry = Arc::new(decided.carry());
+        next.carry = Arc::new(Carry {
+            overlays: parameters::overlays(&next.parameters),
+            ..decided.carry()
+        });
         next.again_at = decided.again_at;
         next.waypoints = Arc::new(decided);
-        true
+        next.rendered = Arc::new(render::all(next));
+        differs
+    }
+
+    /// Whether pods behind a Gateway came, went or changed: it says whether any of them serves.
+    fn gateways_touched(&self) -> bool {
+        let mut gateways = self.next.gateway_api.gateways.values();
+        gateways.any(|gateway| self.touched.services.contains(&gateway.service))
     }
 
     fn attach_workloads(&mut self, routing: bool) {

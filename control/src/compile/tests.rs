@@ -2,11 +2,14 @@
 
 mod bookinfo;
 pub(crate) mod fixture;
+mod gateway_api;
 mod gateway_tls;
 mod gateways;
 mod incremental;
+mod parameters;
 mod policies;
 mod properties;
 mod routing;
+mod service_routes;
 mod statuses;
 mod waypoints;

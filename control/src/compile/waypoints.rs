@@ -10,7 +10,6 @@
 
 mod explicit;
 mod implicit;
-mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,10 +21,14 @@ use aquifer_core::service::Service;
 use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health, Workload};
 
 use crate::compile::discovery::{Discovery, hostname};
+use crate::compile::gateway_api::{GatewayApi, Name};
 use crate::compile::inputs::Inputs;
+use crate::compile::parameters::Parameters;
+use crate::compile::render::Proxy;
 use crate::compile::report::PodName;
 use crate::compile::{Carry, Moment, Settings};
 use crate::objects::ObjectKey;
+use crate::objects::gateway_api::Infrastructure;
 
 pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 pub const MANAGED_LABEL: &str = "gateway.istio.io/managed";
@@ -79,6 +82,8 @@ pub struct Waypoint {
     pub explicit: bool,
     /// UID of its Gateway object; empty without one.
     pub owner: Arc<str>,
+    /// What its objects carry beside their own.
+    pub infrastructure: Infrastructure,
     /// Namespace and name of its ready pods; none while its Service is not there.
     pub pods: Vec<(Arc<str>, Arc<str>)>,
     pub serves: Serves,
@@ -166,6 +171,7 @@ impl Waypoints {
     pub fn of(
         inputs: &Inputs,
         discovery: &Discovery,
+        gateway_api: &GatewayApi,
         carry: &Carry,
         settings: &Settings,
         moment: &Moment,
@@ -175,7 +181,7 @@ impl Waypoints {
             ..Self::default()
         };
         let needed = match settings.automatic_waypoints {
-            true => implicit::needed(inputs, discovery),
+            true => implicit::needed(inputs, discovery, gateway_api),
             false => BTreeSet::new(),
         };
         let wanted = waypoints.wanted(inputs, discovery, &needed);
@@ -224,6 +230,7 @@ impl Waypoints {
             key: key.clone(),
             explicit: false,
             owner: "".into(),
+            infrastructure: Infrastructure::default(),
             pods: Vec::new(),
             serves: Serves::Services,
         });
@@ -426,6 +433,7 @@ impl Waypoints {
             lingering: self.lingering.clone(),
             owned: self.owned.clone(),
             rendered: self.to_render().into_iter().collect(),
+            ..Carry::default()
         }
     }
 
@@ -434,11 +442,22 @@ impl Waypoints {
     }
 
     /// Objects to apply, by key.
-    pub fn render(&self, settings: &Settings) -> BTreeMap<ObjectKey, serde_json::Value> {
+    pub fn render(
+        &self,
+        parameters: &BTreeMap<Name, Parameters>,
+        settings: &Settings,
+    ) -> BTreeMap<ObjectKey, serde_json::Value> {
         let mut objects = BTreeMap::new();
         for key in self.to_render() {
-            let owner = self.all.get(&key).map(|w| &*w.owner);
-            objects.extend(render::waypoint(&key, owner.unwrap_or_default(), settings));
+            let waypoint = self.all.get(&key);
+            let owner = waypoint.map(|w| &*w.owner).unwrap_or_default();
+            let infrastructure = waypoint.map(|w| w.infrastructure.clone()).unwrap_or_default();
+            let name = (key.namespace.clone(), key.name.clone());
+            let overlays = parameters
+                .get(&name)
+                .map(|p| p.overlays.clone())
+                .unwrap_or_default();
+            objects.extend(Proxy::waypoint(&key, owner, infrastructure, &overlays).objects(settings));
         }
         objects
     }

@@ -18,7 +18,7 @@ use aquifer_xds::envoy::pb::envoy::r#type::matcher::v3::{
 use aquifer_xds::envoy::pb::google::protobuf::Any;
 use route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
 use route::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
-use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use route::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier};
 use route::weighted_cluster::ClusterWeight;
 
 use crate::envoy::matching::{safe_regex, string_matcher};
@@ -114,7 +114,15 @@ fn forwarding(
         // Zero is no limit; without a value Envoy would apply 15 s.
         timeout: Some(duration(forward.timeout.unwrap_or_default())),
         retry_policy: retry_policy(&forward.retries),
+        cluster_not_found_response_code: not_found(forward.not_found) as i32,
         ..route::RouteAction::default()
+    }
+}
+
+fn not_found(status: u16) -> ClusterNotFoundResponseCode {
+    match status {
+        500 => ClusterNotFoundResponseCode::InternalServerError,
+        _ => ClusterNotFoundResponseCode::ServiceUnavailable,
     }
 }
 
@@ -294,6 +302,9 @@ fn redirection(redirect: &Redirect) -> route::RedirectAction {
         path_rewrite_specifier: redirect.path.as_ref().map(|path| match path {
             PathRedirect::Full(path) => PathRewriteSpecifier::PathRedirect(path.to_string()),
             PathRedirect::Prefix(prefix) => PathRewriteSpecifier::PrefixRewrite(prefix.to_string()),
+            PathRedirect::Regex(pattern, with) => {
+                PathRewriteSpecifier::RegexRewrite(substitution(pattern, with))
+            }
         }),
         ..route::RedirectAction::default()
     }

@@ -9,7 +9,7 @@ use route::route_match::PathSpecifier;
 
 use crate::envoy::values::bool_value;
 use crate::model::field::TextMatch;
-use crate::model::virtual_service::{HeaderCondition, HttpCondition, SourceCondition};
+use crate::model::virtual_service::{HeaderCondition, HttpCondition, PathCondition, SourceCondition};
 
 /// Every request of a client that fits `source`.
 pub fn any_request(source: &SourceCondition) -> route::RouteMatch {
@@ -37,12 +37,19 @@ pub fn route_match(condition: &HttpCondition, source: &SourceCondition) -> route
     }
 }
 
-fn path(uri: Option<&TextMatch>) -> PathSpecifier {
-    match uri {
-        None | Some(TextMatch::Present) => PathSpecifier::Prefix("/".to_owned()),
-        Some(TextMatch::Exact(path)) => PathSpecifier::Path(path.to_string()),
-        Some(TextMatch::Prefix(prefix)) => PathSpecifier::Prefix(prefix.to_string()),
-        Some(TextMatch::Regex(regex)) => PathSpecifier::SafeRegex(safe_regex(regex)),
+fn path(uri: Option<&PathCondition>) -> PathSpecifier {
+    let text = match uri {
+        None => &TextMatch::Present,
+        Some(PathCondition::Segments(prefix)) => {
+            return PathSpecifier::PathSeparatedPrefix(prefix.to_string());
+        }
+        Some(PathCondition::Text(text)) => text,
+    };
+    match text {
+        TextMatch::Present => PathSpecifier::Prefix("/".to_owned()),
+        TextMatch::Exact(path) => PathSpecifier::Path(path.to_string()),
+        TextMatch::Prefix(prefix) => PathSpecifier::Prefix(prefix.to_string()),
+        TextMatch::Regex(regex) => PathSpecifier::SafeRegex(safe_regex(regex)),
     }
 }
 

@@ -27,6 +27,11 @@ impl Kind {
         ApiResource::from_gvk_with_plural(&gvk, self.plural)
     }
 
+    /// An object of this kind belongs to no namespace.
+    pub fn is_of_the_cluster(&self) -> bool {
+        matches!(self.kind, "GatewayClass" | "Namespace")
+    }
+
     /// `PLURAL.GROUP`, as in the name of a definition.
     pub fn name(&self) -> String {
         match self.group {
@@ -46,6 +51,8 @@ pub enum Which {
     OwnNamed(&'static str),
     /// Those with this label.
     Labelled(&'static str),
+    /// The one that its follower is given.
+    Given,
     /// Those of one namespace, which the follower is told.
     OfNamespace,
 }
@@ -94,7 +101,7 @@ pub const DEFINITIONS: Kind = kind(
 );
 
 /// Kinds that are read whole.
-const WHOLE: [Kind; 15] = [
+const WHOLE: [Kind; 19] = [
     kind(NETWORKING, "VirtualService", "virtualservices", ISTIO),
     kind(NETWORKING, "DestinationRule", "destinationrules", ISTIO),
     kind(NETWORKING, "Gateway", "gateways", ISTIO),
@@ -124,8 +131,13 @@ const WHOLE: [Kind; 15] = [
     ),
     kind(TELEMETRY, "Telemetry", "telemetries", &["v1", "v1alpha1"]),
     kind(EXTENSIONS, "WasmPlugin", "wasmplugins", &["v1alpha1"]),
-    kind(GATEWAY_API, "Gateway", "gateways", &["v1", "v1beta1"]),
+    kind(GATEWAY_API, "Gateway", "gateways", GATEWAY),
+    kind(GATEWAY_API, "GatewayClass", "gatewayclasses", GATEWAY),
+    kind(GATEWAY_API, "HTTPRoute", "httproutes", GATEWAY),
+    kind(GATEWAY_API, "GRPCRoute", "grpcroutes", V1),
+    kind(GATEWAY_API, "ReferenceGrant", "referencegrants", GATEWAY),
 ];
+const GATEWAY: &[&str] = &["v1", "v1beta1"];
 
 const NAMESPACES: Kind = kind("", "Namespace", "namespaces", V1);
 const PODS: Kind = kind("", "Pod", "pods", V1);
@@ -133,6 +145,15 @@ const SERVICES: Kind = kind("", "Service", "services", V1);
 const ENDPOINT_SLICES: Kind = kind(DISCOVERY, "EndpointSlice", "endpointslices", V1);
 const SERVICE_ACCOUNTS: Kind = kind("", "ServiceAccount", "serviceaccounts", V1);
 const DEPLOYMENTS: Kind = kind("apps", "Deployment", "deployments", V1);
+const AUTOSCALERS: Kind = kind(
+    "autoscaling",
+    "HorizontalPodAutoscaler",
+    "horizontalpodautoscalers",
+    &["v2"],
+);
+const BUDGETS: Kind = kind("policy", "PodDisruptionBudget", "poddisruptionbudgets", V1);
+/// What is made for a proxy, beside its Service.
+const MADE: [Kind; 4] = [SERVICE_ACCOUNTS, DEPLOYMENTS, AUTOSCALERS, BUDGETS];
 
 /// Slices that Kubernetes makes from a selector say what the Pod objects say; only the others are read. In a large
 /// cluster that is most of all changes.
@@ -175,7 +196,7 @@ pub fn watches() -> Vec<Watch> {
         which: Which::Named(ROOT_CONFIG_MAP),
         reader: Reader::Writer,
     };
-    let made = [SERVICE_ACCOUNTS, DEPLOYMENTS].map(|kind| Watch {
+    let made = MADE.map(|kind| Watch {
         kind,
         which: Which::Labelled(MANAGED_LABEL),
         reader: Reader::Writer,
@@ -190,17 +211,11 @@ pub fn watches() -> Vec<Watch> {
 
 /// The kind of an object that is written, by its key.
 pub fn of(key: &ObjectKey) -> Option<Kind> {
-    [
-        NAMESPACES,
-        PODS,
-        SERVICES,
-        SERVICE_ACCOUNTS,
-        DEPLOYMENTS,
-        CONFIG_MAP,
-    ]
-    .into_iter()
-    .chain(WHOLE)
-    .find(|kind| *kind.group == *key.group && *kind.kind == *key.kind)
+    [NAMESPACES, PODS, SERVICES, CONFIG_MAP]
+        .into_iter()
+        .chain(MADE)
+        .chain(WHOLE)
+        .find(|kind| *kind.group == *key.group && *kind.kind == *key.kind)
 }
 
 #[cfg(test)]

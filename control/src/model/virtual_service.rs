@@ -15,7 +15,7 @@ pub use action::{
     Abort, Action, Cors, Destination, HeaderEdits, HttpForward, MirrorTo, PathRedirect, Redirect,
     RetryPolicy, Rewrite, WeightedDestination,
 };
-pub use matching::{HeaderCondition, HttpCondition, SourceCondition};
+pub use matching::{HeaderCondition, HttpCondition, PathCondition, SourceCondition};
 pub use tls::{TlsCondition, TlsRule};
 
 /// The cluster domain is part of every qualified host; one per control plane.

@@ -4,12 +4,8 @@
 //! have no effect yet: the model says so in the object's status.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 type Text = Arc<str>;
@@ -17,20 +13,20 @@ type Labels = BTreeMap<Text, Text>;
 
 macro_rules! raw {
     ($name:ident { $($field:ident : $kind:ty),* $(,)? }) => {
-        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
         #[serde(default, rename_all = "camelCase", remote = "Self")]
         pub struct $name { $(pub $field: $kind,)* }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct FromMap;
-                impl<'de> Visitor<'de> for FromMap {
+                impl<'de> serde::de::Visitor<'de> for FromMap {
                     type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str("a mapping")
                     }
-                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
-                        $name::deserialize(MapAccessDeserializer::new(map))
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
+                        $name::deserialize(serde::de::value::MapAccessDeserializer::new(map))
                     }
                 }
                 // Serde itself would take a list of the fields' values as well.
@@ -39,6 +35,8 @@ macro_rules! raw {
         }
     };
 }
+
+pub(super) use raw;
 
 raw!(VirtualService {
     hosts: Vec<Text>,

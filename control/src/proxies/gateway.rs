@@ -2,18 +2,19 @@
 
 mod chains;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aquifer_core::names::NamespacedHostname;
 use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
 use crate::compile::credentials::{Credentials, authorities_resource, certificate_resource};
+use crate::compile::gateway_api::listeners::OpenListener;
 use crate::compile::inputs::Labels;
 use crate::compile::references::Resolver;
-use crate::compile::routes::{Table, gateway_ports, gateway_routes};
+use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes, listener_routes};
 use crate::compile::servers::{Plan, Served, plan};
-use crate::envoy::listener::bound_listener;
+use crate::envoy::listener::{Chain, Handling, bound_listener};
 use crate::envoy::server_tls::{authorities_secret, certificate_secret};
 use crate::envoy::{resource, resource_by_content, route_content};
 use crate::model::termination::Termination;
@@ -34,7 +35,35 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels:
             gateway.port(port.port, &plan);
         }
     }
+    // Where both APIs open one port of one pod, the Gateway API's listeners are served.
+    for (port, listeners) in kube_listeners(compiled, namespace, pod) {
+        gateway.kube_port(port, &listeners);
+    }
     gateway.collected
+}
+
+/// The listeners of the Gateway API that the pod serves, by its own port.
+fn kube_listeners<'a>(
+    compiled: &'a Compiled,
+    namespace: &'a str,
+    pod: &'a str,
+) -> BTreeMap<u16, Vec<&'a OpenListener>> {
+    let mut ports: BTreeMap<u16, Vec<&OpenListener>> = BTreeMap::new();
+    for (gateway, workload) in compiled
+        .gateway_api
+        .served_by(&compiled.discovery, namespace, pod)
+    {
+        let mapped = workload
+            .services
+            .get(&gateway.service)
+            .map_or(&[][..], Vec::as_slice);
+        for listener in gateway.listeners.iter().filter(|l| l.is_served()) {
+            let mapping = mapped.iter().find(|m| m.service_port == listener.port);
+            let port = mapping.map_or(listener.port, |m| m.target_port);
+            ports.entry(port).or_default().push(listener);
+        }
+    }
+    ports
 }
 
 /// A gateway whose resources are being made.
@@ -54,26 +83,49 @@ impl Gateway<'_> {
         if chains.is_empty() {
             return;
         }
-        let listener = bound_listener(&name, port, &chains);
+        self.listen(&name, port, &chains);
+    }
+
+    fn listen(&mut self, name: &str, port: u16, chains: &[Chain]) {
+        let listener = bound_listener(name, port, chains);
         self.collected
             .listeners
-            .extend([resource(type_url::LISTENER, &name, &listener)]);
+            .extend([resource(type_url::LISTENER, name, &listener)]);
+    }
+
+    /// A port of the Gateway API's listeners.
+    fn kube_port(&mut self, port: u16, listeners: &[&OpenListener]) {
+        let routed = listener_routes(self.resolver, &format!("http.{port}"), listeners);
+        let routes = routed.config.name.clone();
+        self.routed(&routes, &routed);
+        let name = format!("0.0.0.0_{port}");
+        let chain = Chain {
+            name: name.clone(),
+            server_names: Vec::new(),
+            tls: None,
+            handling: Handling::Http { routes, edge: true },
+        };
+        self.listen(&name, port, &[chain]);
     }
 
     /// Makes the route table of the servers.
     fn table(&mut self, name: String, port: u16, servers: &[Served<'_>]) -> String {
         let table = Table { name, port, servers };
         let routed = gateway_routes(self.resolver, &self.own, &table, self.namespace, self.labels);
+        self.routed(&table.name, &routed);
+        table.name
+    }
+
+    fn routed(&mut self, name: &str, routed: &Routed) {
         let content = route_content(&routed.config);
         self.collected.routes.extend([resource_by_content(
             type_url::ROUTES,
-            &table.name,
+            name,
             &routed.config,
             &content,
         )]);
         self.collected
             .add_clusters(&self.resolver, &routed.clusters, Clients::Outside);
-        table.name
     }
 
     /// Takes what is there of the secrets; a server that lacks one ends no TLS.

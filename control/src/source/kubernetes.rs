@@ -6,10 +6,12 @@
 //! without are waited for however long it takes.
 
 mod follow;
+mod parameters;
 mod secrets;
 mod trim;
 mod watched;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use crate::sink::kubernetes::Desk;
 use crate::source::{ObjectSource, SecretsWanted, SourceError};
 use crate::store::SourceEvent;
 use follow::Follower;
+use parameters::{Named, Parameters};
 use secrets::SecretFollowers;
 
 /// Where objects stand, in reports.
@@ -58,6 +61,7 @@ impl ObjectSource for KubernetesSource {
         cancel: CancellationToken,
     ) -> Result<(), SourceError> {
         let (definitions, _) = watch::channel(0_u64);
+        let named = Arc::new(watch::Sender::new(Named::new()));
         let mut tasks = JoinSet::new();
         let mut started = Vec::new();
         for watch in kinds::watches() {
@@ -70,10 +74,12 @@ impl ObjectSource for KubernetesSource {
                 self.desk.clone(),
                 events.clone(),
                 first,
-            );
+            )
+            .noting(&named);
             let definitions = definitions.subscribe();
             tasks.spawn(async move { follower.run(definitions).await });
         }
+        let mut parameters = self.parameters(&named, &events, definitions.subscribe());
         let secrets = SecretFollowers {
             client: self.client.clone(),
             desk: self.desk.clone(),
@@ -91,8 +97,11 @@ impl ObjectSource for KubernetesSource {
                 let waited = begun.wait_for(|begun| *begun).await.is_ok();
                 tracing::debug!(kind, waited, "first look at a kind is over");
             }
+            // Without them, what is deployed would be changed twice.
+            parameters.catch_up().await;
             self.desk.complete();
             let _ = events.send(SourceEvent::Synced).await;
+            parameters.run().await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -100,6 +109,30 @@ impl ObjectSource for KubernetesSource {
             // Ended by a closed channel: nobody listens any more.
             _ = tasks.join_next() => if events.is_closed() { Ok(()) } else { Err(SourceError::Stopped { path: ORIGIN.to_owned() }) },
             () = first => Ok(()),
+        }
+    }
+}
+
+impl KubernetesSource {
+    fn parameters(
+        &self,
+        named: &Arc<watch::Sender<Named>>,
+        events: &mpsc::Sender<SourceEvent>,
+        definitions: watch::Receiver<u64>,
+    ) -> Parameters {
+        let (client, desk, to) = (self.client.clone(), self.desk.clone(), events.clone());
+        Parameters {
+            named: named.subscribe(),
+            start: Box::new(move |watch, namespace, first| {
+                let (client, namespace) = (client.clone(), namespace.clone());
+                Follower::new(watch, client, namespace, desk.clone(), to.clone(), first)
+            }),
+            desk: self.desk.clone(),
+            events: events.clone(),
+            definitions,
+            settings: (self.namespace.clone(), crate::mesh_config::CONFIG_MAP.into()),
+            tasks: JoinSet::new(),
+            followed: BTreeMap::new(),
         }
     }
 }

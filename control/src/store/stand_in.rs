@@ -51,7 +51,8 @@ impl StandIn {
                 | Object::PeerAuthentication(_)
                 | Object::VirtualService(_)
                 | Object::DestinationRule(_)
-                | Object::Gateway(_))
+                | Object::Gateway(_)
+                | Object::HttpRoute(_))
         );
         keeps.then(|| Self {
             object: old.clone(),

@@ -66,18 +66,23 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
     let mut request = BufReader::new(stream.take(MAX_REQUEST));
     let mut line = String::new();
     request.read_line(&mut line)?;
-    let mut header = line.clone();
+    let mut headers = String::new();
     let mut told = String::new();
-    while header.trim() != "" {
-        header.clear();
+    loop {
+        let mut header = String::new();
         request.read_line(&mut header)?;
+        if header.trim().is_empty() {
+            break;
+        }
+        headers += &format!("header {}\n", header.trim());
         told.push_str(&forwarded(&header));
     }
     let name = std::env::var("HOSTNAME").unwrap_or_default();
     let body = format!(
-        "pod {name}\nclient {}\nlocal {}\n{told}",
+        "pod {name}\nclient {}\nlocal {}\n{told}request {}\n{headers}",
         canonical(peer),
-        canonical(local)
+        canonical(local),
+        line.trim()
     );
     let length = body.len();
     let head = format!(

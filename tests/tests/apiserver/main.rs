@@ -11,6 +11,7 @@ mod authority;
 mod clients;
 mod conditions;
 mod control;
+mod gateway_api;
 mod secrets;
 mod world;
 
@@ -83,6 +84,7 @@ fn objects_become_statuses_and_waypoints() {
     every_namespace_gets_the_root(&world);
     a_waypoint_comes_back_and_goes(&world);
     what_a_kind_lacks_stops_no_other(&world);
+    gateway_api::real_manifests_are_taken_and_answered_for(&world);
     secrets::are_read_where_a_role_allows_it(&world);
     control.ends_in_order();
 }
@@ -208,7 +210,7 @@ fn what_a_kind_lacks_stops_no_other(world: &World) {
             .contains("gateways.gateway.networking.k8s.io")
     };
     assert!(unreadable());
-    world.apply(world::GATEWAY_DEFINITION);
+    world.apply_gateway_api();
     world.until("the kind is found without a restart", || !unreadable());
     world.apply(world::WAYPOINT);
     let owner = [

@@ -13,25 +13,6 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Enough of the Gateway API's definition for a waypoint.
-pub(crate) const GATEWAY_DEFINITION: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: gateways.gateway.networking.k8s.io
-  annotations: {api-approved.kubernetes.io: https://github.com/kubernetes-sigs/gateway-api/pull/1538}
-spec:
-  group: gateway.networking.k8s.io
-  names: {kind: Gateway, plural: gateways, singular: gateway, listKind: GatewayList}
-  scope: Namespaced
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    subresources: {status: {}}
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
-
 pub(crate) const WAYPOINT: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -78,6 +59,12 @@ impl World {
         self.cluster.kubectl().run(arguments).unwrap()
     }
 
+    /// The chart's definitions of the Gateway API.
+    pub(crate) fn apply_gateway_api(&self) {
+        let folder = repository("deploy/chart/files/gateway-api");
+        self.kubectl(&["apply", "--server-side", "-f", &folder]);
+    }
+
     pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
         self.cluster.kubectl().run(arguments).ok()
     }
@@ -89,6 +76,12 @@ impl World {
             .kubectl()
             .until("apply manifests", PATIENCE, apply)
             .unwrap();
+    }
+
+    /// Why the API server does not take it.
+    pub(crate) fn refused(&self, manifest: &str) -> String {
+        let refused = self.cluster.kubectl().apply(manifest);
+        refused.expect_err("it was taken").to_string()
     }
 
     pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::helm::{chart, list, name, objects, texts};
+use crate::helm::{chart, list, name, objects, rendered, texts};
 use crate::schema::{Problems, problems};
 
 /// Kind, its versions, its short name.
@@ -70,6 +70,49 @@ fn every_kind_is_there_in_the_versions_people_write() {
                 definition["spec"]["group"].as_str().unwrap()
             )
         );
+    }
+}
+
+/// Kind, its versions, its short name.
+const GATEWAY_API: &[(&str, &[&str], Option<&str>)] = &[
+    ("GatewayClass", &["v1", "v1beta1"], Some("gc")),
+    ("Gateway", &["v1", "v1beta1"], Some("gtw")),
+    ("HTTPRoute", &["v1", "v1beta1"], None),
+    ("GRPCRoute", &["v1"], None),
+    ("ReferenceGrant", &["v1beta1", "v1"], Some("refgrant")),
+];
+
+#[test]
+fn the_gateway_api_is_there_on_request_and_says_which_version_it_is() {
+    let is_its = |object: &Value| name(object).ends_with(".gateway.networking.k8s.io");
+    let with = rendered(&["--set", "gatewayApi.install=true"]);
+    let without = rendered(&[]);
+    assert!(!without.iter().any(is_its));
+    let found: Vec<&Value> = with.iter().filter(|object| is_its(object)).collect();
+    assert_eq!(found.len(), GATEWAY_API.len());
+    for (kind, wanted, short) in GATEWAY_API {
+        let is_it = |object: &&&Value| object["spec"]["names"]["kind"] == *kind;
+        let definition = found.iter().find(is_it).unwrap();
+        let listed: Vec<&str> = list(&definition["spec"]["versions"])
+            .map(|version| version["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(listed, *wanted, "{kind}");
+        assert_eq!(
+            definition["spec"]["names"]["shortNames"][0].as_str(),
+            *short,
+            "{kind}"
+        );
+        let annotations = &definition["metadata"]["annotations"];
+        assert_eq!(annotations["gateway.networking.k8s.io/channel"], "standard");
+        assert!(
+            annotations["gateway.networking.k8s.io/bundle-version"]
+                .as_str()
+                .unwrap()
+                .starts_with('v')
+        );
+        for (version, schema) in versions(definition) {
+            structural(schema, &format!("{kind} {version}"), true);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod gateways;
 mod joining;
 mod leaving;
 mod living;
@@ -23,6 +24,8 @@ fn the_life_of_a_mesh() {
     joining::a_canary_is_served_by_a_waypoint(&world);
     policies::probes_pass_under_strict_and_plaintext_does_not(&world);
     policies::pods_that_come_and_go_are_followed(&world);
+    gateways::a_gateway_of_its_own_serves_pages(&world);
+    gateways::a_waypoint_is_made_watched_and_deleted_by_the_command(&world);
     starting::a_pods_first_call_is_in_the_mesh(&world);
     starting::without_an_agent_pods_of_the_mesh_wait_and_others_start(&world);
     living::a_rolling_update_of_the_agents_fails_no_request(&world);

@@ -56,7 +56,7 @@ impl World {
         world.deploy_bookinfo();
         let nodes = world.cluster.nodes();
         let rules = nodes.map(|node| (node, world.rules_of(node))).collect();
-        mesh.install(&[], PATIENCE).unwrap();
+        mesh.install(&["gatewayApi.install=true"], PATIENCE).unwrap();
         drop(mesh);
         world.rules = rules;
         Some(world)
@@ -153,6 +153,20 @@ impl World {
         start.elapsed()
     }
 
+    /// Tries until it is so.
+    pub(crate) fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
+        let attempt = || match is_so() {
+            true => Ok(()),
+            false => Err(KubectlError::Failed {
+                arguments: what.to_owned(),
+                message: "not yet".to_owned(),
+            }),
+        };
+        if let Err(error) = self.cluster.kubectl().until(what, PATIENCE, attempt) {
+            panic!("{error}\n{}", self.mesh().describe());
+        }
+    }
+
     pub(crate) fn application(status: &Status) -> Vec<&PodStatus> {
         let ours = |pod: &&PodStatus| pod.namespace == NAMESPACE && pod.workload != "waypoint";
         status.pods.iter().filter(ours).collect()
@@ -228,6 +242,6 @@ impl World {
     }
 }
 
-fn programs() -> &'static Path {
+pub(crate) fn programs() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_bookinfo")).parent().unwrap()
 }

@@ -5,6 +5,7 @@
 
 mod encryption;
 mod families;
+mod gateways;
 mod lifecycle;
 mod policies;
 mod sniffer;

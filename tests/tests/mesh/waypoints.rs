@@ -12,7 +12,7 @@ spec:
 ";
 
 /// Two versions behind one Service, of which one client sees the second.
-const VERSIONS: &str = "
+pub(crate) const VERSIONS: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: shop, namespace: mesh, labels: {istio.io/use-waypoint: front}}
@@ -61,7 +61,7 @@ spec:
   - route: [{destination: {host: shop, subset: v1}}]
 ";
 
-fn version(body: &str) -> &str {
+pub(crate) fn version(body: &str) -> &str {
     let pod = field(body, "pod");
     pod.strip_prefix("shop-")
         .and_then(|rest| rest.get(..2))

@@ -7,6 +7,12 @@ use crate::schema;
 use crate::table::{Kind, Table};
 use crate::yaml;
 
+pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// The version of the Gateway API whose standard channel the tables follow.
+const BUNDLE: &str = "v1.4.0";
+/// The API server takes a definition of a `k8s.io` group only with the place of its review.
+const REVIEW: &str = "https://github.com/kubernetes-sigs/gateway-api/pull/1538";
+
 /// All versions have the same schema: they differ in name only, and nothing has to be converted.
 const SCHEMA: &str = "schema";
 
@@ -34,16 +40,26 @@ pub(crate) fn definition(kind: &Kind, table: &Table) -> Result<String> {
         "metadata": {
             "name": kind.crd_name(),
             "labels": {"app.kubernetes.io/part-of": "aquifer"},
-            // Deleting a definition deletes every object of its kind.
-            "annotations": {"helm.sh/resource-policy": "keep"},
+            "annotations": annotations(kind),
         },
         "spec": {
             "group": kind.group,
             "names": names(kind),
-            "scope": "Namespaced",
+            "scope": kind.scope,
             "versions": versions,
         },
     })))
+}
+
+fn annotations(kind: &Kind) -> Value {
+    // Deleting a definition deletes every object of its kind.
+    let mut annotations = json!({"helm.sh/resource-policy": "keep"});
+    if kind.group == GATEWAY_API {
+        annotations["api-approved.kubernetes.io"] = json!(REVIEW);
+        annotations["gateway.networking.k8s.io/bundle-version"] = json!(BUNDLE);
+        annotations["gateway.networking.k8s.io/channel"] = json!("standard");
+    }
+    annotations
 }
 
 fn names(kind: &Kind) -> Value {
@@ -52,12 +68,19 @@ fn names(kind: &Kind) -> Value {
         "listKind": format!("{}List", kind.name),
         "singular": kind.singular(),
         "plural": kind.plural(),
-        "categories": ["istio-io", kind.group.replace('.', "-")],
+        "categories": categories(kind),
     });
     if let Some(short) = &kind.short {
         names["shortNames"] = json!([short]);
     }
     names
+}
+
+fn categories(kind: &Kind) -> Vec<String> {
+    if kind.group == GATEWAY_API {
+        return vec!["gateway-api".to_owned()];
+    }
+    vec!["istio-io".to_owned(), kind.group.replace('.', "-")]
 }
 
 fn columns(kind: &Kind) -> Vec<Value> {
@@ -69,16 +92,15 @@ fn columns(kind: &Kind) -> Vec<Value> {
             "description": column.description,
         })
     });
-    let common = [
-        json!({
-            "name": "Accepted",
-            "type": "string",
-            "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
-            "description": "Whether the mesh takes the object; its status says why not",
-        }),
-        json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}),
-    ];
-    own.chain(common).collect()
+    let accepted = json!({
+        "name": "Accepted",
+        "type": "string",
+        "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
+        "description": "Whether the mesh takes the object; its status says why not",
+    });
+    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
+    let accepted = kind.status.is_none().then_some(accepted);
+    own.chain(accepted).chain([age]).collect()
 }
 
 fn schema(kind: &Kind, table: &Table) -> Result<Value> {
@@ -87,7 +109,10 @@ fn schema(kind: &Kind, table: &Table) -> Result<Value> {
         "description": kind.spec.description,
         "properties": {
             "spec": schema::message(&kind.spec, table)?,
-            "status": status(),
+            "status": match &kind.status {
+                Some(name) => schema::message(table.message(name)?, table)?,
+                None => status(),
+            },
         },
     });
     schema["properties"]["spec"]["description"] = json!("What is wanted.");

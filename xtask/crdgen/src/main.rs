@@ -1,6 +1,7 @@
 //! Generates the CRDs of the chart from the tables in `api/`.
 //!
-//! The tables hold every field of Istio's API, also those that nothing here acts on: an unknown field is
+//! Istio's kinds go to the chart's `files/crds`, those of the Gateway API to `files/gateway-api`.
+//! The tables hold every field of these APIs, also those that nothing here acts on: an unknown field is
 //! pruned by the API server, and the user's manifest is broken without a word. Descriptions are what
 //! `kubectl explain` prints. The output is checked in; `--check` writes nothing and fails when it is not
 //! what would be written. Read [`table`] for the grammar and [`definition`] for what comes out.
@@ -31,12 +32,15 @@ fn main() -> Result<()> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = Table::read(&tables(&package.join("api"))?)?;
     let generated = generate(&table)?;
-    let target = package.join("../../deploy/chart/files/crds");
-    if check {
-        compare(&target, &generated)
-    } else {
-        write(&target, &generated)
+    for (folder, generated) in generated {
+        let target = package.join("../../deploy/chart/files").join(folder);
+        if check {
+            compare(&target, &generated)?;
+        } else {
+            write(&target, &generated)?;
+        }
     }
+    Ok(())
 }
 
 fn tables(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -50,22 +54,28 @@ fn tables(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// File name to content.
-fn generate(table: &Table) -> Result<BTreeMap<String, String>> {
-    table
-        .kinds
-        .iter()
-        .map(|kind| {
-            let definition =
-                definition::definition(kind, table).with_context(|| format!("kind {}", kind.name))?;
-            Ok((
-                format!("{}.yaml", kind.crd_name()),
-                format!("{HEADER}{definition}"),
-            ))
-        })
-        .collect()
+type Files = BTreeMap<String, String>;
+
+/// The files of each folder.
+fn generate(table: &Table) -> Result<BTreeMap<&'static str, Files>> {
+    let mut folders: BTreeMap<&'static str, Files> = BTreeMap::new();
+    for kind in &table.kinds {
+        let definition =
+            definition::definition(kind, table).with_context(|| format!("kind {}", kind.name))?;
+        let folder = match kind.group.as_str() {
+            definition::GATEWAY_API => "gateway-api",
+            _ => "crds",
+        };
+        let file = format!("{}.yaml", kind.crd_name());
+        folders
+            .entry(folder)
+            .or_default()
+            .insert(file, format!("{HEADER}{definition}"));
+    }
+    Ok(folders)
 }
 
-fn compare(target: &Path, generated: &BTreeMap<String, String>) -> Result<()> {
+fn compare(target: &Path, generated: &Files) -> Result<()> {
     let present = present(target)?;
     let differs =
         |name: &&String| fs::read_to_string(target.join(name)).ok().as_ref() != generated.get(*name);
@@ -76,7 +86,7 @@ fn compare(target: &Path, generated: &BTreeMap<String, String>) -> Result<()> {
     bail!("not what the tables say: {wrong:?}; run `cargo xtask codegen`");
 }
 
-fn write(target: &Path, generated: &BTreeMap<String, String>) -> Result<()> {
+fn write(target: &Path, generated: &Files) -> Result<()> {
     fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
     for name in present(target)?
         .iter()

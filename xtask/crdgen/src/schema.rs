@@ -9,6 +9,9 @@ use crate::types::{Bounds, Scalar, Shape};
 /// Go's notation of durations, which users write; a bare 0 is one too.
 const DURATION: &str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+)$";
 
+/// The Gateway API's notation of durations (GEP-2257).
+const GEP2257: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
 pub(crate) fn message(message: &Message, table: &Table) -> Result<Value> {
     let mut properties = Map::new();
     for field in &message.fields {
@@ -76,6 +79,11 @@ fn scalar(kind: Scalar) -> Value {
         Scalar::Bool => json!({"type": "boolean"}),
         Scalar::Bytes => json!({"type": "string", "format": "byte"}),
         Scalar::Duration => json!({"type": "string", "pattern": DURATION}),
+        Scalar::Gep2257 => json!({"type": "string", "pattern": GEP2257}),
+        Scalar::Time => json!({"type": "string", "format": "date-time"}),
+        Scalar::Percent => json!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 100}),
+        Scalar::Weight => json!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 1_000_000}),
+        Scalar::RedirectCode => json!({"type": "integer", "enum": [301, 302, 303, 307, 308]}),
         Scalar::Int => json!({"type": "integer", "format": "int32"}),
         Scalar::Count => json!({"type": "integer", "format": "int32", "minimum": 0}),
         Scalar::Uint => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),

@@ -4,6 +4,8 @@
 //! type NAME: DESCRIPTION                    a message that fields name as their type
 //! kind NAME GROUP VERSION...: DESCRIPTION   a kind; the first version is stored
 //!   short NAME                              its short name
+//!   scope Cluster                           it has no namespace
+//!   status TYPE                             what its status is; otherwise that of Istio's kinds
 //!   column NAME TYPE JSONPATH: DESCRIPTION  a column of `kubectl get`
 //!   include TYPE                            the fields of a type
 //!   one of FIELD, FIELD                     at most one may be set (by schema: costs nothing however deep)
@@ -32,6 +34,8 @@ pub(crate) struct Kind {
     pub(crate) group: String,
     pub(crate) versions: Vec<String>,
     pub(crate) short: Option<String>,
+    pub(crate) scope: String,
+    pub(crate) status: Option<String>,
     pub(crate) columns: Vec<Column>,
     pub(crate) spec: Message,
 }
@@ -73,6 +77,9 @@ impl Kind {
 
     pub(crate) fn plural(&self) -> String {
         let singular = self.singular();
+        if singular.ends_with('s') {
+            return format!("{singular}es");
+        }
         match singular.strip_suffix('y') {
             Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
             _ => format!("{singular}s"),
@@ -150,10 +157,11 @@ impl Table {
                 .values()
                 .chain(self.kinds.iter().map(|kind| &kind.spec))
         };
-        let used: BTreeSet<&str> = messages()
+        let in_fields = messages()
             .flat_map(|message| &message.fields)
-            .filter_map(|field| field.kind.message())
-            .collect();
+            .filter_map(|field| field.kind.message());
+        let statuses = self.kinds.iter().filter_map(|kind| kind.status.as_deref());
+        let used: BTreeSet<&str> = in_fields.chain(statuses).collect();
         if let Some(unused) = self.types.keys().find(|name| !used.contains(name.as_str())) {
             bail!("nothing uses the type {unused}");
         }
@@ -167,6 +175,9 @@ impl Table {
         Ok(())
     }
 }
+
+/// First words of the lines that are about a kind itself. No field is called so.
+const OF_KIND: [&str; 4] = ["short ", "scope ", "status ", "column "];
 
 /// A heading and the lines below it.
 fn blocks(text: &str) -> Vec<Vec<&str>> {
@@ -187,19 +198,23 @@ impl Kind {
     fn parse([name, group]: [&str; 2], versions: &[&str], description: &str, lines: &[&str]) -> Result<Self> {
         let (own, fields): (Vec<&str>, Vec<&str>) = lines
             .iter()
-            .partition(|line| line.starts_with("short ") || line.starts_with("column "));
+            .partition(|line| OF_KIND.iter().any(|word| line.starts_with(word)));
         let mut kind = Self {
             name: name.to_owned(),
             group: group.to_owned(),
             versions: versions.iter().map(|version| (*version).to_owned()).collect(),
             short: None,
+            scope: "Namespaced".to_owned(),
+            status: None,
             columns: Vec::new(),
             spec: Message::parse(description, &fields)?,
         };
         for line in own {
-            match line.strip_prefix("short ") {
-                Some(short) => kind.short = Some(short.to_owned()),
-                None => kind.columns.push(Column::parse(line)?),
+            match line.split_once(' ') {
+                Some(("short", short)) => kind.short = Some(short.to_owned()),
+                Some(("scope", scope)) => scope.clone_into(&mut kind.scope),
+                Some(("status", name)) => kind.status = Some(name.to_owned()),
+                _ => kind.columns.push(Column::parse(line)?),
             }
         }
         Ok(kind)

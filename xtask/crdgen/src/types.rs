@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `string`, `bool`, `bytes` (base64), `any` (kept as it is) | |
 //! | `int`, `count` (from 0), `uint`, `uint16`, `uint64`, `port` (from 1), `status` (100 to 599) | integers |
+//! | `percent` (0 to 100), `weight` (0 to 1,000,000), `redirectCode` (301, 302, 303, 307, 308) | integers |
 //! | `number`, `nonnegative`, `percentage` (0 to 100) | fractions |
-//! | `duration` | such as `1h30m` or `0.5s` |
+//! | `duration`, `gep2257` | such as `1h30m` or `0.5s`; the Gateway API's narrower form, without fractions |
+//! | `time` | RFC 3339 |
 //! | `A\|B\|C` | one of these texts |
 //! | `Name` | a type of the tables |
 //! | `[]T`, `[1..2]T`, `[@name]T` | list; with bounds; whose entries differ in a field |
@@ -47,6 +49,8 @@ pub(crate) enum Scalar {
     Bool,
     Bytes,
     Duration,
+    Gep2257,
+    Time,
     Int,
     Count,
     Uint,
@@ -54,6 +58,9 @@ pub(crate) enum Scalar {
     Uint64,
     Port,
     Status,
+    Percent,
+    Weight,
+    RedirectCode,
     Number,
     Nonnegative,
     Percentage,
@@ -70,6 +77,8 @@ const SCALARS: &[(&str, Scalar)] = &[
     ("bool", Scalar::Bool),
     ("bytes", Scalar::Bytes),
     ("duration", Scalar::Duration),
+    ("gep2257", Scalar::Gep2257),
+    ("time", Scalar::Time),
     ("int", Scalar::Int),
     ("count", Scalar::Count),
     ("uint", Scalar::Uint),
@@ -77,6 +86,9 @@ const SCALARS: &[(&str, Scalar)] = &[
     ("uint64", Scalar::Uint64),
     ("port", Scalar::Port),
     ("status", Scalar::Status),
+    ("percent", Scalar::Percent),
+    ("weight", Scalar::Weight),
+    ("redirectCode", Scalar::RedirectCode),
     ("number", Scalar::Number),
     ("nonnegative", Scalar::Nonnegative),
     ("percentage", Scalar::Percentage),
@@ -145,7 +157,9 @@ impl Shape {
         let (key, bounds) = match head.strip_prefix('@') {
             None => (None, head),
             Some(rest) => {
-                let end = rest.find("..").unwrap_or(rest.len());
+                // Bounds begin with a digit or dots; no key has either.
+                let bounds = |c: char| c == '.' || c.is_ascii_digit();
+                let end = rest.find(bounds).unwrap_or(rest.len());
                 (Some(rest[..end].to_owned()), &rest[end..])
             }
         };

@@ -107,22 +107,23 @@ fn mesh_host(
         );
         notices.push(Notice::warning(field, message));
     }
-    notices.extend(unserved(compiled, exact, &entry.service.key(), field));
+    let unserved = without_waypoint(compiled, &entry.service.key());
+    notices.extend(unserved.map(|message| Notice::unserved(field, message)));
 }
 
-/// Rules of layer 7 for a service without a waypoint.
-fn unserved(compiled: &Compiled, host: &str, service: &NamespacedHostname, field: &str) -> Option<Notice> {
-    let message = match compiled.waypoints.bindings.get(service) {
-        None | Some(Binding::Refused { .. }) => format!(
+/// Why rules of layer 7 for a service have no effect yet; `None` where a waypoint serves it.
+pub(super) fn without_waypoint(compiled: &Compiled, service: &NamespacedHostname) -> Option<String> {
+    let host = &service.hostname;
+    match compiled.waypoints.bindings.get(service) {
+        None | Some(Binding::Refused { .. }) => Some(format!(
             "{host} is behind no waypoint ({}); the rules have no effect on it",
             why_without(compiled)
-        ),
-        Some(Binding::Waiting(waypoint)) => format!(
+        )),
+        Some(Binding::Waiting(waypoint)) => Some(format!(
             "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
-        ),
-        Some(Binding::Bound(_) | Binding::Moving { .. }) => return None,
-    };
-    Some(Notice::unserved(field, message))
+        )),
+        Some(Binding::Bound(_) | Binding::Moving { .. }) => None,
+    }
 }
 
 fn why_without(compiled: &Compiled) -> &'static str {
@@ -153,7 +154,8 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
     let key = entry.service.key();
     let mut notices = empty_subsets(compiled, rule, &key);
     if rule.needs_waypoint {
-        notices.extend(unserved(compiled, host, &key, "spec.host"));
+        let unserved = without_waypoint(compiled, &key);
+        notices.extend(unserved.map(|message| Notice::unserved("spec.host", message)));
     }
     let (root, service) = (&compiled.settings.root_namespace, &key.namespace);
     let merged = destination_rules(&compiled.inputs, host, service, service, root);

@@ -2,7 +2,7 @@
 //!
 //! For each client the rules of one VirtualService apply, or none. A rule is there for a client if one of its matches
 //! may hold for it; if none of the rules is, the VirtualService does not apply to this client and it gets the service's
-//! default route; if a rule is there but the request fits none, it gets 404. Source conditions are evaluated by the
+//! default route; if a rule is there but the request fits none, it gets 404. An HTTPRoute is there for all of its clients. Source conditions are evaluated by the
 //! waypoint, so the three cases follow each other in one list.
 
 use std::collections::BTreeSet;
@@ -11,8 +11,9 @@ use aquifer_core::names::NamespacedHostname;
 use aquifer_xds::envoy::pb::envoy::config::route::v3::Route;
 
 use crate::compile::references::{Resolver, Target};
+use crate::compile::routes::http_routes::service_routes;
 use crate::compile::routes::{Routed, Scope, cluster_name};
-use crate::compile::rules::{ClientClass, mesh_classes};
+use crate::compile::rules::{ClientClass, Rules, mesh_classes, mesh_owner};
 use crate::envoy::action::{no_match, plain_route, rule_route};
 use crate::envoy::matching::{any_request, route_match};
 use crate::envoy::{route_configuration, virtual_host};
@@ -31,7 +32,7 @@ pub fn mesh_routes(
     let mut scope = Scope::new(resolver, own, port);
     scope.clusters.insert(default_cluster.clone(), default);
     let mut routes = Vec::new();
-    for class in mesh_classes(resolver.inputs, &service.hostname) {
+    for class in mesh_classes(&resolver, service, port) {
         routes.extend(class_routes(&mut scope, &class, &default_cluster));
     }
     let host = virtual_host(name, vec!["*".to_owned()], routes);
@@ -43,9 +44,8 @@ pub fn mesh_routes(
 
 /// Where connections to a service's port go by weight: of the VirtualService's `tcp`, or to the service.
 pub fn mesh_destinations(scope: &mut Scope<'_>, service: &NamespacedHostname) -> Vec<(String, u32)> {
-    let classes = mesh_classes(scope.resolver.inputs, &service.hostname);
     // Who connects is not looked at for tcp, so only rules for everybody apply.
-    let rules = classes.last().and_then(|class| class.rules);
+    let rules = mesh_owner(scope.resolver.inputs, &service.hostname);
     let called = scope.called;
     let applies = |r: &&crate::model::virtual_service::TcpRule| {
         let holds = |c: &crate::model::virtual_service::TcpCondition| {
@@ -81,8 +81,15 @@ fn class_routes(scope: &mut Scope<'_>, class: &ClientClass<'_>, default_cluster:
     };
     let mut routes = Vec::new();
     let mut present = BTreeSet::new();
-    if let Some(rules) = class.rules {
-        add_rules(scope, &rules.spec, &of_class, &mut routes, &mut present);
+    match &class.rules {
+        None => {}
+        Some(Rules::VirtualService(rules)) => {
+            add_rules(scope, &rules.spec, &of_class, &mut routes, &mut present);
+        }
+        Some(Rules::HttpRoutes(list)) => {
+            routes = service_routes(scope, list, &of_class);
+            present.insert(of_class.clone());
+        }
     }
     // One of the class itself makes the others superfluous, and the default route unreachable.
     let whole_class = present.contains(&of_class);

@@ -185,7 +185,7 @@ fn another_namespaces_waypoint_must_be_open_and_exist() {
     mesh.add("", &gateway("infra", "", "Same"))
         .run_waypoint("infra", "wp");
     assert!(
-        said(&mut mesh).contains("does not allow other namespaces"),
+        said(&mut mesh).contains("does not allow namespace shop"),
         "{}",
         said(&mut mesh)
     );

@@ -8,7 +8,7 @@ use crate::compile::discovery::{WAYPOINT_CLASS, is_waypoint_class};
 use crate::compile::inputs::{Inputs, Labels};
 use crate::compile::waypoints::{Serves, Waypoint, WaypointKey, Waypoints};
 use crate::objects::Meta;
-use crate::objects::kube::KubeGateway;
+use crate::objects::gateway_api::Gateway;
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
@@ -35,6 +35,7 @@ pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
                 key,
                 explicit: true,
                 owner: gateway.meta.uid.clone(),
+                infrastructure: gateway.spec.infrastructure.clone(),
                 pods: Vec::new(),
                 serves: serves(&gateway.meta.labels),
             },
@@ -85,25 +86,24 @@ pub(super) fn admits(
             "waypoint {key} is not for services (label {WAYPOINT_FOR})"
         ));
     }
-    if *key.namespace != *namespace && !open_to_others(inputs, key) {
-        let reason =
-            "does not allow other namespaces (allowedRoutes.namespaces.from: All on its listener does)";
-        return Err(format!("waypoint {key} {reason}"));
+    if *key.namespace != *namespace && !is_open_to(inputs, key, namespace) {
+        let reason = "(allowedRoutes.namespaces of its listener, from: All or Selector, does)";
+        return Err(format!(
+            "waypoint {key} does not allow namespace {namespace} {reason}"
+        ));
     }
     Ok(())
 }
 
-fn open_to_others(inputs: &Inputs, key: &WaypointKey) -> bool {
+fn is_open_to(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
     let gateway = inputs.kube_gateways.get(&key.namespace, &key.name);
-    gateway.is_some_and(|g| allows_all(&g.spec))
+    gateway.is_some_and(|g| admits_namespace(inputs, &g.spec, &key.namespace, namespace))
 }
 
-fn allows_all(gateway: &KubeGateway) -> bool {
-    let froms = gateway
-        .listeners
-        .iter()
-        .filter_map(|l| l.allowed_routes.as_ref()?.namespaces.as_ref());
-    froms.into_iter().any(|n| &*n.from == "All")
+fn admits_namespace(inputs: &Inputs, gateway: &Gateway, own: &str, namespace: &str) -> bool {
+    let labels = inputs.namespace_labels(namespace);
+    let mut listeners = gateway.listeners.iter();
+    listeners.any(|l| l.allowed_routes.namespaces.admit(own, namespace, labels))
 }
 
 /// The waypoint of a pod's own address: it must be for workloads, and ready.
@@ -121,5 +121,6 @@ pub(super) fn of_workload(
     };
     let waypoint = waypoints.all.get(&key)?;
     let fits = waypoint.serves.workloads() && waypoint.is_ready();
-    (fits && (key.namespace == pod.meta.namespace || open_to_others(inputs, &key))).then_some(key)
+    let own = key.namespace == pod.meta.namespace;
+    (fits && (own || is_open_to(inputs, &key, &pod.meta.namespace))).then_some(key)
 }

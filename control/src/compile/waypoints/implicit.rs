@@ -6,12 +6,17 @@ use aquifer_core::enrolment::{PodFacts, decide};
 use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::discovery::Discovery;
+use crate::compile::gateway_api::GatewayApi;
 use crate::compile::inputs::{Inputs, Labels};
 use crate::compile::waypoints::{GATEWAY_NAME_LABEL, MANAGED_LABEL};
 use crate::model::host::HostPattern;
 
-pub(super) fn needed(inputs: &Inputs, discovery: &Discovery) -> BTreeSet<NamespacedHostname> {
-    let mut services = BTreeSet::new();
+pub(super) fn needed(
+    inputs: &Inputs,
+    discovery: &Discovery,
+    gateway_api: &GatewayApi,
+) -> BTreeSet<NamespacedHostname> {
+    let mut services: BTreeSet<NamespacedHostname> = gateway_api.services.keys().cloned().collect();
     for rules in inputs.virtual_services.iter().filter(|v| v.spec.is_mesh()) {
         rules
             .spec

@@ -43,7 +43,12 @@ pub struct HttpForward {
     pub abort: Option<(Abort, Share)>,
     pub mirrors: Vec<MirrorTo>,
     pub cors: Option<Cors>,
+    /// Answered for the share of a destination that does not exist.
+    pub not_found: u16,
 }
+
+/// What Envoy says of a cluster that it does not know.
+const UNAVAILABLE: u16 = 503;
 
 impl Action {
     pub(super) fn parse(
@@ -138,6 +143,7 @@ impl HttpForward {
                 .as_ref()
                 .map(|c| Cors::parse(c, &at("corsPolicy")))
                 .transpose()?,
+            not_found: UNAVAILABLE,
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::objects::istio as raw;
 /// Fields that are set are AND-ed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpCondition {
-    pub uri: Option<TextMatch>,
+    pub uri: Option<PathCondition>,
     pub ignore_uri_case: bool,
     pub headers: Vec<HeaderCondition>,
     pub query: Vec<(Arc<str>, TextMatch)>,
@@ -19,6 +19,14 @@ pub struct HttpCondition {
     /// Overrides the VirtualService's own list where it is not empty.
     pub gateways: Vec<GatewayRef>,
     pub source: SourceCondition,
+}
+
+/// A condition on the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathCondition {
+    Text(TextMatch),
+    /// The path itself, or what lies below it; without a slash at its end, and not empty.
+    Segments(Arc<str>),
 }
 
 /// A condition on a header, or on `:method`, `:authority` or `:scheme`.
@@ -108,10 +116,10 @@ impl HttpCondition {
     /// Whether every request on every port matches.
     pub fn is_catch_all(&self) -> bool {
         let any_uri = match &self.uri {
-            None | Some(TextMatch::Present) => true,
-            Some(TextMatch::Prefix(prefix)) => &**prefix == "/",
-            Some(TextMatch::Regex(regex)) => matches!(&**regex, ".*" | "/.*"),
-            Some(TextMatch::Exact(_)) => false,
+            None | Some(PathCondition::Text(TextMatch::Present)) => true,
+            Some(PathCondition::Text(TextMatch::Prefix(prefix))) => &**prefix == "/",
+            Some(PathCondition::Text(TextMatch::Regex(regex))) => matches!(&**regex, ".*" | "/.*"),
+            Some(PathCondition::Text(TextMatch::Exact(_)) | PathCondition::Segments(_)) => false,
         };
         any_uri
             && self.headers.is_empty()
@@ -121,11 +129,12 @@ impl HttpCondition {
     }
 }
 
-fn parse_uri(raw: &raw::StringMatch, field: &str) -> Result<TextMatch, Rejection> {
-    match TextMatch::parse(raw, field)? {
-        TextMatch::Prefix(prefix) if prefix.is_empty() => Ok(TextMatch::Present),
-        other => Ok(other),
-    }
+fn parse_uri(raw: &raw::StringMatch, field: &str) -> Result<PathCondition, Rejection> {
+    let text = match TextMatch::parse(raw, field)? {
+        TextMatch::Prefix(prefix) if prefix.is_empty() => TextMatch::Present,
+        other => other,
+    };
+    Ok(PathCondition::Text(text))
 }
 
 fn pseudo_header(name: &str, value: &raw::StringMatch, field: &str) -> Result<HeaderCondition, Rejection> {

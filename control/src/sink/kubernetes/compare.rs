@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::compile::gateway_api::CONTROLLER;
 use crate::compile::report::WAYPOINT_BOUND;
 
 /// Conditions that are the mesh's to set, and to take away.
@@ -15,7 +16,10 @@ const OURS: [&str; 7] = [
     WAYPOINT_BOUND,
 ];
 /// The same for other fields of a status.
-const OUR_FIELDS: [&str; 1] = ["addresses"];
+const OUR_FIELDS: [&str; 3] = ["addresses", "listeners", "supportedFeatures"];
+/// The list in a route's status that controllers share, each with entries of its own.
+const PARENTS: &str = "parents";
+const TIME: &str = "lastTransitionTime";
 
 /// Whether everything that is wanted is there; what the API server or others added does not matter.
 pub(super) fn contains(seen: &Value, wanted: &Value) -> bool {
@@ -61,25 +65,89 @@ pub(super) fn condition<'a>(status: &'a Value, wanted: &str) -> Option<&'a Map<S
 /// When a condition changed is left out: it is kept from what is there, or is nobody's business.
 pub(super) fn says(seen: &Value, wanted: &Value) -> bool {
     let said = |w: &Map<String, Value>| {
-        let without_time = w.iter().filter(|(key, _)| *key != "lastTransitionTime");
+        let without_time = w.iter().filter(|(key, _)| *key != TIME);
         condition(seen, kind(w))
             .is_some_and(|s| without_time.clone().all(|(key, value)| s.get(key) == Some(value)))
     };
     let left_over = |s: &Map<String, Value>| OURS.contains(&kind(s)) && condition(wanted, kind(s)).is_none();
     let field = |name: &&str| match (seen.get(*name), wanted.get(*name)) {
-        (_, Some(wanted)) => seen.get(*name).is_some_and(|seen| contains(seen, wanted)),
+        (_, Some(wanted)) => seen
+            .get(*name)
+            .is_some_and(|seen| contains(seen, &timeless(wanted))),
         (seen, None) => seen.is_none(),
     };
-    conditions(wanted).all(said) && !conditions(seen).any(left_over) && OUR_FIELDS.iter().all(field)
+    let parents: Vec<Value> = parents(wanted, true).map(timeless).collect();
+    let there: Vec<Value> = self::parents(seen, true).cloned().collect();
+    conditions(wanted).all(said)
+        && !conditions(seen).any(left_over)
+        && OUR_FIELDS.iter().all(field)
+        && contains(&there.into(), &parents.into())
+}
+
+/// Without any time of a transition.
+fn timeless(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(key, _)| *key != TIME);
+            kept.map(|(key, value)| (key.clone(), timeless(value))).collect()
+        }
+        Value::Array(list) => list.iter().map(timeless).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Entries for a route's parents: ours, or those of other controllers.
+fn parents(status: &Value, ours: bool) -> impl Iterator<Item = &Value> {
+    let list = status.get(PARENTS).and_then(Value::as_array);
+    let is_wanted = move |entry: &&Value| (entry.get("controllerName") == Some(&CONTROLLER.into())) == ours;
+    list.into_iter().flatten().filter(is_wanted)
 }
 
 /// Whether a status holds anything of ours.
 pub(super) fn has_ours(seen: &Value) -> bool {
-    conditions(seen).any(|c| OURS.contains(&kind(c))) || OUR_FIELDS.iter().any(|f| seen.get(*f).is_some())
+    conditions(seen).any(|c| OURS.contains(&kind(c)))
+        || OUR_FIELDS.iter().any(|f| seen.get(*f).is_some())
+        || parents(seen, true).next().is_some()
+}
+
+/// Puts what other controllers say about a route's parents beside what is ours; whether there is such a list at all.
+pub(super) fn keep_parents(wanted: &mut Value, seen: &Value) -> bool {
+    let others: Vec<Value> = parents(seen, false).cloned().collect();
+    if wanted.get(PARENTS).is_none() && seen.get(PARENTS).is_none() {
+        return false;
+    }
+    let ours = parents(wanted, true).cloned();
+    wanted[PARENTS] = others.iter().cloned().chain(ours).collect();
+    true
+}
+
+/// The refusal in a status, of the object or at one of a route's parents.
+pub(super) fn refusal(status: &Value) -> Option<&Map<String, Value>> {
+    let of_parents = parents(status, true).filter_map(|entry| condition(entry, "Accepted"));
+    let all = condition(status, "Accepted").into_iter().chain(of_parents);
+    all.into_iter()
+        .find(|c| c.get("status").is_some_and(|s| s == "False"))
 }
 
 /// Takes over the time of the last transition of every condition whose status stays.
 pub(super) fn keep_times(wanted: &mut Value, seen: &Value) {
+    keep_times_of(wanted, seen);
+    for (list, key) in [(PARENTS, "parentRef"), ("listeners", "name")] {
+        let before = seen.get(list).and_then(Value::as_array);
+        let entries = wanted.get_mut(list).and_then(Value::as_array_mut);
+        for entry in entries.into_iter().flatten() {
+            let is_it = |old: &&Value| {
+                old.get(key)
+                    .is_some_and(|o| entry.get(key).is_some_and(|e| contains(o, e)))
+            };
+            if let Some(old) = before.into_iter().flatten().find(is_it) {
+                keep_times_of(entry, old);
+            }
+        }
+    }
+}
+
+fn keep_times_of(wanted: &mut Value, seen: &Value) {
     let Some(list) = wanted.get_mut("conditions").and_then(Value::as_array_mut) else {
         return;
     };
@@ -88,8 +156,8 @@ pub(super) fn keep_times(wanted: &mut Value, seen: &Value) {
             continue;
         };
         let stays = old.get("status") == condition_wanted.get("status");
-        if let Some(time) = old.get("lastTransitionTime").filter(|_| stays) {
-            condition_wanted.insert("lastTransitionTime".to_owned(), time.clone());
+        if let Some(time) = old.get(TIME).filter(|_| stays) {
+            condition_wanted.insert(TIME.to_owned(), time.clone());
         }
     }
 }
@@ -154,6 +222,32 @@ mod tests {
             &json!({"addresses": [1], "conditions": wanted["conditions"]}),
             &wanted
         ));
+    }
+
+    fn route(controller: &str, time: &str) -> Value {
+        let mut entry = status("Accepted", "False", time);
+        entry["parentRef"] = json!({"name": "g", "kind": "Gateway"});
+        entry["controllerName"] = json!(controller);
+        entry
+    }
+
+    #[test]
+    fn other_controllers_words_on_a_route_are_kept() {
+        let seen = json!({"parents": [route("other", "a"), route(CONTROLLER, "a")]});
+        let mut wanted = json!({"parents": [route(CONTROLLER, "b")]});
+        wanted["parents"][0]["parentRef"] = json!({"name": "g"});
+        assert!(says(&seen, &wanted), "defaults and times are no difference");
+        assert!(!says(&json!({"parents": [route("other", "a")]}), &wanted));
+        assert!(has_ours(&seen) && !has_ours(&json!({"parents": [route("other", "a")]})));
+        assert_eq!(refusal(&wanted).unwrap()["message"], "m");
+        keep_times(&mut wanted, &seen);
+        assert!(keep_parents(&mut wanted, &seen));
+        assert_eq!(wanted["parents"][0], route("other", "a"));
+        assert_eq!(wanted["parents"][1]["conditions"], route("", "a")["conditions"]);
+        let mut nothing = json!({});
+        assert!(keep_parents(&mut nothing, &seen));
+        assert_eq!(nothing, json!({"parents": [route("other", "a")]}));
+        assert!(!keep_parents(&mut json!({}), &json!({})));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::compare::{contains, has_ours, keep_times, says};
+use super::compare::{contains, has_ours, keep_parents, keep_times, says};
 use super::has_status;
 use crate::compile::waypoints::MANAGED_LABEL;
 use crate::kubernetes::kinds::ROOT_CONFIG_MAP;
@@ -56,6 +56,7 @@ struct Wanted {
 
 struct Seen {
     uid: Option<String>,
+    version: Option<String>,
     ours: bool,
     value: Value,
 }
@@ -209,9 +210,10 @@ impl Desk {
 
 impl Seen {
     fn of(whole: &Value, value: Value) -> Self {
-        let uid = whole.pointer("/metadata/uid").and_then(Value::as_str);
+        let text = |path: &str| whole.pointer(path).and_then(Value::as_str).map(str::to_owned);
         Self {
-            uid: uid.map(str::to_owned),
+            uid: text("/metadata/uid"),
+            version: text("/metadata/resourceVersion"),
             ours: is_made(whole),
             value,
         }
@@ -325,7 +327,9 @@ impl Inner {
 
 /// None for an object that is not there: everything with a status is watched.
 fn status_action(key: &ObjectKey, wanted: Option<&Value>, seen: Option<&Seen>) -> Option<Action> {
-    let Seen { uid, value, .. } = seen?;
+    let Seen {
+        uid, version, value, ..
+    } = seen?;
     let (uid, before) = (uid.clone(), value.clone());
     let mut value = match wanted {
         Some(value) => value.clone(),
@@ -337,6 +341,10 @@ fn status_action(key: &ObjectKey, wanted: Option<&Value>, seen: Option<&Seen>) -
         return None;
     }
     keep_times(status, &before);
+    if keep_parents(status, &before) {
+        // The list is replaced as a whole: nobody may have written to it meanwhile.
+        value["metadata"]["resourceVersion"] = json!(version);
+    }
     Some(Action::Status { value, uid, before })
 }
 

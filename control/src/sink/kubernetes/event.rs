@@ -6,12 +6,11 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::Value;
 
-use super::compare::condition;
+use super::compare::refusal;
 use crate::authority::Notice;
 use crate::objects::ObjectKey;
 
 const CONTROLLER: &str = "aquifer.io/control";
-const ACCEPTED: &str = "Accepted";
 /// The API server's limit.
 const LONGEST_NOTE: usize = 1000;
 
@@ -23,10 +22,10 @@ pub(super) fn of_refusal(
     before: &Value,
     instance: &str,
 ) -> Option<Event> {
-    let accepted = condition(value.get("status")?, ACCEPTED)?;
+    let accepted = refusal(value.get("status")?)?;
     let field = |name: &str| accepted.get(name).and_then(Value::as_str).unwrap_or_default();
-    let said = condition(before, ACCEPTED).is_some_and(|old| old.get("message") == accepted.get("message"));
-    if field("status") != "False" || said {
+    let said = refusal(before).is_some_and(|old| old.get("message") == accepted.get("message"));
+    if said {
         return None;
     }
     let said = (field("reason"), field("message"));

@@ -16,7 +16,13 @@ const PAGE: u32 = 500;
 pub(super) async fn load(client: &Client) -> Result<Left, Box<kube::Error>> {
     let mut left = Left::default();
     let made = format!("{MADE_BY_LABEL}={MADE_BY},{MANAGED_LABEL}");
-    for (group, kind) in [("", "ServiceAccount"), ("", "Service"), ("apps", "Deployment")] {
+    for (group, kind) in [
+        ("", "ServiceAccount"),
+        ("", "Service"),
+        ("apps", "Deployment"),
+        ("autoscaling", "HorizontalPodAutoscaler"),
+        ("policy", "PodDisruptionBudget"),
+    ] {
         let parameters = ListParams::default().labels(&made);
         let objects = list(client, group, kind, &parameters, Some).await?;
         left.objects.extend(objects);

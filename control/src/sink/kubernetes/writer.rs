@@ -160,8 +160,7 @@ impl Writer {
         let Some(version) = kind.versions.first() else {
             return Ok(());
         };
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &key.namespace, &kind.resource(version));
+        let api = self.api_of(&kind, version, &key.namespace);
         let parameters = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions {
@@ -196,11 +195,15 @@ impl Writer {
         let kind = kinds::of(key)?;
         let api_version = value.get("apiVersion")?.as_str()?;
         let version = api_version.rsplit('/').next()?;
-        Some(Api::namespaced_with(
-            self.client.clone(),
-            &key.namespace,
-            &kind.resource(version),
-        ))
+        Some(self.api_of(&kind, version, &key.namespace))
+    }
+
+    fn api_of(&self, kind: &kinds::Kind, version: &str, namespace: &str) -> Api<DynamicObject> {
+        let (client, resource) = (self.client.clone(), kind.resource(version));
+        if kind.is_of_the_cluster() {
+            return Api::all_with(client, &resource);
+        }
+        Api::namespaced_with(client, namespace, &resource)
     }
 }
 

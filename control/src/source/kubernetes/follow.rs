@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::parameters::{Named, note};
 use super::trim::trim;
 use super::watched::Watched;
 use super::{ORIGIN, definition_resource};
@@ -56,6 +57,9 @@ pub(super) struct Follower {
     namespace: Arc<str>,
     desk: Arc<Desk>,
     events: mpsc::Sender<SourceEvent>,
+    named: Option<Arc<watch::Sender<Named>>>,
+    /// The name of the one object that is meant.
+    only: Option<Arc<str>>,
     /// Set once the first list is through, or will not be for now.
     first: watch::Sender<bool>,
     /// Shared by the keys and events of all objects.
@@ -90,6 +94,8 @@ impl Follower {
             namespace,
             desk,
             events,
+            named: None,
+            only: None,
             first,
             known: HashSet::new(),
             listed: HashSet::new(),
@@ -97,6 +103,24 @@ impl Follower {
             absence: Backoff::new(Duration::from_secs(2), LONGEST_ABSENCE),
             problem: None,
         }
+    }
+
+    /// Notes what Gateways name.
+    pub(super) fn noting(self, named: &Arc<watch::Sender<Named>>) -> Self {
+        let named = Some(named.clone());
+        Self { named, ..self }
+    }
+
+    fn note_named(&self, key: &ObjectKey, value: Option<&serde_json::Value>) {
+        if let Some(named) = &self.named {
+            note(named, &self.watch.kind, key, value);
+        }
+    }
+
+    /// Follows the object of this name alone, in the namespace that was given.
+    pub(super) fn only(self, name: &Arc<str>) -> Self {
+        let only = Some(name.clone());
+        Self { only, ..self }
     }
 
     /// Ends only when nobody takes the events any more.
@@ -134,6 +158,11 @@ impl Follower {
             Which::OwnNamed(name) => {
                 let own = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
                 (own, config.fields(&format!("metadata.name={name}")))
+            }
+            Which::Given => {
+                let name = self.only.as_deref().unwrap_or_default();
+                let given = Api::namespaced_with(self.client.clone(), &self.namespace, resource);
+                (given, config.fields(&format!("metadata.name={name}")))
             }
         }
     }
@@ -221,6 +250,7 @@ impl Follower {
         value["kind"] = resource.kind.as_str().into();
         self.known.insert(key.clone());
         self.show_desk(&key, Some(&value));
+        self.note_named(&key, Some(&value));
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -240,6 +270,7 @@ impl Follower {
     async fn delete(&mut self, key: ObjectKey) -> Result<(), Closed> {
         self.known.remove(&key);
         self.show_desk(&key, None);
+        self.note_named(&key, None);
         if self.watch.reader == Reader::Writer {
             return Ok(());
         }
@@ -311,9 +342,11 @@ impl Follower {
     }
 
     async fn report(&self, problems: Vec<String>) -> Result<(), Closed> {
-        let origin = match self.watch.which {
-            Which::OfNamespace => format!("{SECRETS_OF}{}", self.namespace).into(),
-            _ => self.watch.kind.name().into(),
+        let kind = self.watch.kind.name();
+        let origin = match (self.watch.which, &self.only) {
+            (Which::OfNamespace, _) => format!("{SECRETS_OF}{}", self.namespace).into(),
+            (_, Some(name)) => format!("{kind} {}/{name}", self.namespace).into(),
+            _ => kind.into(),
         };
         self.send(SourceEvent::Unreadable { origin, problems }).await
     }

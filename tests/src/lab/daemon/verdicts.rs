@@ -25,7 +25,7 @@ const MESH_KINDS: &[&str] = &[
     "VirtualService",
 ];
 /// Reasons that time alone will change.
-const PENDING: &[&str] = &["Pending", "WaypointIsNotReady"];
+const PENDING: &[&str] = &["AddressNotAssigned", "Pending", "WaypointIsNotReady"];
 
 /// Conditions by object.
 #[derive(Debug, Default)]
@@ -66,6 +66,16 @@ struct Name {
 struct Conditions {
     #[serde(default)]
     conditions: Vec<Condition>,
+    /// Of a route of the Gateway API: one entry for each parent.
+    #[serde(default)]
+    parents: Vec<Self>,
+}
+
+impl Conditions {
+    fn all(self) -> Vec<Condition> {
+        let of_parents = self.parents.into_iter().flat_map(Self::all);
+        self.conditions.into_iter().chain(of_parents).collect()
+    }
 }
 
 impl Verdicts {
@@ -79,7 +89,7 @@ impl Verdicts {
         let conditions = files.map(|file| {
             let group = file.api_version.split_once('/').map_or("", |(group, _)| group);
             let key = Key::new(&file.kind, group, &file.metadata.namespace, &file.metadata.name);
-            (key, file.status.conditions)
+            (key, file.status.all())
         });
         Self {
             conditions: conditions.collect(),

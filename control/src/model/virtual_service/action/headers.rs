@@ -25,10 +25,7 @@ pub struct Rewrite {
 }
 
 impl HeaderEdits {
-    pub(in crate::model::virtual_service) fn parse(
-        raw: Option<&raw::HeaderOperations>,
-        field: &str,
-    ) -> Result<Self, Rejection> {
+    pub(crate) fn parse(raw: Option<&raw::HeaderOperations>, field: &str) -> Result<Self, Rejection> {
         let Some(raw) = raw else {
             return Ok(Self::default());
         };

@@ -23,6 +23,8 @@ pub enum PathRedirect {
     Full(Arc<str>),
     /// `%PREFIX()%` was written: the matched prefix is replaced.
     Prefix(Arc<str>),
+    /// Pattern and substitution.
+    Regex(Arc<str>, Arc<str>),
 }
 
 pub(super) fn respond(raw: &raw::DirectResponse, field: &str) -> Result<Action, Rejection> {

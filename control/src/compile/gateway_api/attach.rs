@@ -1,0 +1,255 @@
+//! A route and one of its parents.
+
+use aquifer_core::service::PortMapping;
+
+use crate::compile::discovery::{Discovery, ServiceEntry, hostname};
+use crate::compile::gateway_api::classes::{self, Class};
+use crate::compile::gateway_api::listeners::{AttachedRoute, OpenGateway, OpenListener};
+use crate::compile::gateway_api::{GatewayApi, ParentState, ServiceRoute};
+use crate::compile::inputs::{Entry, Inputs};
+use crate::compile::report::Condition;
+use crate::compile::rules::mesh_owner;
+use crate::model::host::HostPattern;
+use crate::model::http_route::{HttpRoute, ParentKind, ParentRef};
+use crate::objects::Meta;
+use crate::objects::gateway_api::Gateway;
+
+/// Why a parent does not take a route.
+#[derive(Debug)]
+struct Refusal {
+    step: Step,
+    message: String,
+}
+
+/// How far a route came; of several refusals the nearest to success is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    NoMatchingParent,
+    NotAllowedByListeners,
+    NoMatchingListenerHostname,
+}
+
+impl Refusal {
+    fn at(step: Step, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { step, message }
+    }
+
+    fn condition(self) -> Condition {
+        let reason = match self.step {
+            Step::NoMatchingParent => "NoMatchingParent",
+            Step::NotAllowedByListeners => "NotAllowedByListeners",
+            Step::NoMatchingListenerHostname => "NoMatchingListenerHostname",
+        };
+        Condition::new("Accepted", false, reason, self.message)
+    }
+}
+
+/// Whether it is for us to say something about the parent.
+pub fn is_ours(inputs: &Inputs, parent: &ParentRef) -> bool {
+    match parent.kind {
+        ParentKind::Service => true,
+        ParentKind::Other => false,
+        ParentKind::Gateway => class_of(inputs, parent).is_some_and(|class| class != Class::Foreign),
+    }
+}
+
+/// The class of a parent that is there.
+fn class_of(inputs: &Inputs, parent: &ParentRef) -> Option<Class> {
+    let gateway = inputs.kube_gateways.get(&parent.namespace, &parent.name)?;
+    Some(classes::of(inputs, &gateway.spec.gateway_class_name))
+}
+
+impl GatewayApi {
+    /// Attaches a route to one parent; `None` where that is not ours.
+    pub(super) fn attach(
+        &mut self,
+        inputs: &Inputs,
+        discovery: &Discovery,
+        route: &Entry<HttpRoute>,
+        parent: &ParentRef,
+    ) -> Option<ParentState> {
+        let accepted = match parent.kind {
+            ParentKind::Other => return None,
+            ParentKind::Service => self.attach_to_service(inputs, discovery, route, parent),
+            ParentKind::Gateway => match class_of(inputs, parent)? {
+                Class::Foreign => return None,
+                Class::Unsupported => {
+                    let message = "the class of this Gateway is not supported by this version";
+                    Err(Refusal::at(Step::NoMatchingParent, message).condition())
+                }
+                Class::Waypoint => {
+                    let message = "a waypoint takes no routes itself; name the Service behind it as parent";
+                    Err(Refusal::at(Step::NoMatchingParent, message).condition())
+                }
+                Class::Gateway => self.attach_to_gateway(inputs, route, parent),
+            },
+        };
+        let accepted =
+            accepted.map(|()| Condition::new("Accepted", true, "Accepted", "the route is attached"));
+        Some(ParentState {
+            parent: parent.clone(),
+            accepted: accepted.unwrap_or_else(|refusal| refusal),
+        })
+    }
+
+    fn attach_to_gateway(
+        &mut self,
+        inputs: &Inputs,
+        route: &Entry<HttpRoute>,
+        parent: &ParentRef,
+    ) -> Result<(), Condition> {
+        let key = (parent.namespace.clone(), parent.name.clone());
+        let Some(gateway) = self.gateways.get_mut(&key) else {
+            return Ok(());
+        };
+        let OpenGateway { listeners, entry, .. } = gateway;
+        let mut nearest: Option<Refusal> = None;
+        let mut attached = false;
+        let meant = listeners
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, l)| is_meant(l, parent));
+        for (i, listener) in meant {
+            match hosts(inputs, listener, entry, i, route) {
+                Ok(hostnames) => {
+                    attached = true;
+                    listener.take(route, hostnames);
+                }
+                Err(next) if nearest.as_ref().is_none_or(|r| r.step < next.step) => nearest = Some(next),
+                Err(_) => {}
+            }
+        }
+        let none = || {
+            Refusal::at(
+                Step::NoMatchingParent,
+                "the Gateway has no listener of this name and port",
+            )
+        };
+        match attached {
+            true => Ok(()),
+            false => Err(nearest.unwrap_or_else(none).condition()),
+        }
+    }
+
+    fn attach_to_service(
+        &mut self,
+        inputs: &Inputs,
+        discovery: &Discovery,
+        route: &Entry<HttpRoute>,
+        parent: &ParentRef,
+    ) -> Result<(), Condition> {
+        let entry = service(discovery, parent)
+            .map_err(|message| Refusal::at(Step::NoMatchingParent, message).condition())?;
+        let place = ServiceRoute {
+            route: route.clone(),
+            port: parent.port,
+        };
+        self.services.entry(entry.service.key()).or_default().push(place);
+        match mesh_owner(inputs, &entry.service.hostname) {
+            Some(rules) => Err(conflict(&rules.meta, &entry.service.hostname)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The Service that is named, where its ports speak HTTP; why not.
+fn service<'d>(discovery: &'d Discovery, parent: &ParentRef) -> Result<&'d ServiceEntry, String> {
+    let host = hostname(&parent.name, &parent.namespace);
+    let Some(entry) = discovery.service_by_host(&host) else {
+        return Err(format!("no Service {}/{}", parent.namespace, parent.name));
+    };
+    let is_meant = |p: &&PortMapping| parent.port.is_none_or(|n| n == p.service_port);
+    let mut ports = entry.service.ports.iter().filter(is_meant).peekable();
+    if ports.peek().is_none() {
+        let port = parent.port.unwrap_or_default();
+        return Err(format!("Service {host} has no port {port}"));
+    }
+    if !ports.any(|p| p.protocol.is_http()) {
+        return Err(format!(
+            "no port of {host} that is meant is HTTP by name or appProtocol; rename it (http-…)"
+        ));
+    }
+    Ok(entry)
+}
+
+fn conflict(rules: &Meta, host: &str) -> Condition {
+    let message = format!(
+        "VirtualService {}/{} has rules for {host}, which win; delete it for this route to take effect",
+        rules.namespace, rules.name
+    );
+    Condition::new("Accepted", false, "ParentRefConflict", message)
+}
+
+impl OpenListener {
+    /// A route that names one listener by two parents is there once.
+    fn take(&mut self, route: &Entry<HttpRoute>, hostnames: Vec<HostPattern>) {
+        let is_it = |a: &AttachedRoute| {
+            a.route.meta.namespace == route.meta.namespace && a.route.meta.name == route.meta.name
+        };
+        if !self.routes.iter().any(is_it) {
+            let route = route.clone();
+            self.routes.push(AttachedRoute { route, hostnames });
+        }
+    }
+}
+
+fn is_meant(listener: &OpenListener, parent: &ParentRef) -> bool {
+    parent.section.as_ref().is_none_or(|name| *name == listener.name)
+        && parent.port.is_none_or(|port| port == listener.port)
+}
+
+/// The hosts for which a listener takes a route.
+fn hosts(
+    inputs: &Inputs,
+    listener: &OpenListener,
+    gateway: &Entry<Gateway>,
+    index: usize,
+    route: &Entry<HttpRoute>,
+) -> Result<Vec<HostPattern>, Refusal> {
+    if !listener.is_served() {
+        let why = if listener.accepted.status == "True" {
+            &listener.conflicted
+        } else {
+            &listener.accepted
+        };
+        let message = format!("listener {} is not served: {}", listener.name, why.message);
+        return Err(Refusal::at(Step::NoMatchingParent, message));
+    }
+    let allowed = gateway
+        .spec
+        .listeners
+        .get(index)
+        .map(|l| &l.allowed_routes.namespaces);
+    let (own, other) = (&gateway.meta.namespace, &route.meta.namespace);
+    if !allowed.is_some_and(|a| a.admit(own, other, inputs.namespace_labels(other))) {
+        let message = format!(
+            "listener {} does not allow routes of namespace {other} (allowedRoutes.namespaces)",
+            listener.name
+        );
+        return Err(Refusal::at(Step::NotAllowedByListeners, message));
+    }
+    if listener.kinds.is_empty() {
+        let message = format!(
+            "listener {} does not allow routes of kind HTTPRoute (allowedRoutes.kinds)",
+            listener.name
+        );
+        return Err(Refusal::at(Step::NotAllowedByListeners, message));
+    }
+    let wanted = &route.spec.hostnames;
+    if wanted.is_empty() {
+        return Ok(vec![listener.hostname.clone()]);
+    }
+    let both: Vec<HostPattern> = wanted
+        .iter()
+        .filter_map(|h| listener.hostname.intersect(h))
+        .collect();
+    if both.is_empty() {
+        let message = format!(
+            "none of the route's hostnames is one of listener {} ({})",
+            listener.name, listener.hostname
+        );
+        return Err(Refusal::at(Step::NoMatchingListenerHostname, message));
+    }
+    Ok(both)
+}
