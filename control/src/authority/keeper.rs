@@ -98,7 +98,7 @@ impl Keeper {
             };
             self.show(&around, reach, &metrics);
             // Nobody's acknowledgement matters unless roots are on their way.
-            let waits = self.succession.known_at.is_none();
+            let waits = self.succession.known_at.is_none() || self.stage_now() == Stage::Announcing;
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.store.changed() => self.read().await,

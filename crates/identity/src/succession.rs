@@ -139,7 +139,9 @@ impl Succession {
         if next.roots == self.roots {
             next.note(reach, now, pace);
         }
-        let known = next.roots == self.roots && next.is_known_long_enough(now, pace);
+        // A root that nobody was signed under yet: also by those who have come since everybody had it.
+        let everywhere = self.has_signed(target.own_root) || self.is_everywhere(reach, now, pace);
+        let known = next.roots == self.roots && next.is_known_long_enough(now, pace) && everywhere;
         if next.signer != *target.signer && (known || signer == Signer::Gone) {
             next.signer = target.signer.clone();
             next.sign_under(target.own_root);
@@ -188,10 +190,19 @@ impl Succession {
 
     /// A proxy that never answers has learnt the roots with its certificate once a life has passed.
     fn note(&mut self, reach: Reach, now: SystemTime, pace: &Pace) {
-        let all = reach.in_effect >= reach.of;
-        if self.known_at.is_none() && (all || self.changed_at + pace.life <= now) {
+        if self.known_at.is_none() && self.is_everywhere(reach, now, pace) {
             self.known_at = Some(now);
         }
+    }
+
+    fn has_signed(&self, root: &Certificate) -> bool {
+        self.roots
+            .iter()
+            .any(|known| known.signed && known.certificate == *root)
+    }
+
+    fn is_everywhere(&self, reach: Reach, now: SystemTime, pace: &Pace) -> bool {
+        reach.in_effect >= reach.of || self.changed_at + pace.life <= now
     }
 
     fn is_known_long_enough(&self, now: SystemTime, pace: &Pace) -> bool {

@@ -39,7 +39,8 @@ impl Control {
             .env("AQUIFER_MONITORING_LISTEN", format!("127.0.0.1:{monitoring}"))
             .env("AQUIFER_TRUSTED_NODE_ACCOUNTS", "istio-system/aquifer-agent")
             .env("AQUIFER_WAYPOINT_LINGER", "1")
-            .env("AQUIFER_ROOT_ANNOUNCE", "1")
+            // Longer than a replica takes to hear of the proxies of the others.
+            .env("AQUIFER_ROOT_ANNOUNCE", "3")
             .envs((!peers.is_empty()).then(|| ("AQUIFER_PEERS", peers.join(","))))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -82,10 +82,10 @@ fn objects_become_statuses_and_waypoints() {
     world.apply(SHOP);
     rules_are_answered_for(&world);
     every_namespace_gets_the_root(&world);
+    secrets::are_read_where_a_role_allows_it(&world);
     a_waypoint_comes_back_and_goes(&world);
     what_a_kind_lacks_stops_no_other(&world);
     gateway_api::real_manifests_are_taken_and_answered_for(&world);
-    secrets::are_read_where_a_role_allows_it(&world);
     control.ends_in_order();
 }
 
