@@ -26,7 +26,7 @@ use world::World;
 type Chapter = (&'static str, fn(&World));
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 21] = [
+const CHAPTERS: [Chapter; 19] = [
     (
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -53,10 +53,6 @@ const CHAPTERS: [Chapter; 21] = [
         "kinds of workloads",
         workloads::every_kind_of_workload_is_in_the_mesh_from_its_first_connection,
     ),
-    (
-        "address reuse",
-        workloads::an_address_that_changes_hands_changes_its_identity,
-    ),
     ("deletion", workloads::a_pod_that_goes_takes_no_request_with_it),
     ("nonsense", trials::nonsense_and_floods_disturb_nobody),
     (
@@ -74,10 +70,6 @@ const CHAPTERS: [Chapter; 21] = [
     (
         "kubelet, containerd",
         nodes::kubelet_and_container_runtime_may_restart,
-    ),
-    (
-        "power cut",
-        nodes::a_node_that_loses_its_power_comes_back_into_the_mesh,
     ),
     ("leaving", leaving::a_namespace_that_leaves_talks_plainly),
     (

@@ -1,7 +1,5 @@
 //! The kinds of workloads that people have, and what becomes of pods and their addresses.
 
-use aquifer_tests::cluster::layout::Member;
-
 use super::world::{NAMESPACE, World};
 
 const KINDS: &str = "kinds";
@@ -174,81 +172,6 @@ fn enrolled(world: &World, workload: &str, count: usize) {
     world.until(&format!("{count} pods of {workload} are enrolled"), |status| {
         let pods: Vec<_> = status.pods_of(KINDS, workload).collect();
         pods.len() == count && pods.iter().all(|pod| pod.ready && pod.enrolled)
-    });
-}
-
-/// Who may ask the target.
-fn allow(account: &str) -> String {
-    format!(
-        "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: target, namespace: kinds}}
-spec:
-  selector: {{matchLabels: {{app: target}}}}
-  action: ALLOW
-  rules: [{{from: [{{source: {{principals: [cluster.local/ns/kinds/sa/{account}]}}}}]}}]
-"
-    )
-}
-
-/// A client of that identity, on a node of whose addresses the next one is the same for all.
-fn client(account: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: {account}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: {account}, namespace: kinds, labels: {{app: {account}}}}}
-spec:
-  nodeName: node-2
-  serviceAccountName: {account}
-  terminationGracePeriodSeconds: 0
-  containers: [{{name: web, image: 'aquifer-cluster/app:1', args: [serve, '8080']}}]
-"
-    )
-}
-
-pub(crate) fn an_address_that_changes_hands_changes_its_identity(world: &World) {
-    let address = starts(world, "first");
-    world.apply(KINDS, &allow("first"));
-    asks(world, "first", true);
-    world.kubectl(&["-n", KINDS, "delete", "pod", "first", "--wait=true"]);
-    // The plugin that gives addresses goes on from the one that it gave last.
-    let number: u8 = address.rsplit('.').next().unwrap().parse().unwrap();
-    let last = format!(
-        "echo -n 10.244.2.{} > /var/lib/cni/networks/cluster/last_reserved_ip.0",
-        number - 1
-    );
-    world.in_node(Member::Node(2), &last);
-    assert_eq!(starts(world, "second"), address, "the address is another's now");
-    asks(world, "second", false);
-    world.apply(KINDS, &allow("second"));
-    asks(world, "second", true);
-    world.kubectl(&["delete", "namespace", KINDS, "--wait=false"]);
-}
-
-/// Starts the client of that name and tells its address.
-fn starts(world: &World, name: &str) -> String {
-    world.apply(KINDS, &client(name));
-    enrolled(world, name, 1);
-    let status = world.status();
-    let address = status.pods_of(KINDS, name).next().and_then(|pod| pod.ip);
-    address.unwrap().to_string()
-}
-
-/// Waits until each of some requests ends so: the policy takes a moment to arrive everywhere.
-fn asks(world: &World, name: &str, allowed: bool) {
-    let get = ["-n", KINDS, "exec", name, "--", "/app", "get", "http://target/"];
-    world.wait(&format!("{name} is answered: {allowed}"), || {
-        let answers: Vec<_> = (0..4).map(|_| world.cluster().kubectl().run(&get)).collect();
-        if answers.iter().all(|answer| answer.is_ok() == allowed) {
-            return Ok(());
-        }
-        Err(format!("{answers:?}"))
     });
 }
 

@@ -65,24 +65,6 @@ impl World {
         Some(world)
     }
 
-    /// The node of the cluster's name server, and the other one.
-    pub(crate) fn nodes_by_name_server(&self) -> (Member, Member) {
-        let template = "jsonpath={.items[0].spec.nodeName}";
-        let list = [
-            "-n",
-            "kube-system",
-            "get",
-            "pods",
-            "-l",
-            "k8s-app=kube-dns",
-            "-o",
-            template,
-        ];
-        let here: Member = self.kubectl(&list).parse().unwrap();
-        let other = self.cluster.nodes().find(|node| *node != here).unwrap();
-        (here, other)
-    }
-
     /// Tables of the packet filter and routing rules, by name; what the container runtime reads and runs.
     pub(crate) fn rules_of(&self, node: Member) -> String {
         self.in_node(
