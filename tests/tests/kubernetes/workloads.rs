@@ -145,6 +145,7 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
         let answer = world.get_from(from, "client", &url);
         assert!(answer.is_ok(), "{url}: {answer:?}");
     }
+    world.kubectl(&["delete", "namespace", KINDS, "--timeout=60s"]);
 }
 
 fn done(world: &World, job: &str) -> Result<(), String> {
