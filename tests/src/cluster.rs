@@ -345,6 +345,12 @@ impl Cluster {
         Err(ClusterError::Launch { member, message })
     }
 
+    /// What a member goes through that loses its power for a moment.
+    pub fn restart_member(&self, member: Member) -> Result<(), ClusterError> {
+        self.stop_member(member)?;
+        self.start_member(member)
+    }
+
     /// Ends everything and removes every trace.
     pub fn down(mut self) -> Result<(), ClusterError> {
         self.at_drop = AtDrop::Leave;

@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-mod capture;
 mod client;
 mod failure;
 mod identities;
@@ -19,6 +18,7 @@ mod report;
 mod story;
 mod tally;
 
+pub mod capture;
 pub mod load;
 pub mod namespace;
 

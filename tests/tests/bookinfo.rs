@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use aquifer_tests::bookinfo::answer::ServedBy;
 use aquifer_tests::bookinfo::{self, Environment};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -353,6 +356,29 @@ async fn both_address_families_and_health_are_served() {
             assert!(reply.body.contains("is healthy"), "{}", reply.body);
         }
     }
+}
+
+/// As a kubelet's gRPC probe asks: `grpc.health.v1`, over HTTP/2 without TLS.
+#[tokio::test]
+async fn grpc_health_checks_are_answered() {
+    let started = start("details", &[]);
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, started.port))
+        .await
+        .unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://details/grpc.health.v1.Health/Check")
+        .header("content-type", "application/grpc")
+        .body(Full::new(Bytes::from_static(&[0; 5])))
+        .unwrap();
+    let answer = tokio::time::timeout(DEADLINE, sender.send_request(request)).await;
+    let answer = answer.unwrap().unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+    // One message of two bytes: its field 1, the status, is SERVING.
+    assert_eq!(*answer.to_bytes(), [0, 0, 0, 0, 2, 0x08, 0x01]);
 }
 
 #[tokio::test]

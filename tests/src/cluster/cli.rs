@@ -61,7 +61,7 @@ enum Action {
         member: Member,
         service: String,
     },
-    /// Cut a member's power, or bring it back: `member stop node-2`.
+    /// Cut a member's power, bring it back, or both: `member restart node-2`.
     Member {
         #[arg(value_enum)]
         verb: Power,
@@ -125,6 +125,7 @@ enum Verb {
 enum Power {
     Stop,
     Start,
+    Restart,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -249,6 +250,7 @@ fn power(cluster: &Cluster, verb: Power, member: Member) -> Result<()> {
     match verb {
         Power::Stop => cluster.stop_member(member)?,
         Power::Start => cluster.start_member(member)?,
+        Power::Restart => cluster.restart_member(member)?,
     }
     Ok(())
 }

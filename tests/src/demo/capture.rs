@@ -22,6 +22,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::namespace::{Inside, Namespace, NamespaceError};
 use packet::Segment;
 
+/// Text of bookinfo's answers: of the page, of the JSON between its parts, of the database.
+pub const TEXTS: &str = r"Simple Bookstore App|Reviewer1|servedBy|ISBN-1|x-served-by";
 const HBONE_PORT: u16 = 15008;
 /// Where an ingress gateway pod listens for clients from outside.
 const GATEWAY_PORT: u16 = 8080;
@@ -37,10 +39,10 @@ const NOT_LINKS: [&str; 2] = ["lo", "cni0"];
 
 /// Addresses that tell the client's own, unencrypted link to the gateway from the mesh.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Edge {
+pub struct Edge {
     /// Where clients reach the gateway from outside.
-    pub(crate) entry: Vec<IpAddr>,
-    pub(crate) gateway_pods: Vec<IpAddr>,
+    pub entry: Vec<IpAddr>,
+    pub gateway_pods: Vec<IpAddr>,
 }
 
 impl Edge {
@@ -53,11 +55,11 @@ impl Edge {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traffic {
-    pub(crate) packets: u64,
-    pub(crate) hbone: u64,
+pub struct Traffic {
+    pub packets: u64,
+    pub hbone: u64,
     /// Packets that contain the text of an answer.
-    pub(crate) plaintext: u64,
+    pub plaintext: u64,
 }
 
 impl AddAssign for Traffic {
@@ -70,20 +72,20 @@ impl AddAssign for Traffic {
 
 /// What was seen between start and stop.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Between the nodes.
-    pub(crate) nodes: Traffic,
+    pub nodes: Traffic,
     /// On the pods' own links.
-    pub(crate) pods: Traffic,
+    pub pods: Traffic,
     /// The client's own link to the ingress gateway, wherever it was seen.
-    pub(crate) edge: Traffic,
+    pub edge: Traffic,
     /// Packets that the kernel could not hand to us in time.
-    pub(crate) dropped: u64,
+    pub dropped: u64,
 }
 
 impl Seen {
     /// Everything but the client's own link.
-    pub(crate) fn mesh(&self) -> Traffic {
+    pub fn mesh(&self) -> Traffic {
         let mut sum = self.nodes;
         sum += self.pods;
         sum
@@ -100,7 +102,7 @@ impl AddAssign for Seen {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CaptureError {
+pub enum CaptureError {
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     #[error("cannot capture packets: {0}; it takes root (CAP_NET_RAW)")]
@@ -108,14 +110,14 @@ pub(crate) enum CaptureError {
 }
 
 /// Captures on several nodes at once.
-pub(crate) struct Capture {
+pub struct Capture {
     stop: Arc<AtomicBool>,
     nodes: Vec<Inside<io::Result<Seen>>>,
 }
 
 impl Capture {
     /// Returns when every socket is open: what happens next is seen.
-    pub(crate) fn start(nodes: &[Namespace], edge: &Edge, texts: &Regex) -> Result<Self, CaptureError> {
+    pub fn start(nodes: &[Namespace], edge: &Edge, texts: &Regex) -> Result<Self, CaptureError> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut running = Self {
             stop: Arc::clone(&stop),
@@ -138,7 +140,7 @@ impl Capture {
         Ok(running)
     }
 
-    pub(crate) fn stop(self) -> Result<Seen, CaptureError> {
+    pub fn stop(self) -> Result<Seen, CaptureError> {
         self.stop.store(true, Ordering::Relaxed);
         let mut seen = Seen::default();
         for node in self.nodes {

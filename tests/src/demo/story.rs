@@ -13,7 +13,7 @@ use crate::bookinfo::CONNECTION_AGE;
 use crate::lab::status::{PodStatus, Status};
 
 use super::Options;
-use super::capture::{Capture, Edge, Seen};
+use super::capture::{Capture, Edge, Seen, TEXTS};
 use super::client::Client;
 use super::failure::{Failure, OrFailed};
 use super::identities::Proved;
@@ -28,8 +28,6 @@ pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
 pub(crate) const GATEWAY: &str = "istio-ingressgateway";
 const WAYPOINT: &str = "waypoint";
-/// Text of the application's answers: of the page, of the JSON between its parts, of the database.
-const TEXTS: &str = r"Simple Bookstore App|Reviewer1|servedBy|ISBN-1|x-served-by";
 const PARALLEL: usize = 4;
 const UNLABELLED_REQUESTS: usize = 40;
 /// Pages that must all obey the canary before it counts as in force: each could obey by chance.

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::demo::capture::Seen;
 
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
 pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
     let before = uids(world, SYSTEM, "aquifer-agent");
-    let pages = world.under_load(|| {
+    let mut pages = None;
+    let update = || {
         world.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-agent"]);
         // Pods that start while two agents are on a node.
         renew_probed(world);
@@ -24,29 +26,47 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
             now.len() == before.len() && before.iter().all(|uid| !now.contains(&uid))
         });
         world.settled("bookinfo answers after the update", |_| true);
-    });
-    world.assert_none_failed("rolling update of the agents", &pages);
+    };
+    let seen = world.watched(|| pages = Some(world.under_load(update)));
+    world.assert_none_failed("rolling update of the agents", &pages.unwrap());
+    assert_encrypted(&seen);
     assert_all_enrolled(world);
     assert_probed_answers(world);
 }
 
 pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
     let pages = world.under_load(|| {
-        world.kubectl(&[
-            "-n",
-            SYSTEM,
-            "delete",
-            "pods",
-            "-l",
-            "app=istiod",
-            "--grace-period=1",
-        ]);
+        let (before, node) = leader(world);
+        assert!(kill(world, node, "aquifer-control") > 0);
+        world.wait("another one leads, or the same one anew", || {
+            let (now, _) = leader(world);
+            let restarted = world.status();
+            let mut control = restarted.pods_of(SYSTEM, "aquifer-control");
+            if now != before || control.any(|pod| pod.name == before && pod.restarts > 0) {
+                return Ok(());
+            }
+            Err(format!("{now} leads"))
+        });
+    });
+    world.assert_none_failed("loss of the leader", &pages);
+
+    let pages = world.under_load(|| {
+        let scale = |replicas| {
+            let replicas = format!("--replicas={replicas}");
+            world.kubectl(&["-n", SYSTEM, "scale", "deployment/aquifer-control", &replicas]);
+        };
+        scale(0);
+        world.until("no control plane is left", |status| {
+            status.pods_of(SYSTEM, "aquifer-control").next().is_none()
+        });
+        world.settled("bookinfo answers without a control plane", |_| true);
+        scale(2);
         world
             .mesh()
             .wait_rolled_out("deployment/aquifer-control", PATIENCE)
             .unwrap();
     });
-    world.assert_none_failed("restart of the control plane", &pages);
+    world.assert_none_failed("absence of the control plane", &pages);
 
     let cluster = world.cluster();
     let pages = world.under_load(|| {
@@ -64,35 +84,68 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
     renew_probed(world);
 }
 
+/// The pod that writes, and its node.
+fn leader(world: &World) -> (String, Member) {
+    let template = "jsonpath={.spec.holderIdentity}";
+    let holder = world.kubectl(&["-n", SYSTEM, "get", "lease", "aquifer-leader", "-o", template]);
+    let status = world.status();
+    let pod = status.pods.iter().find(|pod| pod.name == holder);
+    // Given back, or its pod is gone: nobody leads for the moment.
+    let node = pod.and_then(|pod| pod.node.parse().ok());
+    (holder, node.unwrap_or(Member::Node(1)))
+}
+
+/// Kills every process of that name on a node; tells how many there were.
+pub(crate) fn kill(world: &World, node: Member, program: &str) -> usize {
+    let script = format!(
+        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = {program} ] && kill -9 ${{p#/proc/}} && echo killed; done"
+    );
+    world.in_node(node, &script).lines().count()
+}
+
+/// How often the agent is killed, each time as soon as it works again.
+const KILLS: u32 = 3;
+
 /// Connections that were open may be cut; new ones wait or are refused, and work again when the agent is back.
 pub(crate) fn a_killed_agent_comes_back_and_nothing_was_plain_meanwhile(world: &World) {
-    let mut back = None;
-    let pages = world.under_load(|| {
-        let killed = Instant::now();
-        let kill = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = aquifer-agent ] && kill -9 ${p#/proc/} && echo killed; done";
-        assert!(world.in_node(Member::Node(1), kill).contains("killed"));
-        world.settled("bookinfo answers again", |_| true);
-        back = Some(killed.elapsed());
+    let mut back = Vec::new();
+    let mut pages = None;
+    let seen = world.watched(|| {
+        pages =
+            Some(world.under_load(|| back = (1..=KILLS).map(|nth| killed_and_back(world, nth)).collect()));
     });
+    let pages = pages.unwrap();
     eprintln!(
-        "killed agent: served again after {} ms, {} of {} requests failed meanwhile",
-        back.unwrap_or_default().as_millis(),
-        pages.failures,
-        pages.requests
+        "agent killed {KILLS} times in a row: served again after {back:?} ms, {} of {} requests failed meanwhile",
+        pages.failures, pages.requests
     );
     assert!(pages.clean_at_the_end > 0, "{pages:?}");
-    world.until("the killed agent is ready", |status| {
-        let mut agents = status.pods_of(SYSTEM, "aquifer-agent");
-        agents.all(|pod| pod.ready)
-            && status
-                .pods_of(SYSTEM, "aquifer-agent")
-                .any(|pod| pod.restarts == 1)
-    });
+    assert_encrypted(&seen);
     assert_all_enrolled(world);
 }
 
+/// Milliseconds from the kill to pages served again, for the nth time. The kubelet waits longer each time before it starts
+/// a container anew.
+fn killed_and_back(world: &World, nth: u32) -> u128 {
+    let start = Instant::now();
+    assert_eq!(kill(world, Member::Node(1), "aquifer-agent"), 1);
+    world.until("the killed agent is ready", |status| {
+        let mut agents = status.pods_of(SYSTEM, "aquifer-agent");
+        agents.any(|pod| pod.ready && pod.restarts == nth && pod.node == "node-1")
+    });
+    world.settled("bookinfo answers again", |_| true);
+    start.elapsed().as_millis()
+}
+
+/// Something went through tunnels, and nothing beside them.
+pub(crate) fn assert_encrypted(seen: &Seen) {
+    let mesh = seen.mesh();
+    eprintln!("watched: {mesh:?}, {} not seen", seen.dropped);
+    assert!(mesh.hbone > 0 && mesh.plaintext == 0, "{seen:?}");
+}
+
 /// Replaces pods and waits until the new ones are enrolled.
-fn renew_probed(world: &World) {
+pub(crate) fn renew_probed(world: &World) {
     let first = uids(world, NAMESPACE, "probed");
     world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "deployment/probed"]);
     world.until("pods that came later are enrolled", |status| {
@@ -121,7 +174,7 @@ fn uids(world: &World, namespace: &str, workload: &str) -> Vec<String> {
 }
 
 /// Nobody was withdrawn meanwhile: peers would have talked plaintext.
-fn assert_all_enrolled(world: &World) {
+pub(crate) fn assert_all_enrolled(world: &World) {
     let status = world.status();
     assert!(
         World::application(&status).iter().all(|pod| pod.enrolled),

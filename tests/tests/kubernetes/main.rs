@@ -11,27 +11,91 @@ mod gateways;
 mod joining;
 mod leaving;
 mod living;
+mod nodes;
 mod policies;
 mod starting;
+mod trials;
+mod workloads;
 mod world;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
 use world::World;
+
+type Chapter = (&'static str, fn(&World));
+
+/// In order: each begins where the one before has left the cluster.
+const CHAPTERS: [Chapter; 19] = [
+    (
+        "joining",
+        joining::running_pods_join_without_a_restart_or_a_failed_request,
+    ),
+    ("canary", joining::a_canary_is_served_by_a_waypoint),
+    (
+        "probes",
+        policies::probes_pass_under_strict_and_plaintext_does_not,
+    ),
+    ("ways in", policies::what_is_masqueraded_to_a_node_is_no_probe),
+    ("coming and going", policies::pods_that_come_and_go_are_followed),
+    ("gateway of its own", gateways::a_gateway_of_its_own_serves_pages),
+    (
+        "waypoint by command",
+        gateways::a_waypoint_is_made_watched_and_deleted_by_the_command,
+    ),
+    ("first call", starting::a_pods_first_call_is_in_the_mesh),
+    (
+        "no agent",
+        starting::without_an_agent_pods_of_the_mesh_wait_and_others_start,
+    ),
+    ("no eBPF", nodes::an_agent_whose_kernel_has_no_ebpf_says_so),
+    (
+        "kinds of workloads",
+        workloads::every_kind_of_workload_is_in_the_mesh_from_its_first_connection,
+    ),
+    ("deletion", workloads::a_pod_that_goes_takes_no_request_with_it),
+    ("nonsense", trials::nonsense_and_floods_disturb_nobody),
+    (
+        "rolling update",
+        living::a_rolling_update_of_the_agents_fails_no_request,
+    ),
+    (
+        "absences",
+        living::the_control_plane_and_the_api_server_may_be_away,
+    ),
+    (
+        "kills",
+        living::a_killed_agent_comes_back_and_nothing_was_plain_meanwhile,
+    ),
+    (
+        "kubelet, containerd",
+        nodes::kubelet_and_container_runtime_may_restart,
+    ),
+    ("leaving", leaving::a_namespace_that_leaves_talks_plainly),
+    (
+        "uninstalling",
+        leaving::an_uninstalled_mesh_leaves_nothing_on_the_nodes,
+    ),
+];
 
 #[test]
 fn the_life_of_a_mesh() {
     let Some(world) = World::build() else { return };
-    joining::running_pods_join_without_a_restart_or_a_failed_request(&world);
-    joining::a_canary_is_served_by_a_waypoint(&world);
-    policies::probes_pass_under_strict_and_plaintext_does_not(&world);
-    policies::pods_that_come_and_go_are_followed(&world);
-    gateways::a_gateway_of_its_own_serves_pages(&world);
-    gateways::a_waypoint_is_made_watched_and_deleted_by_the_command(&world);
-    starting::a_pods_first_call_is_in_the_mesh(&world);
-    starting::without_an_agent_pods_of_the_mesh_wait_and_others_start(&world);
-    living::a_rolling_update_of_the_agents_fails_no_request(&world);
-    living::the_control_plane_and_the_api_server_may_be_away(&world);
-    living::a_killed_agent_comes_back_and_nothing_was_plain_meanwhile(&world);
-    leaving::a_namespace_that_leaves_talks_plainly(&world);
-    leaving::an_uninstalled_mesh_leaves_nothing_on_the_nodes(&world);
+    // One that fails does not hide what the others have to say.
+    let failed: Vec<&str> = CHAPTERS
+        .into_iter()
+        .filter(|chapter| !passes(&world, *chapter))
+        .map(|(name, _)| name)
+        .collect();
     world.down();
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
+
+fn passes(world: &World, (name, chapter): Chapter) -> bool {
+    eprintln!("==> {name}");
+    let start = Instant::now();
+    let passed = catch_unwind(AssertUnwindSafe(|| chapter(world))).is_ok();
+    let how = if passed { "passed" } else { "FAILED" };
+    eprintln!("    {name} {how} in {:.1} s", start.elapsed().as_secs_f64());
+    passed
 }

@@ -11,7 +11,7 @@ metadata: {name: default}
 spec: {mtls: {mode: STRICT}}
 ";
 
-/// One pod on each node, probed by HTTP, TCP and a command, with a way in from outside; and a client.
+/// One pod on each node, probed by HTTP, TCP and a command, with ways in from outside; one probed by gRPC; a client.
 const PROBED: &str = "
 apiVersion: v1
 kind: Service
@@ -43,7 +43,34 @@ spec:
         readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, failureThreshold: 1}
         livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 3}
         startupProbe: {exec: {command: [/app, get, 'http://127.0.0.1:8080/']}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  allocateLoadBalancerNodePorts: false
+  selector: {app: probed}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: checked}
+spec:
+  selector: {matchLabels: {app: checked}}
+  template:
+    metadata: {labels: {app: checked}}
+    spec:
+      containers:
+      - name: details
+        image: docker.io/istio/examples-bookinfo-details-v1:1.20.3
+        imagePullPolicy: Never
+        readinessProbe: {grpc: {port: 9080}, periodSeconds: 1, failureThreshold: 1}
+        livenessProbe: {grpc: {port: 9080, service: anything}, periodSeconds: 1, failureThreshold: 3}
 ";
+
+/// Where a load balancer in front of the cluster would be.
+const BALANCER: &str = "172.31.9.9";
 
 const CLIENT: &str = "
 apiVersion: apps/v1
@@ -67,6 +94,7 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
     world.available(NAMESPACE);
     world.available("default");
     enrolled(world, "probed", 2);
+    enrolled(world, "checked", 1);
     enrolled(world, "client", 1);
     assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
     assert!(
@@ -91,29 +119,70 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
         )
         .unwrap();
     assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
-    // What kube-proxy masquerades comes from a node's address, as the probes do, and is no probe.
-    for node in world.cluster().nodes() {
-        let url = format!("http://{}:30082/", node.address());
-        let curl = format!("curl -s -m 3 -o /dev/null {url} && echo answered");
-        assert_eq!(world.in_node(Member::World, &curl), "", "{url} under STRICT");
-    }
     // Whoever starts now is probed under STRICT from the first time on.
-    world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "deployment/probed"]);
-    world.kubectl(&[
+    for workload in ["probed", "checked"] {
+        let deployment = format!("deployment/{workload}");
+        world.kubectl(&["-n", NAMESPACE, "rollout", "restart", &deployment]);
+        world.kubectl(&["-n", NAMESPACE, "rollout", "status", &deployment, "--timeout=90s"]);
+    }
+    enrolled(world, "probed", 2);
+    enrolled(world, "checked", 1);
+    let status = world.status();
+    let probed = status
+        .pods_of(NAMESPACE, "probed")
+        .chain(status.pods_of(NAMESPACE, "checked"));
+    assert!(probed.into_iter().all(|pod| pod.restarts == 0), "{status}");
+    world.kubectl(&["-n", NAMESPACE, "delete", "peerauthentication", "default"]);
+}
+
+/// What kube-proxy masquerades comes from a node's address, as the probes do, and is no probe.
+pub(crate) fn what_is_masqueraded_to_a_node_is_no_probe(world: &World) {
+    let ingress = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{{"ip":"{BALANCER}"}}]}}}}}}"#);
+    let patch = [
         "-n",
         NAMESPACE,
-        "rollout",
-        "status",
-        "deployment/probed",
-        "--timeout=90s",
-    ]);
-    enrolled(world, "probed", 2);
-    let status = world.status();
-    assert!(
-        status.pods_of(NAMESPACE, "probed").all(|pod| pod.restarts == 0),
-        "{status}"
-    );
+        "patch",
+        "service",
+        "balanced",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+    ];
+    world.kubectl(&[&patch[..], &[&ingress]].concat());
+    let route = format!("ip route replace {BALANCER} via {}", Member::Node(1).address());
+    world.in_node(Member::World, &route);
+    let nodes = world
+        .cluster()
+        .nodes()
+        .map(|node| format!("http://{}:30082/", node.address()));
+    let ways: Vec<String> = nodes.chain([format!("http://{BALANCER}/")]).collect();
+    // Asked often enough to meet the pods of both nodes.
+    let answers = |url: &String| {
+        let curl =
+            format!("for i in 1 2 3 4 5 6 7 8; do curl -s -m 3 -o /dev/null {url} && echo answered; done");
+        world.in_node(Member::World, &curl).lines().count()
+    };
+    let all = |wanted: usize| {
+        world.wait(
+            &format!("{wanted} of 8 requests from outside are answered"),
+            || {
+                let wrong =
+                    |url: &String| Some((url.clone(), answers(url))).filter(|(_, count)| *count != wanted);
+                let wrong: Vec<_> = ways.iter().filter_map(wrong).collect();
+                if wrong.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("{wrong:?}"))
+                }
+            },
+        );
+    };
+    all(8);
+    world.apply(NAMESPACE, STRICT);
+    all(0);
     world.kubectl(&["-n", NAMESPACE, "delete", "peerauthentication", "default"]);
+    all(8);
+    world.in_node(Member::World, &format!("ip route del {BALANCER}"));
 }
 
 pub(crate) fn pods_that_come_and_go_are_followed(world: &World) {

@@ -1,6 +1,6 @@
 //! A cluster with the mesh and, outside of it at first, bookinfo; and what the chapters look at.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,18 @@ use aquifer_tests::cluster::kubectl::KubectlError;
 use aquifer_tests::cluster::layout::{ClusterName, Layout, Member};
 use aquifer_tests::cluster::mesh::Mesh;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, observe};
+use aquifer_tests::demo::capture::{Capture, Edge, Seen, TEXTS};
 use aquifer_tests::demo::load::{Load, Pages};
 use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
+use regex::bytes::Regex;
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
 /// Generous: the machine may be busy with other builds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-const PER_SECOND: u32 = 40;
+/// Pages; each is three to five requests through the mesh.
+const PER_SECOND: u32 = 70;
 const FRONT_PORT: u16 = 30081;
 /// Pages that have to be served in a row before a change counts as over.
 const SETTLED: usize = 20;
@@ -183,9 +186,43 @@ impl World {
 
     /// Runs something under load and tells what came of the requests.
     pub(crate) fn under_load(&self, act: impl FnOnce()) -> Pages {
-        let load = Load::start(&self.outside(), Self::front(), PER_SECOND).unwrap();
+        self.under_load_at(Self::front(), act)
+    }
+
+    pub(crate) fn under_load_at(&self, front: SocketAddr, act: impl FnOnce()) -> Pages {
+        let load = Load::start(&self.outside(), front, PER_SECOND).unwrap();
         act();
         load.stop().unwrap()
+    }
+
+    /// Looks at every packet on the links of these nodes and their pods, but for those of clients outside.
+    pub(crate) fn watch(&self, nodes: &[Member]) -> Capture {
+        let namespace = |node: &Member| Namespace::named(&self.cluster.layout().netns(*node));
+        let nodes: Vec<Namespace> = nodes.iter().map(namespace).collect();
+        Capture::start(&nodes, &self.edge(), &Regex::new(TEXTS).unwrap()).unwrap()
+    }
+
+    /// What was seen on all nodes while something happened.
+    pub(crate) fn watched(&self, act: impl FnOnce()) -> Seen {
+        let nodes: Vec<Member> = self.cluster.nodes().collect();
+        let watch = self.watch(&nodes);
+        act();
+        watch.stop().unwrap()
+    }
+
+    /// A NodePort's client comes from the world, or from a node's address: the one on the switch, or the bridge's.
+    fn edge(&self) -> Edge {
+        let bridge = |number| Ipv4Addr::new(10, 244, number, 1);
+        let of_node = |node| match node {
+            Member::Node(number) => [node.address(), bridge(number)],
+            other => [other.address(); 2],
+        };
+        let nodes = self.cluster.nodes().flat_map(of_node);
+        let entry = nodes.chain([Member::World.address()]).map(IpAddr::V4);
+        Edge {
+            entry: entry.collect(),
+            gateway_pods: Vec::new(),
+        }
     }
 
     pub(crate) fn assert_none_failed(&self, what: &str, pages: &Pages) {
@@ -202,6 +239,19 @@ impl World {
             pages.examples,
             self.mesh().describe()
         );
+    }
+
+    /// Waits until that holds; what it says meanwhile is told at the deadline.
+    pub(crate) fn wait(&self, what: &str, wanted: impl Fn() -> Result<(), String>) {
+        let attempt = || {
+            wanted().map_err(|message| KubectlError::Failed {
+                arguments: what.to_owned(),
+                message,
+            })
+        };
+        if let Err(error) = self.cluster.kubectl().until(what, PATIENCE, attempt) {
+            panic!("{error}\n{}", self.mesh().describe());
+        }
     }
 
     /// Waits until pages are served, all of a number in a row, and `right` says that they are as they should be.

@@ -1,0 +1,130 @@
+//! What nobody should do to a mesh, and somebody does.
+
+use std::time::Instant;
+
+use aquifer_tests::cluster::layout::Member;
+
+use super::world::{NAMESPACE, SYSTEM, World};
+
+/// Namespaces whose labels flap, and how often each changes.
+const FLAPPING: usize = 100;
+const FLAPS: usize = 10;
+
+pub(crate) fn nonsense_and_floods_disturb_nobody(world: &World) {
+    let before = restarts(world);
+    let pages = world.under_load(|| {
+        the_webhook_refuses_garbage(world);
+        a_megabyte_of_settings_is_read_or_refused(world);
+        labels_flap(world);
+    });
+    world.assert_none_failed("garbage and floods", &pages);
+    assert_eq!(restarts(world), before, "nothing of the mesh was restarted");
+    super::living::renew_probed(world);
+}
+
+/// Of all that is the mesh's own.
+fn restarts(world: &World) -> u32 {
+    let status = world.status();
+    let own = status.pods.iter().filter(|pod| pod.namespace == SYSTEM);
+    own.map(|pod| pod.restarts).sum()
+}
+
+/// Whoever reaches its Service may talk to the webhook; the API server asks nothing like this.
+fn the_webhook_refuses_garbage(world: &World) {
+    let address = world.kubectl(&[
+        "-n",
+        SYSTEM,
+        "get",
+        "service",
+        "istiod",
+        "-o",
+        "jsonpath={.spec.clusterIP}",
+    ]);
+    let post = |body: &str| {
+        let curl = format!(
+            "{body} | curl -s -k -m 20 -o /dev/null -w '%{{http_code}}' -X POST -H 'content-type: application/json' --data-binary @- https://{address}/validate"
+        );
+        world.in_node(Member::Node(1), &curl)
+    };
+    for (body, wanted) in [
+        ("printf ''", ["400", "422"]),
+        ("echo nonsense", ["400", "422"]),
+        (r#"echo '{"kind":"AdmissionReview"}'"#, ["400", "422"]),
+        (
+            r#"echo '{"request":{"uid":7,"object":[[[[]]]]}}'"#,
+            ["400", "422"],
+        ),
+        ("head -c 1000000 /dev/zero", ["400", "413"]),
+        ("head -c 100000000 /dev/zero", ["413", "000"]),
+    ] {
+        let status = post(body);
+        assert!(
+            wanted.contains(&&*status),
+            "{body}: {status}, not one of {wanted:?}"
+        );
+    }
+}
+
+/// As large as the API server takes it.
+fn a_megabyte_of_settings_is_read_or_refused(world: &World) {
+    let configuration = |mesh: &str| {
+        serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": SYSTEM},
+            "data": {"mesh": mesh},
+        })
+        .to_string()
+    };
+    let now = [
+        "-n",
+        SYSTEM,
+        "get",
+        "configmap",
+        "istio",
+        "-o",
+        "jsonpath={.data.mesh}",
+    ];
+    let settings = world.kubectl(&now);
+    let nested = format!("{}1{}", "[".repeat(450_000), "]".repeat(450_000));
+    let long = format!("rootNamespace: {}\n", "x".repeat(900_000));
+    for text in [
+        nested,
+        long,
+        "a: *b\nc: [\n".to_owned(),
+        "&a [*a, *a]\n".repeat(80_000),
+    ] {
+        world.apply(SYSTEM, &configuration(&text));
+        world.settled("bookinfo answers whatever the settings", |_| true);
+    }
+    world.apply(SYSTEM, &configuration(&settings));
+}
+
+fn labels_flap(world: &World) {
+    let names: Vec<String> = (0..FLAPPING).map(|number| format!("flapping-{number}")).collect();
+    let namespaces = names.iter().map(|name| {
+        format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{flaps: here}}}}\n")
+    });
+    world
+        .cluster()
+        .kubectl()
+        .apply(&namespaces.collect::<String>())
+        .unwrap();
+    let start = Instant::now();
+    for flap in 0..FLAPS {
+        let mode = if flap % 2 == 0 { "ambient" } else { "none" };
+        let label = format!("istio.io/dataplane-mode={mode}");
+        world.kubectl(&["label", "namespaces", "-l", "flaps=here", &label, "--overwrite"]);
+    }
+    let changed = start.elapsed();
+    // A pod that starts now is not behind all of that.
+    super::living::renew_probed(world);
+    eprintln!(
+        "{} labels changed in {} ms; {} ms later new pods were enrolled",
+        FLAPPING * FLAPS,
+        changed.as_millis(),
+        (start.elapsed() - changed).as_millis()
+    );
+    world.kubectl(&["delete", "namespaces", "-l", "flaps=here", "--wait=false"]);
+    world.settled(&format!("bookinfo answers in {NAMESPACE}"), |_| true);
+}
