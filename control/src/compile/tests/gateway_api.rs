@@ -44,7 +44,7 @@ pub(super) fn mesh() -> Mesh {
 }
 
 /// The pod and Service of a Gateway `g`, as the cluster makes them from what is rendered.
-fn run(mesh: &mut Mesh, ports: &str) {
+pub(super) fn run(mesh: &mut Mesh, ports: &str) {
     mesh.pod(
         "shop",
         "g-pod",
@@ -60,7 +60,7 @@ fn run(mesh: &mut Mesh, ports: &str) {
     );
 }
 
-fn held(compiled: &Compiled) -> Held {
+pub(super) fn held(compiled: &Compiled) -> Held {
     let key = ProxyKey::Gateway {
         namespace: "shop".into(),
         pod: "g-pod".into(),

@@ -15,7 +15,7 @@ use crate::serve::{ClientIdentity, ProxyType, ResourceSnapshots};
 use crate::snapshots::Snapshots;
 
 /// A Secret with a certificate for these names and its key.
-fn secret(name: &str, hosts: &[&str]) -> String {
+pub(super) fn secret(name: &str, hosts: &[&str]) -> String {
     let (chain, key) = pair(hosts);
     let indented = |pem: &str| pem.replace('\n', "\n    ");
     format!(
