@@ -134,16 +134,24 @@ impl SecretFollowers {
 mod tests {
     use std::time::Duration;
 
+    use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
+
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    /// Delivers one Secret, and takes it back when told to stop; each takes a place in the queue.
-    async fn deliver(events: mpsc::Sender<&'static str>, stop: CancellationToken) {
+    /// Delivers one Secret, and takes it back when told to stop; not before it may, as where the queue is full.
+    async fn deliver(
+        events: mpsc::Sender<&'static str>,
+        stop: CancellationToken,
+        may_take_back: Arc<Semaphore>,
+    ) {
         let _ = events.send("applied").await;
         stop.cancelled().await;
-        // As a follower that finds the queue full is late.
-        tokio::task::yield_now().await;
+        if let Ok(permit) = may_take_back.acquire().await {
+            permit.forget();
+        }
         let _ = events.send("deleted").await;
     }
 
@@ -152,46 +160,73 @@ mod tests {
         wanted.then(|| Arc::from("a")).into_iter().collect()
     }
 
-    #[tokio::test]
-    async fn a_namespace_that_is_wanted_again_keeps_its_secret() {
-        let (want, wanted) = watch::channel(namespaces(true));
-        let (events, mut queue) = mpsc::channel(1);
-        let following = tokio::spawn(follow_wanted(wanted, move |_, stop| {
-            deliver(events.clone(), stop)
-        }));
-        let settle = async || {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-        };
-        settle().await;
-        // The queue is full: nobody has taken the first delivery yet.
-        want.send_replace(namespaces(false));
-        settle().await;
-        want.send_replace(namespaces(true));
-        settle().await;
-        let mut seen = Vec::new();
-        while seen.len() < 3 {
-            let next = tokio::time::timeout(DEADLINE, queue.recv()).await;
-            seen.push(next.expect("an event in time").expect("the followers live"));
+    /// Lets every task go on as far as it can; the test's runtime has one thread.
+    async fn settle() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
         }
-        assert_eq!(seen, ["applied", "deleted", "applied"]);
-        settle().await;
-        assert!(queue.try_recv().is_err(), "nothing is taken back");
-        following.abort();
+    }
+
+    struct World {
+        want: watch::Sender<BTreeSet<Arc<str>>>,
+        queue: mpsc::Receiver<&'static str>,
+        may_take_back: Arc<Semaphore>,
+        following: JoinHandle<()>,
+    }
+
+    impl World {
+        fn start() -> Self {
+            let (want, wanted) = watch::channel(namespaces(true));
+            let (events, queue) = mpsc::channel(4);
+            let may_take_back = Arc::new(Semaphore::new(0));
+            let gate = may_take_back.clone();
+            let follow = follow_wanted(wanted, move |_, stop| deliver(events.clone(), stop, gate.clone()));
+            Self {
+                want,
+                queue,
+                may_take_back,
+                following: tokio::spawn(follow),
+            }
+        }
+
+        async fn next(&mut self) -> Option<&'static str> {
+            let next = tokio::time::timeout(DEADLINE, self.queue.recv());
+            next.await.expect("an event in time")
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            self.following.abort();
+        }
     }
 
     #[tokio::test]
-    async fn what_is_wanted_all_along_is_followed_once() {
-        let (want, wanted) = watch::channel(namespaces(true));
-        let (events, mut queue) = mpsc::channel(4);
-        let following = tokio::spawn(follow_wanted(wanted, move |_, stop| {
-            deliver(events.clone(), stop)
-        }));
-        assert_eq!(queue.recv().await, Some("applied"));
-        want.send_replace(namespaces(true));
-        want.send_replace(namespaces(false));
-        assert_eq!(queue.recv().await, Some("deleted"));
-        following.abort();
+    async fn a_namespace_that_is_wanted_again_keeps_its_secret() {
+        let mut world = World::start();
+        assert_eq!(world.next().await, Some("applied"));
+        world.want.send_replace(namespaces(false));
+        settle().await;
+        world.want.send_replace(namespaces(true));
+        settle().await;
+        let early = world.queue.try_recv();
+        assert!(early.is_err(), "{early:?} before the old one is taken back");
+        world.may_take_back.add_permits(1);
+        assert_eq!(world.next().await, Some("deleted"));
+        assert_eq!(world.next().await, Some("applied"));
+        settle().await;
+        assert!(world.queue.try_recv().is_err(), "nothing is taken back");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_any_more_is_taken_back_once() {
+        let mut world = World::start();
+        assert_eq!(world.next().await, Some("applied"));
+        world.want.send_replace(namespaces(true));
+        world.want.send_replace(namespaces(false));
+        world.may_take_back.add_permits(1);
+        assert_eq!(world.next().await, Some("deleted"));
+        settle().await;
+        assert!(world.queue.try_recv().is_err());
     }
 }
