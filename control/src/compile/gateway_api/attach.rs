@@ -158,8 +158,10 @@ impl GatewayApi {
             }
             Route::Stream(route) => {
                 let all = self.streams.entry(key).or_default();
-                let overlaps =
-                    |r: &&ServiceRoute<StreamRoute>| r.port.is_none() || port.is_none() || r.port == port;
+                let overlaps = |r: &&ServiceRoute<StreamRoute>| {
+                    let one_port = r.port.is_none() || port.is_none() || r.port == port;
+                    one_port && !is_same(&r.route.meta, &route.meta)
+                };
                 if let Some(older) = all.iter().find(overlaps) {
                     let host = &entry.service.hostname;
                     return Err(older_stream(&older.route, host).condition());

@@ -417,10 +417,8 @@ fn tls_is_passed_on_by_the_routes_names() {
 #[test]
 fn bytes_go_where_the_oldest_route_of_the_port_says() {
     let mut mesh = mesh();
-    let listeners = format!(
-        "{{name: bytes, port: 9000, protocol: TCP}}, {{name: ended, port: 9443, protocol: TLS, tls: {{certificateRefs: [{{name: x}}]}}}}"
-    );
-    mesh.add("shop", &gateway("g", "istio", &listeners));
+    let listeners = "{name: bytes, port: 9000, protocol: TCP}, {name: ended, port: 9443, protocol: TLS, tls: {certificateRefs: [{name: x}]}}";
+    mesh.add("shop", &gateway("g", "istio", listeners));
     run(
         &mut mesh,
         "{name: tcp-9000, port: 9000, targetPort: 9100}, {name: tls-9443, port: 9443}",
