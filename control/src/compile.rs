@@ -39,7 +39,7 @@ use aquifer_core::service::Service;
 use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::mesh_config::MeshConfig;
-use crate::objects::ObjectKey;
+use crate::objects::{ObjectKey, ParsedObject};
 use crate::store::{Changes, Store};
 use discovery::Discovery;
 use gateway_api::{GatewayApi, Name};
@@ -175,6 +175,18 @@ impl Compiled {
             carry: Arc::default(),
             again_at: None,
             delta: Delta::default(),
+        }
+    }
+
+    /// The model as far as an object of the Gateway API decides, if that were stored.
+    #[must_use]
+    pub fn supposing(&self, object: &ParsedObject) -> Self {
+        let inputs = self.inputs.with(object);
+        let gateway_api = GatewayApi::of(&inputs, &self.discovery);
+        Self {
+            inputs,
+            gateway_api: Arc::new(gateway_api),
+            ..self.clone()
         }
     }
 

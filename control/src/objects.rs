@@ -23,6 +23,7 @@ use crate::model::gateway::Gateway;
 use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
+use crate::model::stream_route::StreamRoute;
 use crate::model::virtual_service::VirtualService;
 pub use read::Meta;
 
@@ -137,6 +138,10 @@ pub enum NoticeKind {
     Conflict,
     /// As the mesh stands, no proxy acts on it.
     Unserved,
+    /// Nothing of this name is known, and nothing is done about it.
+    UnknownField,
+    /// A reference that the owner of the other namespace has not allowed.
+    NotPermitted,
 }
 
 impl Notice {
@@ -187,6 +192,22 @@ impl Notice {
             message: message.into(),
         }
     }
+
+    pub fn unknown_field(field: impl Into<String>) -> Self {
+        Self {
+            kind: NoticeKind::UnknownField,
+            field: field.into(),
+            message: "unknown field; it has no effect".to_owned(),
+        }
+    }
+
+    pub fn not_permitted(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: NoticeKind::NotPermitted,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
 }
 
 /// The content of an object that was accepted.
@@ -202,6 +223,8 @@ pub enum Object {
     KubeGateway(Arc<gateway_api::Gateway>),
     GatewayClass(Arc<gateway_api::GatewayClass>),
     HttpRoute(Arc<HttpRoute>),
+    /// TLSRoute or TCPRoute.
+    StreamRoute(Arc<StreamRoute>),
     ReferenceGrant(Arc<gateway_api::ReferenceGrant>),
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
@@ -324,6 +347,12 @@ fn gateway_api_kind(kind: &str, raw: &RawObject, meta: &Meta) -> Result<Object, 
             raw,
         )?))),
         "HTTPRoute" => HttpRoute::parse(&read::strict(raw)?, meta).map(|r| Object::HttpRoute(Arc::new(r))),
+        "TLSRoute" => {
+            StreamRoute::parse_tls(&read::strict(raw)?, meta).map(|r| Object::StreamRoute(Arc::new(r)))
+        }
+        "TCPRoute" => {
+            StreamRoute::parse_tcp(&read::strict(raw)?, meta).map(|r| Object::StreamRoute(Arc::new(r)))
+        }
         "ReferenceGrant" => Ok(Object::ReferenceGrant(Arc::new(read::strict(raw)?))),
         _ => Err(unsupported_kind(kind)),
     }

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::compile::gateway_api::listeners;
 use crate::compile::inputs::Inputs;
 use crate::compile::report::{PodName, bound_waypoint};
 use crate::compile::selected::Selected;
@@ -211,7 +212,8 @@ impl Pipeline {
         let store = &self.view.read().store;
         let mut inputs = Inputs::default();
         inputs.apply(store, &store.as_changes());
-        credentials::namespaces(&inputs, &Selected::default())
+        let gateways = listeners::gateways(&inputs);
+        credentials::namespaces(&inputs, &Selected::default(), gateways.values())
     }
 
     /// Takes the events that belong together.
@@ -254,7 +256,12 @@ impl Pipeline {
         let compiled = Arc::new(self.next(changes, &moment));
         self.metrics.compiled(&compiled, started.elapsed());
         if let Some(secrets) = &self.secrets {
-            secrets.want(credentials::namespaces(&compiled.inputs, &compiled.selected));
+            let gateways = compiled.gateway_api.gateways.values();
+            secrets.want(credentials::namespaces(
+                &compiled.inputs,
+                &compiled.selected,
+                gateways,
+            ));
         }
         let before = self.compiled.replace(compiled.clone());
         if before.is_some() && compiled.delta.is_nothing() {

@@ -16,7 +16,6 @@ use aquifer_xds::convert::{Address, authorization_to_any};
 use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
-use crate::compile::inputs::Labels;
 use crate::compile::references::Resolver;
 use crate::compile::report::PodName;
 use crate::compile::routes::Clusters;
@@ -29,11 +28,11 @@ use crate::serve::{Resources, VersionedResource};
 pub enum ProxyKey {
     Agent,
     Waypoint(WaypointKey),
-    /// Gateways are found by their labels; the pod's name tells its named ports.
+    /// The pod's labels, as they are now, decide which Gateways it serves; another pod of its name is another proxy.
     Gateway {
         namespace: Arc<str>,
         pod: Arc<str>,
-        labels: Labels,
+        uid: Arc<str>,
     },
 }
 
@@ -66,11 +65,7 @@ impl Picture {
         let collected = match key {
             ProxyKey::Agent => return Self::default(),
             ProxyKey::Waypoint(key) => waypoint::resources(compiled, key),
-            ProxyKey::Gateway {
-                namespace,
-                pod,
-                labels,
-            } => gateway::resources(compiled, namespace, pod, labels),
+            ProxyKey::Gateway { namespace, pod, uid } => gateway::resources(compiled, namespace, pod, uid),
         };
         let mut clusters: BTreeMap<_, Clusters> = BTreeMap::new();
         for (name, target) in collected.targets.clone() {

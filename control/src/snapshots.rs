@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use crate::auth::pods::{PodFacts, Pods};
 use crate::compile::Compiled;
 use crate::compile::discovery::WAYPOINT_CLASS;
-use crate::compile::inputs::Labels;
 use crate::compile::waypoints::{GATEWAY_NAME_LABEL, WaypointKey};
 use crate::proxies::{Picture, ProxyKey, Types, ambient};
 use crate::serve::{ClientIdentity, Denied, ProxyType, ResourceSnapshot, ResourceSnapshots};
@@ -114,7 +113,7 @@ fn proxy_key(compiled: &Compiled, client: &ClientIdentity) -> Result<ProxyKey, D
         ProxyType::Gateway => Ok(ProxyKey::Gateway {
             namespace: client.caller.namespace.clone(),
             pod: client.caller.pod_name.clone(),
-            labels: Labels::clone(&client.pod_labels),
+            uid: client.caller.pod_uid.clone(),
         }),
     }
 }

@@ -82,6 +82,9 @@ pub struct Config {
     /// Traffic threads; 0 is one per CPU.
     #[arg(long, env = "AQUIFER_WORKERS", default_value_t = 0)]
     pub workers: usize,
+    /// Connections that one client address (of IPv6, one network of 64 bits) may have open at a gateway; 0 is no limit.
+    #[arg(long, env = "AQUIFER_MAX_CONNECTIONS_PER_CLIENT", default_value_t = 10_000)]
+    pub max_connections_per_client: usize,
     /// Seconds that open requests have after SIGTERM.
     #[arg(long, env = "AQUIFER_DRAIN_SECONDS", default_value_t = 25)]
     pub drain_seconds: u64,

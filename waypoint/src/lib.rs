@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod clients;
 pub mod config;
 mod edge;
 mod inbound;

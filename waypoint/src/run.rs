@@ -252,6 +252,7 @@ impl Listening {
                     proxy.clone(),
                     listening.drain.clone(),
                     listening.connections.clone(),
+                    config.max_connections_per_client,
                 );
                 listening.connections.spawn(sockets.run(up));
             }

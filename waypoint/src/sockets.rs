@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aquifer_core::http::listener::{Binding, Listener};
+use aquifer_telemetry::edge::EdgeLimit;
 use aquifer_telemetry::readiness::Condition;
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clients::{Clients, Refusals};
 use crate::edge::Arrival;
 use crate::proxy::Proxy;
 
@@ -43,8 +46,16 @@ pub(crate) struct Sockets {
     proxy: Arc<Proxy>,
     drain: CancellationToken,
     connections: TaskTracker,
-    permits: Arc<Semaphore>,
+    limits: Arc<Limits>,
     open: BTreeMap<SocketAddr, OpenSocket>,
+}
+
+/// How many connections there may be, over all listeners.
+struct Limits {
+    all: Arc<Semaphore>,
+    clients: Arc<Clients>,
+    /// Protects what has been said of refusals; never held over an await.
+    refusals: Mutex<Refusals>,
 }
 
 struct OpenSocket {
@@ -53,12 +64,23 @@ struct OpenSocket {
 }
 
 impl Sockets {
-    pub(crate) fn new(proxy: Arc<Proxy>, drain: CancellationToken, connections: TaskTracker) -> Self {
+    /// `per_client` connections at most of one client; 0 is no limit.
+    pub(crate) fn new(
+        proxy: Arc<Proxy>,
+        drain: CancellationToken,
+        connections: TaskTracker,
+        per_client: usize,
+    ) -> Self {
+        let limits = Limits {
+            all: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            clients: Arc::new(Clients::new(per_client)),
+            refusals: Mutex::default(),
+        };
         Self {
             proxy,
             drain,
             connections,
-            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            limits: Arc::new(limits),
             open: BTreeMap::new(),
         }
     }
@@ -115,7 +137,7 @@ impl Sockets {
             name: name.clone(),
             close: close.clone(),
             connections: self.connections.clone(),
-            permits: self.permits.clone(),
+            limits: self.limits.clone(),
         };
         self.connections.spawn(accepting.run(socket));
         let open = OpenSocket {
@@ -139,7 +161,7 @@ struct Accepting {
     name: Arc<str>,
     close: CancellationToken,
     connections: TaskTracker,
-    permits: Arc<Semaphore>,
+    limits: Arc<Limits>,
 }
 
 impl Accepting {
@@ -160,11 +182,11 @@ impl Accepting {
     }
 
     fn serve(&self, stream: TcpStream, client: SocketAddr) {
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
-            return tracing::warn!(
-                limit = MAX_CONNECTIONS,
-                "connection refused: the limit is reached"
-            );
+        let Ok(permit) = self.limits.all.clone().try_acquire_owned() else {
+            return self.refused(client, EdgeLimit::All);
+        };
+        let Some(place) = self.limits.clients.admit(client.ip()) else {
+            return self.refused(client, EdgeLimit::Client);
         };
         let Some(arrival) = self.arrival(&stream, client) else {
             return;
@@ -172,8 +194,15 @@ impl Accepting {
         let close = self.close.clone();
         self.connections.spawn(async move {
             arrival.serve(stream, close).await;
-            drop(permit);
+            drop((permit, place));
         });
+    }
+
+    fn refused(&self, client: SocketAddr, limit: EdgeLimit) {
+        self.proxy.telemetry.edge.refused(limit);
+        if let Some(refused) = self.limits.refusals.lock().note(Instant::now()) {
+            tracing::warn!(client = %client.ip(), limit = limit.as_str(), refused, "connection refused: its limit is reached");
+        }
     }
 
     /// The connection with the listener as it is now; `None` where it has just gone.

@@ -4,6 +4,7 @@ use aquifer_core::http::cluster::{Endpoint, Transport};
 use aquifer_core::snapshot::MeshSnapshot;
 use aquifer_core::workload::WorkloadUid;
 use aquifer_telemetry::access_log::AccessLog;
+use aquifer_telemetry::edge::EdgeMetrics;
 use aquifer_telemetry::http::HttpMetrics;
 use aquifer_telemetry::peer::{PeerLabels, Reporter, ServiceLabels};
 use aquifer_telemetry::registry::Registry;
@@ -12,6 +13,7 @@ use aquifer_telemetry::tcp::TcpMetrics;
 pub(crate) struct Telemetry {
     pub(crate) http: HttpMetrics,
     pub(crate) tcp: TcpMetrics,
+    pub(crate) edge: EdgeMetrics,
     pub(crate) log: AccessLog,
     pub(crate) reporter: Reporter,
 }
@@ -21,6 +23,7 @@ impl Telemetry {
         Self {
             http: HttpMetrics::new(registry),
             tcp: TcpMetrics::new(registry),
+            edge: EdgeMetrics::new(registry),
             log,
             reporter,
         }

@@ -3,7 +3,10 @@
 pub mod attach;
 pub mod backends;
 pub mod classes;
+pub mod grants;
 pub mod listeners;
+pub mod ownership;
+pub mod route;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use crate::compile::discovery::Discovery;
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
 use crate::model::http_route::{HttpRoute, ParentRef};
+use crate::model::stream_route::{RouteKind, StreamRoute};
 use listeners::OpenGateway;
 
 /// Who answers for gateways and routes, as Istio calls itself: classes that people have name it.
@@ -30,9 +34,11 @@ pub struct GatewayApi {
     /// Gateways of our classes that open ports; waypoints are not among them.
     pub gateways: BTreeMap<Name, OpenGateway>,
     /// What becomes of each route that is in effect.
-    pub routes: BTreeMap<Name, RouteState>,
+    pub routes: BTreeMap<(RouteKind, Name), RouteState>,
     /// Routes of the requests to a Service.
-    pub services: BTreeMap<NamespacedHostname, Vec<ServiceRoute>>,
+    pub services: BTreeMap<NamespacedHostname, Vec<ServiceRoute<HttpRoute>>>,
+    /// Routes of the other connections to a Service, the oldest first.
+    pub streams: BTreeMap<NamespacedHostname, Vec<ServiceRoute<StreamRoute>>>,
 }
 
 /// What becomes of a route.
@@ -51,10 +57,10 @@ pub struct ParentState {
     pub accepted: Condition,
 }
 
-/// A route in the form that VirtualServices have, for one parent.
+/// A route at a Service.
 #[derive(Debug)]
-pub struct ServiceRoute {
-    pub route: Entry<HttpRoute>,
+pub struct ServiceRoute<R> {
+    pub route: Entry<R>,
     /// The one port of the Service that it is for; all where there is none.
     pub port: Option<u16>,
 }
@@ -65,16 +71,28 @@ impl GatewayApi {
             gateways: listeners::gateways(inputs),
             ..Self::default()
         };
-        for route in &inputs.http_routes {
-            let parents = route.spec.parents.iter();
+        for route in route::all(inputs) {
+            let parents = route.parents().iter();
             let parents = parents.filter_map(|parent| api.attach(inputs, discovery, route, parent));
             let state = RouteState {
                 parents: parents.collect(),
                 problems: backends::problems(inputs, discovery, route),
             };
-            api.routes.insert(name(route), state);
+            api.routes.insert((route.kind(), route.name()), state);
         }
         api
+    }
+
+    /// Services that routes are attached to.
+    pub fn routed_services(&self) -> impl Iterator<Item = &NamespacedHostname> {
+        self.services.keys().chain(self.streams.keys())
+    }
+
+    /// The route of connections to a port of a service that are not requests.
+    pub fn stream_of(&self, service: &NamespacedHostname, port: u16) -> Option<&Entry<StreamRoute>> {
+        let mut all = self.streams.get(service)?.iter();
+        let found = all.find(|r| r.port.is_none_or(|p| p == port))?;
+        Some(&found.route)
     }
 
     /// Routes to a port of a service for clients of a namespace: those of that namespace, else of the service's own.
@@ -86,8 +104,9 @@ impl GatewayApi {
     ) -> Vec<&Entry<HttpRoute>> {
         let all = self.services.get(service).map_or(&[][..], Vec::as_slice);
         let of = |namespace: &str| -> Vec<&Entry<HttpRoute>> {
-            let fits =
-                |r: &&ServiceRoute| *r.route.meta.namespace == *namespace && r.port.is_none_or(|p| p == port);
+            let fits = |r: &&ServiceRoute<HttpRoute>| {
+                *r.route.meta.namespace == *namespace && r.port.is_none_or(|p| p == port)
+            };
             all.iter().filter(fits).map(|r| &r.route).collect()
         };
         let consumers = client

@@ -10,6 +10,7 @@ use crate::model::gateway::Gateway;
 use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
+use crate::model::stream_route::{RouteKind, StreamRoute};
 use crate::model::virtual_service::VirtualService;
 use crate::objects::gateway_api::{self, GatewayClass, ReferenceGrant};
 use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
@@ -35,6 +36,8 @@ pub struct Inputs {
     pub kube_gateways: Table<gateway_api::Gateway>,
     pub gateway_classes: Table<GatewayClass>,
     pub http_routes: Table<HttpRoute>,
+    pub tls_routes: Table<StreamRoute>,
+    pub tcp_routes: Table<StreamRoute>,
     pub grants: Table<ReferenceGrant>,
     /// Whether the source has the kind GatewayClass.
     pub has_gateway_classes: bool,
@@ -66,6 +69,8 @@ impl Default for Inputs {
             kube_gateways: Table::by_name(),
             gateway_classes: Table::by_name(),
             http_routes: Table::by_name(),
+            tls_routes: Table::by_name(),
+            tcp_routes: Table::by_name(),
             grants: Table::by_name(),
             has_gateway_classes: false,
             virtual_services: Table::by_age(),
@@ -101,6 +106,14 @@ impl Inputs {
         self.has_gateway_classes = readable || !self.gateway_classes.is_empty();
     }
 
+    /// With an object of the Gateway API as it would be; what it replaces, where anything, goes.
+    #[must_use]
+    pub fn with(&self, object: &ParsedObject) -> Self {
+        let mut inputs = self.clone();
+        inputs.turn(object, Way::In);
+        inputs
+    }
+
     fn turn(&mut self, object: &ParsedObject, way: Way) {
         let meta = &object.meta;
         match &object.outcome {
@@ -114,6 +127,13 @@ impl Inputs {
             Ok(Object::KubeGateway(spec)) => turn(&mut self.kube_gateways, meta, spec, way),
             Ok(Object::GatewayClass(spec)) => turn(&mut self.gateway_classes, meta, spec, way),
             Ok(Object::HttpRoute(spec)) => turn(&mut self.http_routes, meta, spec, way),
+            Ok(Object::StreamRoute(spec)) => {
+                let table = match spec.kind {
+                    RouteKind::Tcp => &mut self.tcp_routes,
+                    RouteKind::Tls | RouteKind::Http => &mut self.tls_routes,
+                };
+                turn(table, meta, spec, way);
+            }
             Ok(Object::ReferenceGrant(spec)) => turn(&mut self.grants, meta, spec, way),
             Ok(Object::VirtualService(spec)) => turn(&mut self.virtual_services, meta, spec, way),
             Ok(Object::DestinationRule(spec)) => turn(&mut self.destination_rules, meta, spec, way),

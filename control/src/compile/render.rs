@@ -15,6 +15,7 @@ use crate::compile::waypoints::{GATEWAY_NAME_LABEL, HBONE_PORT, MANAGED_BY, MANA
 use crate::compile::{Compiled, Settings};
 use crate::kubernetes::kinds::ROOT_CONFIG_MAP;
 use crate::kubernetes::{MADE_BY, MADE_BY_LABEL};
+use crate::model::gateway::ServerKind;
 use crate::objects::gateway_api::Infrastructure;
 use crate::objects::{GATEWAY_API, ObjectKey};
 
@@ -380,8 +381,20 @@ fn listening_ports(gateway: &OpenGateway) -> Vec<Value> {
     for listener in gateway.listeners.iter().filter(|l| l.is_served()) {
         ports.entry(listener.port).or_insert(listener);
     }
-    let port = |(number, _): (u16, &OpenListener)| json!({ "name": format!("http-{number}"), "port": number, "targetPort": number, "protocol": "TCP", "appProtocol": "http" });
+    let port = |(number, listener): (u16, &OpenListener)| {
+        let protocol = app_protocol(listener);
+        json!({ "name": format!("{protocol}-{number}"), "port": number, "targetPort": number, "protocol": "TCP", "appProtocol": protocol })
+    };
     ports.into_iter().map(port).collect()
+}
+
+fn app_protocol(listener: &OpenListener) -> &'static str {
+    match listener.served() {
+        Some(ServerKind::Https(_)) => "https",
+        Some(ServerKind::Tls(_) | ServerKind::Passthrough) => "tls",
+        Some(ServerKind::Tcp) => "tcp",
+        Some(ServerKind::Http { .. }) | None => "http",
+    }
 }
 
 /// `own` laid over what the user says.

@@ -3,6 +3,7 @@
 //! Whether an accepted object has reached the proxies is not known here; [`crate::status`] adds that.
 
 mod audience;
+mod certificates;
 mod findings;
 mod gateway;
 mod gateway_api;
@@ -18,6 +19,7 @@ use crate::compile::Compiled;
 use crate::compile::discovery::hostname;
 use crate::compile::waypoints::{Binding, WaypointKey};
 use crate::mesh_config::CONFIG_MAP;
+use crate::model::stream_route::RouteKind;
 use crate::objects::{GATEWAY_API, Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
 use crate::store::{StandIn, Store};
 
@@ -220,7 +222,12 @@ fn describe(
         }
         Object::KubeGateway(gateway) => return gateway_api::gateway(compiled, object, gateway, report),
         Object::GatewayClass(class) => return gateway_api::class(class, report),
-        Object::HttpRoute(route) => return routes::route(compiled, object, route, report),
+        Object::HttpRoute(route) => {
+            return routes::route(compiled, object, RouteKind::Http, &route.parents, report);
+        }
+        Object::StreamRoute(route) => {
+            return routes::route(compiled, object, route.kind, &route.parents, report);
+        }
         Object::Service(_) => return service(compiled, object, report),
         Object::ConfigMap(_)
             if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.root_namespace =>
@@ -265,8 +272,12 @@ fn finish(report: &mut ObjectReport) {
             .collect()
     };
     let (unresolved, unsupported, warnings) = (
-        of(&[NoticeKind::Unresolved, NoticeKind::BadSecret]),
-        of(&[NoticeKind::NotSupported]),
+        of(&[
+            NoticeKind::Unresolved,
+            NoticeKind::BadSecret,
+            NoticeKind::NotPermitted,
+        ]),
+        of(&[NoticeKind::NotSupported, NoticeKind::UnknownField]),
         of(&[NoticeKind::Warning, NoticeKind::Conflict, NoticeKind::Unserved]),
     );
     if report.accepted && report.audience.routes() {

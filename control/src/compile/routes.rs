@@ -18,7 +18,7 @@ use crate::model::virtual_service::{Action, Destination, HttpRule, WeightedDesti
 pub use gateway::{GatewayPort, Table, gateway_ports, gateway_routes, listening_port};
 pub use http_routes::listener_routes;
 pub use mesh::{mesh_destinations, mesh_routes};
-pub use streams::{StreamRoute, Streams};
+pub use streams::{StreamRoute, Streams, listener_streams};
 
 /// Clusters that are used, by name.
 pub type Clusters = BTreeMap<String, Target>;

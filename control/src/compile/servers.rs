@@ -19,7 +19,7 @@ pub enum Use {
 }
 
 impl Use {
-    fn of(kind: &ServerKind) -> Self {
+    pub fn of(kind: &ServerKind) -> Self {
         match kind {
             ServerKind::Http { .. } => Self::Http,
             ServerKind::Tcp => Self::Tcp,
@@ -27,7 +27,7 @@ impl Use {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
             Self::Tcp => "TCP",

@@ -6,6 +6,7 @@ mod gateway_api;
 mod gateway_tls;
 mod gateways;
 mod incremental;
+mod listeners;
 mod parameters;
 mod policies;
 mod properties;

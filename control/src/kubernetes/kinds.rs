@@ -101,7 +101,7 @@ pub const DEFINITIONS: Kind = kind(
 );
 
 /// Kinds that are read whole.
-const WHOLE: [Kind; 19] = [
+const WHOLE: [Kind; 21] = [
     kind(NETWORKING, "VirtualService", "virtualservices", ISTIO),
     kind(NETWORKING, "DestinationRule", "destinationrules", ISTIO),
     kind(NETWORKING, "Gateway", "gateways", ISTIO),
@@ -135,6 +135,13 @@ const WHOLE: [Kind; 19] = [
     kind(GATEWAY_API, "GatewayClass", "gatewayclasses", GATEWAY),
     kind(GATEWAY_API, "HTTPRoute", "httproutes", GATEWAY),
     kind(GATEWAY_API, "GRPCRoute", "grpcroutes", V1),
+    kind(
+        GATEWAY_API,
+        "TLSRoute",
+        "tlsroutes",
+        &["v1", "v1alpha3", "v1alpha2"],
+    ),
+    kind(GATEWAY_API, "TCPRoute", "tcproutes", &["v1", "v1alpha2"]),
     kind(GATEWAY_API, "ReferenceGrant", "referencegrants", GATEWAY),
 ];
 const GATEWAY: &[&str] = &["v1", "v1beta1"];

@@ -84,7 +84,7 @@ pub fn parents_of(raw: &RawObject, meta: &Meta) -> Vec<ParentRef> {
     parents(list.map_or(&[][..], Vec::as_slice), meta)
 }
 
-fn parents(list: &[Value], meta: &Meta) -> Vec<ParentRef> {
+pub(super) fn parents(list: &[Value], meta: &Meta) -> Vec<ParentRef> {
     list.iter()
         .filter_map(|value| ParentRef::read(value, &meta.namespace))
         .collect()
@@ -111,7 +111,7 @@ impl ParentRef {
     }
 }
 
-fn hostname(text: &Arc<str>, field: &str) -> Result<HostPattern, Rejection> {
+pub(super) fn hostname(text: &Arc<str>, field: &str) -> Result<HostPattern, Rejection> {
     match HostPattern::parse(text, field)? {
         HostPattern::Any => Err(Rejection::invalid(
             field,

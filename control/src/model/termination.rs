@@ -1,7 +1,7 @@
 //! How TLS ends at a server, with Secrets as somebody named them.
 //!
 //! It knows nothing of the object that asked for it, so that Istio's Gateway and the Gateway API can share it; which
-//! namespace the Secrets are in is settled when a proxy's resources are made.
+//! namespace a Secret without one is in is settled when a proxy's resources are made.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use aquifer_core::http::server_tls::{CipherSuite, TlsVersions};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Termination {
-    /// Secrets with a certificate and its key; never empty.
+    /// Secrets with a certificate and its key; for Istio's Gateway never empty.
     pub certificates: Vec<SecretRef>,
     pub clients: Option<ClientCheck>,
     pub versions: TlsVersions,
@@ -28,6 +28,8 @@ impl Termination {
 /// A Secret by its name, and the field that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRef {
+    /// That of the proxy's pod where there is none.
+    pub namespace: Option<Arc<str>>,
     pub name: Arc<str>,
     pub field: String,
 }

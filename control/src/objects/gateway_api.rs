@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::istio::raw;
-use super::read::{lenient, or_default};
+use super::read::{lenient, noting, or_default};
 use super::{RawObject, Rejection};
 
 type Text = Arc<str>;
@@ -98,6 +98,46 @@ raw!(Timeouts {
     backend_request: Option<Text>,
 });
 
+raw!(TlsRoute {
+    parent_refs: Vec<Value>,
+    hostnames: Vec<Text>,
+    rules: Vec<StreamRule>,
+});
+
+raw!(TcpRoute {
+    parent_refs: Vec<Value>,
+    rules: Vec<StreamRule>,
+});
+
+raw!(StreamRule {
+    name: Text,
+    backend_refs: Vec<StreamBackend>,
+});
+
+raw!(StreamBackend {
+    group: Text,
+    kind: Option<Text>,
+    name: Text,
+    namespace: Option<Text>,
+    port: Option<u16>,
+    weight: Option<i64>,
+});
+
+impl StreamBackend {
+    /// As a backend of requests, to which nothing is done on the way.
+    pub fn without_filters(&self) -> HttpBackend {
+        HttpBackend {
+            group: self.group.clone(),
+            kind: self.kind.clone(),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            port: self.port,
+            weight: self.weight,
+            filters: Vec::new(),
+        }
+    }
+}
+
 /// A reference to a parent, as far as it can be read.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -152,6 +192,11 @@ pub struct Gateway {
     pub addresses: Vec<Address>,
     #[serde(deserialize_with = "or_default")]
     pub infrastructure: Infrastructure,
+    /// Of all listeners together; not part of the standard channel that the chart brings.
+    pub tls: Option<Value>,
+    /// Fields that nobody here knows.
+    #[serde(skip)]
+    pub unknown: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -194,9 +239,31 @@ pub struct Listener {
     pub port: u16,
     #[serde(deserialize_with = "or_default")]
     pub protocol: Text,
-    pub tls: Option<Value>,
+    pub tls: Option<ListenerTls>,
     #[serde(deserialize_with = "or_default")]
     pub allowed_routes: AllowedRoutes,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ListenerTls {
+    pub mode: Option<Text>,
+    #[serde(deserialize_with = "or_default")]
+    pub certificate_refs: Vec<ObjectReference>,
+    #[serde(deserialize_with = "or_default")]
+    pub options: BTreeMap<Text, Value>,
+    pub frontend_validation: Option<Value>,
+}
+
+/// An object, by default a Secret of the same namespace.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ObjectReference {
+    pub group: Option<Text>,
+    pub kind: Option<Text>,
+    #[serde(deserialize_with = "or_default")]
+    pub name: Text,
+    pub namespace: Option<Text>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -246,7 +313,8 @@ pub struct LabelExpression {
 
 impl Gateway {
     pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
-        lenient(raw.value.get("spec").unwrap_or(&Value::Null), "spec")
+        let (gateway, unknown) = noting(raw.value.get("spec").unwrap_or(&Value::Null), "spec")?;
+        Ok(Self { unknown, ..gateway })
     }
 }
 

@@ -103,6 +103,29 @@ pub(super) fn strict<T: DeserializeOwned>(raw: &RawObject) -> Result<T, Rejectio
 }
 
 fn strict_value<T: DeserializeOwned>(value: &Value, prefix: &str) -> Result<T, Rejection> {
+    let (parsed, unknown) = tracked(value, prefix)?;
+    match unknown.split_first() {
+        None => Ok(parsed),
+        Some((first, [])) => Err(Rejection::invalid(first.as_str(), UNKNOWN)),
+        Some((first, rest)) => Err(Rejection::invalid(
+            first.as_str(),
+            format!("{UNKNOWN} (also unknown: {})", rest.join(", ")),
+        )),
+    }
+}
+
+/// Reads the part of an object below `prefix`, and names the first fields that are not known.
+pub(super) fn noting<T: DeserializeOwned + Default>(
+    value: &Value,
+    prefix: &str,
+) -> Result<(T, Vec<String>), Rejection> {
+    if value.is_null() {
+        return Ok((T::default(), Vec::new()));
+    }
+    tracked(value, prefix)
+}
+
+fn tracked<T: DeserializeOwned>(value: &Value, prefix: &str) -> Result<(T, Vec<String>), Rejection> {
     let mut track = serde_path_to_error::Track::new();
     let mut unknown = Vec::new();
     let reader = serde_path_to_error::Deserializer::new(value, &mut track);
@@ -114,14 +137,7 @@ fn strict_value<T: DeserializeOwned>(value: &Value, prefix: &str) -> Result<T, R
     let parsed: T = read.map_err(|error: serde_json::Error| {
         Rejection::invalid(join(prefix, &track.path().to_string()), error.to_string())
     })?;
-    match unknown.split_first() {
-        None => Ok(parsed),
-        Some((first, [])) => Err(Rejection::invalid(first.as_str(), UNKNOWN)),
-        Some((first, rest)) => Err(Rejection::invalid(
-            first.as_str(),
-            format!("{UNKNOWN} (also unknown: {})", rest.join(", ")),
-        )),
-    }
+    Ok((parsed, unknown))
 }
 
 const UNKNOWN: &str = "unknown field; check its spelling and indentation";

@@ -1,6 +1,7 @@
 //! Resources of a gateway: a bound listener for each of its ports, with the route tables and secrets that it names.
 
 mod chains;
+mod listeners;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,20 +10,25 @@ use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
 use crate::compile::credentials::{Credentials, authorities_resource, certificate_resource};
-use crate::compile::gateway_api::listeners::OpenListener;
+use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
 use crate::compile::inputs::Labels;
 use crate::compile::references::Resolver;
-use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes, listener_routes};
+use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes};
 use crate::compile::servers::{Plan, Served, plan};
-use crate::envoy::listener::{Chain, Handling, bound_listener};
+use crate::envoy::listener::{Chain, bound_listener};
 use crate::envoy::server_tls::{authorities_secret, certificate_secret};
 use crate::envoy::{resource, resource_by_content, route_content};
 use crate::model::termination::Termination;
 use crate::proxies::Collected;
 use crate::proxies::endpoints::Clients;
 
-pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels: &Labels) -> Collected {
-    let spec = compiled.inputs.pods.get(namespace, pod).map(|p| &*p.spec);
+/// Nothing for a pod that is gone: its stream may live a little longer.
+pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, uid: &str) -> Collected {
+    let found = compiled.inputs.pods.get(namespace, pod);
+    let Some(entry) = found.filter(|entry| *entry.meta.uid == *uid) else {
+        return Collected::default();
+    };
+    let (labels, spec) = (&entry.meta.labels, Some(&*entry.spec));
     let mut gateway = Gateway {
         resolver: Resolver::new(compiled, namespace),
         own: BTreeSet::new(),
@@ -47,8 +53,8 @@ fn kube_listeners<'a>(
     compiled: &'a Compiled,
     namespace: &'a str,
     pod: &'a str,
-) -> BTreeMap<u16, Vec<&'a OpenListener>> {
-    let mut ports: BTreeMap<u16, Vec<&OpenListener>> = BTreeMap::new();
+) -> BTreeMap<u16, Vec<Opened<'a>>> {
+    let mut ports: BTreeMap<u16, Vec<Opened<'_>>> = BTreeMap::new();
     for (gateway, workload) in compiled
         .gateway_api
         .served_by(&compiled.discovery, namespace, pod)
@@ -60,11 +66,14 @@ fn kube_listeners<'a>(
         for listener in gateway.listeners.iter().filter(|l| l.is_served()) {
             let mapping = mapped.iter().find(|m| m.service_port == listener.port);
             let port = mapping.map_or(listener.port, |m| m.target_port);
-            ports.entry(port).or_default().push(listener);
+            ports.entry(port).or_default().push((gateway, listener));
         }
     }
     ports
 }
+
+/// A listener and the Gateway that has it.
+type Opened<'a> = (&'a OpenGateway, &'a OpenListener);
 
 /// A gateway whose resources are being made.
 struct Gateway<'a> {
@@ -94,18 +103,12 @@ impl Gateway<'_> {
     }
 
     /// A port of the Gateway API's listeners.
-    fn kube_port(&mut self, port: u16, listeners: &[&OpenListener]) {
-        let routed = listener_routes(self.resolver, &format!("http.{port}"), listeners);
-        let routes = routed.config.name.clone();
-        self.routed(&routes, &routed);
+    fn kube_port(&mut self, port: u16, listeners: &[Opened<'_>]) {
         let name = format!("0.0.0.0_{port}");
-        let chain = Chain {
-            name: name.clone(),
-            server_names: Vec::new(),
-            tls: None,
-            handling: Handling::Http { routes, edge: true },
-        };
-        self.listen(&name, port, &[chain]);
+        let chains = self.kube_chains(&name, port, listeners);
+        if !chains.is_empty() {
+            self.listen(&name, port, &chains);
+        }
     }
 
     /// Makes the route table of the servers.
@@ -129,12 +132,11 @@ impl Gateway<'_> {
     }
 
     /// Takes what is there of the secrets; a server that lacks one ends no TLS.
-    fn secrets(&mut self, termination: &Termination) {
-        let credentials = Credentials::new(self.resolver.inputs, self.namespace);
+    fn secrets(&mut self, credentials: &Credentials<'_>, termination: &Termination) {
         let secrets = &mut self.collected.secrets;
         for reference in &termination.certificates {
-            if let Ok(certificate) = credentials.certificate(&reference.name) {
-                let name = certificate_resource(&reference.name);
+            if let Ok(certificate) = credentials.certificate(reference) {
+                let name = certificate_resource(reference);
                 secrets.extend([certificate_secret(&name, certificate)]);
             }
         }

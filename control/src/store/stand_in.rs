@@ -52,7 +52,8 @@ impl StandIn {
                 | Object::VirtualService(_)
                 | Object::DestinationRule(_)
                 | Object::Gateway(_)
-                | Object::HttpRoute(_))
+                | Object::HttpRoute(_)
+                | Object::StreamRoute(_))
         );
         keeps.then(|| Self {
             object: old.clone(),

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use crate::compile::gateway_api::ownership::{self, Ownership};
 use crate::compile::{Compiled, report};
-use crate::objects::{NoticeKind, ParsedObject, RawObject, RejectionKind};
+use crate::objects::{GATEWAY_API, NoticeKind, ParsedObject, RawObject, RejectionKind};
 
 /// The API server shows only so many warnings, each cut.
 const MAX_WARNINGS: usize = 16;
@@ -21,10 +22,14 @@ pub enum Verdict {
 /// Judges an object; beside `None` alone, before the first model.
 pub fn judge(object: Arc<RawObject>, compiled: Option<&Compiled>) -> Verdict {
     let parsed = ParsedObject::parse(object);
+    let ownership = whose(&parsed, compiled);
     match &parsed.outcome {
-        Err(rejection) if rejection.kind == RejectionKind::Invalid => Verdict::Refuse {
-            reason: format!("{}: {rejection}", parsed.raw.key),
-        },
+        _ if ownership == Ownership::Others => Verdict::Admit { warnings: Vec::new() },
+        Err(rejection) if rejection.kind == RejectionKind::Invalid && ownership == Ownership::Ours => {
+            Verdict::Refuse {
+                reason: format!("{}: {rejection}", parsed.raw.key),
+            }
+        }
         Err(rejection) => Verdict::Admit {
             warnings: vec![shortened(&rejection.to_string())],
         },
@@ -34,8 +39,20 @@ pub fn judge(object: Arc<RawObject>, compiled: Option<&Compiled>) -> Verdict {
     }
 }
 
+/// Before the first model, nobody knows whose an object of the Gateway API is.
+fn whose(parsed: &ParsedObject, compiled: Option<&Compiled>) -> Ownership {
+    match compiled {
+        Some(compiled) => ownership::of(&compiled.inputs, parsed),
+        None if &*parsed.raw.key.group == GATEWAY_API => Ownership::Unclear,
+        None => Ownership::Ours,
+    }
+}
+
 fn warnings(parsed: &ParsedObject, compiled: Option<&Compiled>) -> Vec<String> {
-    let report = compiled.and_then(|c| report::report(c, parsed));
+    let report = compiled.and_then(|c| match &*parsed.raw.key.group {
+        GATEWAY_API => report::report(&c.supposing(parsed), parsed),
+        _ => report::report(c, parsed),
+    });
     let notices = report.map_or_else(|| parsed.notices.clone(), |r| r.notices);
     // Which waypoint will serve it is known when it has been stored.
     let said = notices.iter().filter(|n| n.kind != NoticeKind::Unserved);

@@ -63,6 +63,7 @@ impl Checks<'_> {
         match accepted {
             Object::VirtualService(rules) => unreachable_rules(subject, rules),
             Object::Gateway(gateway) => certificates::lifetimes(self, subject, gateway),
+            Object::KubeGateway(_) => certificates::of_listeners(self, subject),
             Object::AuthorizationPolicy(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             Object::PeerAuthentication(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             _ => Vec::new(),
@@ -84,8 +85,10 @@ impl Checks<'_> {
     }
 
     fn missing_secrets(&self, subject: &Subject<'_>) -> Vec<Finding> {
+        let report = self.compiled.reports.get(subject.key);
+        let said = |field: &str| report.is_some_and(|r| r.notices.iter().any(|n| n.field == field));
         let references = secrets::of_gateway_api(&subject.object.raw).into_iter();
-        let missing = references.filter(|r| !self.is_secret(&r.secret));
+        let missing = references.filter(|r| !self.is_secret(&r.secret) && !said(&r.field));
         let level = if self.world.view == View::Cluster {
             Level::Error
         } else {

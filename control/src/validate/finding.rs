@@ -5,9 +5,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::compile::Compiled;
+use crate::compile::gateway_api::ownership::{self, Ownership};
 use crate::objects::{Notice, NoticeKind, ObjectKey, ParsedObject, Rejection, RejectionKind};
-use crate::validate::suggest;
 use crate::validate::world::World;
+use crate::validate::{View, suggest};
 
 /// How bad a finding is; the worst sorts first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -110,6 +111,7 @@ pub(super) fn of_object(
 ) -> Vec<Finding> {
     let key = &object.raw.key;
     match &object.outcome {
+        Err(_) if ownership::of(&compiled.inputs, object) == Ownership::Others => Vec::new(),
         Err(rejection) => vec![of_rejection(key, origin, rejection)],
         Ok(_) => {
             let notices = compiled.reports.get(key).map_or(&[][..], |r| &r.notices);
@@ -124,11 +126,7 @@ pub(super) fn of_object(
 pub(super) fn of_rejection(key: &ObjectKey, origin: &str, rejection: &Rejection) -> Finding {
     let (reason, remedy) = match rejection.kind {
         RejectionKind::Invalid if rejection.reason.starts_with("unknown field") => {
-            let kind = key.kind.to_ascii_lowercase();
-            (
-                "UnknownField",
-                format!("correct the name or take it out; `kubectl explain {kind}.spec` lists the fields"),
-            )
+            ("UnknownField", correct_name(key))
         }
         RejectionKind::Invalid => (
             "Invalid",
@@ -143,6 +141,11 @@ pub(super) fn of_rejection(key: &ObjectKey, origin: &str, rejection: &Rejection)
     Finding::of(key, origin, Level::Error, reason)
         .at(&*rejection.field, &*rejection.reason)
         .remedy(remedy)
+}
+
+fn correct_name(key: &ObjectKey) -> String {
+    let kind = key.kind.to_ascii_lowercase();
+    format!("correct the name or take it out; `kubectl explain {kind}.spec` lists the fields")
 }
 
 fn of_notice(
@@ -170,12 +173,22 @@ fn of_notice(
         }
         NoticeKind::Conflict => (Level::Error, "Conflict", CONFLICT.to_owned()),
         NoticeKind::Unserved => (Level::Warning, "Unserved", UNSERVED.to_owned()),
+        NoticeKind::UnknownField => (Level::Error, "UnknownField", correct_name(key)),
+        NoticeKind::NotPermitted => {
+            // Grants are seldom among the manifests that need them.
+            let level = match world.view {
+                View::Cluster => Level::Error,
+                View::Files => Level::Warning,
+            };
+            (level, "NotPermitted", NOT_PERMITTED.to_owned())
+        }
     };
     Finding::of(key, origin, level, reason)
         .at(&*notice.field, &*notice.message)
         .remedy(remedy)
 }
 
+const NOT_PERMITTED: &str = "create a ReferenceGrant in the namespace of what is referred to, or refer to something in the object's own namespace";
 const NOT_SUPPORTED: &str = "take the field out, or accept that it does nothing";
 const SUSPICIOUS: &str = "check whether it is meant so";
 const BAD_SECRET: &str = "put a certificate and its key into the Secret: `kubectl create secret tls NAME -n NAMESPACE --cert=FILE --key=FILE`";

@@ -218,6 +218,213 @@ mod at_admission {
     }
 }
 
+mod of_the_gateway_api {
+    use super::*;
+
+    const EDGE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: shop}\nspec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}, {name: tcp, port: 9000, protocol: TCP}]}\n---\n";
+
+    fn route(kind: &str, spec: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}\n"
+        )
+    }
+
+    fn gateway(rest: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g, namespace: shop}}\nspec: {{gatewayClassName: istio, {rest}}}\n"
+        )
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_field() {
+        let check = |kind: &str, spec: &str, expected: &[&str]| {
+            let text = format!("{APPLICATION}{EDGE}{}", route(kind, spec));
+            let findings = validate(&input(&text, "", View::Cluster));
+            let of_it = findings.iter().filter(|f| f.object.ends_with("shop/r"));
+            let said: Vec<String> = of_it
+                .map(|f| {
+                    assert!(!f.remedy.is_empty() && !f.message.is_empty(), "{f:?}");
+                    format!("{} {} {}", f.level, f.reason, f.field)
+                })
+                .filter(|f| !f.ends_with("metadata.namespace"))
+                .collect();
+            assert_eq!(said, expected, "{kind} {spec}");
+        };
+        let backend = |rest: &str| {
+            format!(
+                "{{parentRefs: [{{name: edge}}], rules: [{{backendRefs: [{{name: reviews, port: 9080{rest}}}]}}]}}"
+            )
+        };
+        for kind in ["HTTPRoute", "TCPRoute"] {
+            check(kind, &backend(""), &[]);
+            check(
+                kind,
+                &backend(", weight: -1"),
+                &["error Invalid spec.rules[0].backendRefs[0].weight"],
+            );
+            check(
+                kind,
+                &backend(", wheight: 1"),
+                &["error UnknownField spec.rules[0].backendRefs[0].wheight"],
+            );
+            check(
+                kind,
+                &backend(", namespace: other"),
+                &["error NotPermitted spec.rules[0].backendRefs[0]"],
+            );
+        }
+        check(
+            "HTTPRoute",
+            "{parentRefs: [{name: edge}], rules: [{filters: [{type: RequestMirror}]}]}",
+            &["error Unsupported spec.rules[0].filters[0].type"],
+        );
+        check(
+            "TLSRoute",
+            "{parentRefs: [{name: edge}], hostnames: [a.org]}",
+            &["warning Suspicious spec.parentRefs"],
+        );
+        check(
+            "GRPCRoute",
+            "{parentRefs: [{name: edge}]}",
+            &["error Unsupported kind"],
+        );
+        check(
+            "ReferenceGrant",
+            "{from: [], too: []}",
+            &["error UnknownField spec.too"],
+        );
+    }
+
+    #[test]
+    fn gateways_are_judged_with_their_certificates() {
+        let check = |rest: &str, view: View, expected: &[&str]| {
+            let mut said = found(&gateway(rest), view);
+            said.retain(|f| !f.ends_with("metadata.namespace"));
+            assert_eq!(said, expected, "{rest}");
+        };
+        let listener =
+            |tls: &str| format!("listeners: [{{name: a, port: 443, protocol: HTTPS, tls: {{{tls}}}}}]");
+        let reference = "spec.listeners[0].tls.certificateRefs[0]";
+        check(
+            &listener("certificateRefs: [{name: x}]"),
+            View::Cluster,
+            &[&format!("error NotFound {reference}")],
+        );
+        check(
+            &listener("certificateRefs: [{name: x}]"),
+            View::Files,
+            &[&format!("info NotFound {reference}")],
+        );
+        check(
+            &listener("certificateRefs: [{name: x, namespace: other}]"),
+            View::Cluster,
+            &[&format!("error NotPermitted {reference}")],
+        );
+        check(
+            &listener("certificateRefs: [{name: x, kind: Bucket}]"),
+            View::Files,
+            &[&format!("error BadSecret {reference}")],
+        );
+        check(
+            "listeners: [{name: a, port: 443, protocol: HTTPS}]",
+            View::Files,
+            &["warning Suspicious spec.listeners[0]"],
+        );
+        check("listners: []", View::Files, &["error UnknownField spec.listners"]);
+    }
+
+    #[test]
+    fn certificates_are_judged_by_their_time() {
+        let text = format!(
+            "{}{}",
+            gateway(
+                "listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: telemetry-gw-cert, namespace: istio-system}]}}]"
+            ),
+            certificate("a.org", -1)
+        );
+        let grant = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: istio-system}\nspec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: shop}], to: [{group: '', kind: Secret}]}\n";
+        let reference = "spec.listeners[0].tls.certificateRefs[0]";
+        assert_eq!(
+            found(&text, View::Files),
+            [format!("warning NotPermitted {reference}")]
+        );
+        assert_eq!(
+            found(&format!("{text}{grant}"), View::Files),
+            [format!("error Expired {reference}")]
+        );
+    }
+
+    /// Beside a mesh that has `background`.
+    fn verdict(background: &str, text: &str) -> Verdict {
+        let mut store = Store::default();
+        for object in document::parse(background.as_bytes()).objects {
+            let origin = object.key.to_string().into();
+            store.apply(crate::store::SourceEvent::Applied { origin, object });
+        }
+        let compiled = settled(&store, &Arc::new(settings("istio-system")));
+        judge(
+            document::parse(text.as_bytes()).objects[0].clone(),
+            Some(&compiled),
+        )
+    }
+
+    const FOREIGN: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: theirs, namespace: shop}\nspec: {gatewayClassName: nginx}\n";
+
+    #[test]
+    fn only_what_is_for_this_mesh_alone_is_refused() {
+        let background = format!("{EDGE}{FOREIGN}");
+        let wrong = |parents: &str| route("HTTPRoute", &format!("{{parentRefs: [{parents}], ruels: []}}"));
+        let judged = |parents: &str| verdict(&background, &wrong(parents));
+        assert!(
+            matches!(judged("{name: edge}"), Verdict::Refuse { reason } if reason.starts_with("HTTPRoute shop/r: spec.ruels: unknown field"))
+        );
+        assert_eq!(
+            judged("{name: theirs}"),
+            Verdict::Admit { warnings: Vec::new() },
+            "another implementation may know the field"
+        );
+        for shared in ["{name: edge}, {name: theirs}", "{name: not-there-yet}"] {
+            assert!(matches!(judged(shared), Verdict::Admit { warnings } if warnings.len() == 1));
+        }
+        let before_the_first_model = judge(
+            document::parse(wrong("{name: edge}").as_bytes()).objects[0].clone(),
+            None,
+        );
+        assert!(matches!(before_the_first_model, Verdict::Admit { .. }));
+        let foreign = FOREIGN.replace("nginx}", "nginx, listners: 1}");
+        assert_eq!(
+            verdict(&background, &foreign),
+            Verdict::Admit { warnings: Vec::new() }
+        );
+    }
+
+    #[test]
+    fn what_would_become_of_it_is_told_before_it_is_stored() {
+        let warnings = |text: &str| match verdict(EDGE, text) {
+            Verdict::Admit { warnings } => warnings.join("\n"),
+            Verdict::Refuse { reason } => panic!("{reason}"),
+        };
+        let said = warnings(&route(
+            "TCPRoute",
+            "{parentRefs: [{name: edge, sectionName: http}], rules: [{backendRefs: [{name: nobody, port: 1}]}]}",
+        ));
+        assert!(
+            said.contains("does not allow routes of kind TCPRoute")
+                && said.contains("no Service has the host nobody"),
+            "{said}"
+        );
+        let said = warnings(&gateway(
+            "listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: x}]}}]",
+        ));
+        assert!(
+            said.contains("spec.listeners[0].tls.certificateRefs[0]: no Secret shop/x"),
+            "{said}"
+        );
+        let said = warnings(&gateway("listeners: [{name: a, port: 1, protocol: UDP}]"));
+        assert!(said.contains("protocol UDP is not supported"), "{said}");
+    }
+}
+
 const KIALI: &str = include_str!("../../../deploy/samples/seed/ingress.yaml");
 
 /// A Secret for the seed's gateway, whose certificate ended so many days from now.

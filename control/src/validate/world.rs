@@ -110,7 +110,9 @@ impl<'a> World<'a> {
 /// Secrets are seldom among manifests.
 pub(super) fn names_secret(field: &str) -> bool {
     let name = field.rsplit('.').next().unwrap_or(field);
-    name.starts_with("credentialName") || name == "caCertCredentialName"
+    name.starts_with("credentialName")
+        || name == "caCertCredentialName"
+        || name.starts_with("certificateRefs")
 }
 
 /// The namespace that the text at `field` points into; `None` for a name outside the cluster.

@@ -8,6 +8,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod edge;
 pub mod http;
 pub mod logging;
 pub mod peer;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{World, helm_template};
 
 const KIND: &str = "gateways.gateway.networking.k8s.io";
 
@@ -27,6 +27,14 @@ spec:
     port: 443
     protocol: HTTPS
     tls: {mode: Terminate, certificateRefs: [{kind: Secret, name: cert}]}
+  - name: far
+    port: 443
+    protocol: HTTPS
+    hostname: far.example.com
+    tls: {certificateRefs: [{name: cert, namespace: safe}]}
+  - {name: pass, port: 443, protocol: TLS, hostname: '*.pass.example.com', tls: {mode: Passthrough}}
+  - {name: bytes, port: 9000, protocol: TCP}
+  - {name: datagrams, port: 53, protocol: UDP}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -66,6 +74,21 @@ metadata: {name: calls, namespace: shop}
 spec:
   parentRefs: [{name: edge}]
   rules: [{matches: [{method: {service: a.B, method: C}}], backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TLSRoute
+metadata: {name: passed, namespace: shop}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [a.pass.example.com]
+  rules: [{name: all, backendRefs: [{name: web, port: 80, weight: 3}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: forwarded, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: bytes}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
 ";
 
 /// What another controller would have said.
@@ -88,11 +111,7 @@ pub(crate) fn real_manifests_are_taken_and_answered_for(world: &World) {
     world.until("its missing backend is named", || {
         parent("web", 0, "ResolvedRefs") == "False BackendNotFound"
     });
-    assert_eq!(
-        parent("web", 1, "Accepted"),
-        "False NoMatchingParent",
-        "HTTPS is not served yet"
-    );
+    assert_eq!(parent("web", 1, "Accepted"), "True Accepted", "HTTPS is served");
     world.until("what cannot be done is refused", || {
         parent("mirrored", 0, "Accepted") == "False UnsupportedValue"
     });
@@ -100,6 +119,7 @@ pub(crate) fn real_manifests_are_taken_and_answered_for(world: &World) {
     gateway(world);
     others_words_stay(world);
     grpc(world);
+    streams(world);
     shaped(world);
 }
 
@@ -175,19 +195,27 @@ fn deployed(world: &World) {
     }
     assert_eq!(
         find("service", "jsonpath={.spec.type} {.spec.ports[*].port}").unwrap(),
-        "ClusterIP 15021 80"
+        "ClusterIP 15021 80 443 9000"
     );
 }
 
 fn gateway(world: &World) {
     let status = || get(world, KIND, "edge")["status"].clone();
     let listener = |at: usize, kind: &str| condition(&status()["listeners"][at]["conditions"], kind);
-    world.until("one listener of two is valid", || {
+    world.until("all listeners but one are valid", || {
         condition(&status()["conditions"], "Accepted") == "True ListenersNotValid"
     });
     assert_eq!(listener(0, "Accepted"), "True Accepted");
-    assert_eq!(listener(1, "Accepted"), "False UnsupportedProtocol");
-    assert_eq!(status()["listeners"][0]["attachedRoutes"], 1);
+    assert_eq!(listener(1, "Accepted"), "True Accepted");
+    assert_eq!(listener(5, "Accepted"), "False UnsupportedProtocol");
+    let attached = || {
+        let listeners = status()["listeners"].as_array().cloned().unwrap_or_default();
+        let counts = listeners.iter().map(|l| l["attachedRoutes"].as_u64().unwrap());
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!(attached(), [1, 1, 0, 1, 1, 0]);
+    assert_eq!(status()["listeners"][3]["supportedKinds"][0]["kind"], "TLSRoute");
+    certificates(world);
     // No kubelet of this cluster has the image.
     assert_eq!(condition(&status()["conditions"], "Programmed"), "False Pending");
     assert!(
@@ -241,6 +269,101 @@ fn others_words_stay(world: &World) {
         away,
     ]);
     world.until("ours go, the other stays", || controllers() == [other]);
+}
+
+/// Secrets are read where a role allows it, and in another namespace only once that has granted one.
+fn certificates(world: &World) {
+    let resolved = |at: usize| {
+        let conditions = get(world, KIND, "edge")["status"]["listeners"][at]["conditions"].clone();
+        let message = conditions
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["type"] == "ResolvedRefs");
+        let message = message.map(|c| c["message"].to_string()).unwrap_or_default();
+        format!("{} {message}", condition(&conditions, "ResolvedRefs"))
+    };
+    let said = |at: usize, what: &str, reason: &str, words: &str| {
+        world.until(what, || {
+            let said = resolved(at);
+            said.starts_with(reason) && said.contains(words)
+        });
+    };
+    let bad = "False InvalidCertificateRef";
+    said(
+        1,
+        "the missing right is said",
+        bad,
+        "Secret shop/cert cannot be read",
+    );
+    said(
+        2,
+        "the missing grant is said",
+        "False RefNotPermitted",
+        "no ReferenceGrant of namespace safe",
+    );
+    world.kubectl(&["create", "namespace", "safe"]);
+    world.apply(GRANT);
+    said(
+        2,
+        "what is granted is looked for",
+        bad,
+        "Secret safe/cert cannot be read",
+    );
+    let roles = [
+        "aquifer",
+        "-n",
+        "istio-system",
+        "-s",
+        "templates/control/rbac.yaml",
+        "--set",
+        "gatewayApi.secretNamespaces={shop,safe}",
+    ];
+    world.apply(&helm_template("deploy/chart", &roles));
+    said(1, "the missing Secret is said", bad, "no Secret shop/cert");
+    for namespace in ["shop", "safe"] {
+        world.apply(&secret(namespace));
+    }
+    for at in [1, 2] {
+        said(at, "a Secret that comes is taken", "True ResolvedRefs", "");
+    }
+    world.kubectl(&["delete", "referencegrant", "edge", "-n", "safe"]);
+    said(2, "what is taken back goes", "False RefNotPermitted", "");
+}
+
+const GRANT: &str = r"
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: edge, namespace: safe}
+spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: shop}], to: [{group: '', kind: Secret, name: cert}]}
+";
+
+fn secret(namespace: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["far.example.com".to_owned()]).unwrap();
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": { "name": "cert", "namespace": namespace },
+        "stringData": { "tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem() },
+    })
+    .to_string()
+}
+
+fn streams(world: &World) {
+    for (kind, name) in [("tlsroute", "passed"), ("tcproute", "forwarded")] {
+        let said = || {
+            let conditions = get(world, kind, name)["status"]["parents"][0]["conditions"].clone();
+            condition(&conditions, "Accepted")
+        };
+        // The Gateway was edited meanwhile, and has no such listener any more.
+        world.until("its status follows the Gateway", || {
+            said() == "False NoMatchingParent" || said() == "False NotAllowedByListeners"
+        });
+    }
+    let error = world.refused(
+        &json!({"apiVersion": "gateway.networking.k8s.io/v1alpha2", "kind": "TCPRoute", "metadata": {"name": "bad", "namespace": "shop"}, "spec": {"rules": []}})
+            .to_string(),
+    );
+    assert!(error.contains("rules"), "{error}");
 }
 
 fn grpc(world: &World) {

@@ -79,6 +79,8 @@ const GATEWAY_API: &[(&str, &[&str], Option<&str>)] = &[
     ("Gateway", &["v1", "v1beta1"], Some("gtw")),
     ("HTTPRoute", &["v1", "v1beta1"], None),
     ("GRPCRoute", &["v1"], None),
+    ("TLSRoute", &["v1alpha3", "v1alpha2", "v1"], None),
+    ("TCPRoute", &["v1alpha2"], None),
     ("ReferenceGrant", &["v1beta1", "v1"], Some("refgrant")),
 ];
 
@@ -103,7 +105,12 @@ fn the_gateway_api_is_there_on_request_and_says_which_version_it_is() {
             "{kind}"
         );
         let annotations = &definition["metadata"]["annotations"];
-        assert_eq!(annotations["gateway.networking.k8s.io/channel"], "standard");
+        let channel = if wanted[0].contains("alpha") {
+            "experimental"
+        } else {
+            "standard"
+        };
+        assert_eq!(annotations["gateway.networking.k8s.io/channel"], channel);
         assert!(
             annotations["gateway.networking.k8s.io/bundle-version"]
                 .as_str()

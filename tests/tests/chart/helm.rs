@@ -33,7 +33,7 @@ pub(crate) const VALUE_SETS: &[&[&str]] = &[
     ],
     &[
         "--set",
-        "crds.install=false,gatewayApi.install=true,gatewayApi.parameters=false,control.env.A=b,control.podAnnotations.a=b",
+        "crds.install=false,gatewayApi.install=true,gatewayApi.parameters=false,gatewayApi.secretNamespaces={shop,edge},control.env.A=b,control.podAnnotations.a=b",
     ],
 ];
 

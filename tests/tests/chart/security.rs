@@ -9,7 +9,10 @@ use serde_json::Value;
 use crate::documents::Page;
 use crate::helm::{list, name, of_kind, rendered, texts};
 
-const EVERYTHING: [&str; 2] = ["--set", "webhook.enabled=true,egressGateway.enabled=true"];
+const EVERYTHING: [&str; 2] = [
+    "--set",
+    "webhook.enabled=true,egressGateway.enabled=true,gatewayApi.secretNamespaces={shop}",
+];
 
 /// Role, group, resource, name, verb.
 type Permission = [String; 5];

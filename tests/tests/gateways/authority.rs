@@ -45,17 +45,23 @@ impl Authority {
             format!("subjectAltName={}\n", names.join(",")),
         )
         .unwrap();
-        self.sign(file, "-extfile names.cnf")
+        self.sign(file, RSA, "-extfile names.cnf")
+    }
+
+    /// With a key on an elliptic curve.
+    pub(crate) fn issue_elliptic(&self, file: &str, host: &str) -> Issued {
+        std::fs::write(self.file("names.cnf"), format!("subjectAltName=DNS:{host}\n")).unwrap();
+        self.sign(file, ELLIPTIC, "-extfile names.cnf")
     }
 
     /// As `openssl x509 -req` does it without a word more: version 1 with OpenSSL 3.0, no names.
     pub(crate) fn issue_plainly(&self, file: &str) -> Issued {
-        self.sign(file, "")
+        self.sign(file, RSA, "")
     }
 
-    fn sign(&self, file: &str, more: &str) -> Issued {
+    fn sign(&self, file: &str, key: &str, more: &str) -> Issued {
         self.openssl(
-            &format!("req -newkey rsa:2048 -nodes -out {file}.csr -keyout {file}.key"),
+            &format!("req {key} -nodes -out {file}.csr -keyout {file}.key"),
             &["-subj", &format!("/CN={file}/O=example organization")],
         );
         self.openssl(
@@ -82,12 +88,19 @@ impl Authority {
     }
 }
 
+const RSA: &str = "-newkey rsa:2048";
+const ELLIPTIC: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256";
+
 impl Issued {
     /// A `kubernetes.io/tls` Secret beside the gateway.
     pub(crate) fn secret(&self, name: &str) -> String {
+        self.secret_in("istio-system", name)
+    }
+
+    pub(crate) fn secret_in(&self, namespace: &str, name: &str) -> String {
         let (certificate, key) = (indented(&self.certificate), indented(&self.key));
         format!(
-            "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {{name: {name}, namespace: istio-system}}\nstringData:\n  tls.crt: |\n{certificate}\n  tls.key: |\n{key}\n"
+            "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {{name: {name}, namespace: {namespace}}}\nstringData:\n  tls.crt: |\n{certificate}\n  tls.key: |\n{key}\n"
         )
     }
 }

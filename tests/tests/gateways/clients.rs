@@ -24,7 +24,8 @@ pub(crate) struct Answer {
 }
 
 impl<'w> Curl<'w> {
-    pub(super) fn new(world: &'w World, url: &str) -> Self {
+    /// `address` is where the host of the URL is.
+    pub(super) fn new(world: &'w World, address: &str, url: &str) -> Self {
         let authority = world.authority.certificate();
         let curl = Self {
             world,
@@ -42,7 +43,7 @@ impl<'w> Curl<'w> {
         let (host, port) = host
             .split_once(':')
             .unwrap_or_else(|| (host, if url.starts_with("https") { "443" } else { "80" }));
-        let to = format!("{host}:{port}:{}", world.address);
+        let to = format!("{host}:{port}:{address}");
         curl.with(&["--resolve", &to, "--cacert", path(&authority), url])
     }
 

@@ -5,6 +5,7 @@
 
 mod authority;
 mod clients;
+mod listeners;
 mod load;
 mod mutual;
 mod names;

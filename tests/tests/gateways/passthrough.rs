@@ -4,7 +4,7 @@ use crate::world::{World, eventually};
 use aquifer_tests::lab::LabOptions;
 
 /// OpenSSL's own server ends TLS in the pod; it is in the mesh, so that its TLS goes through a tunnel.
-const BACKEND: &str = "
+pub(crate) const BACKEND: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: vault, namespace: shop}

@@ -90,7 +90,12 @@ impl World {
 
     /// A client outside of the cluster that trusts the authority.
     pub(crate) fn curl(&self, url: &str) -> Curl<'_> {
-        Curl::new(self, url)
+        self.curl_at(&self.address, url)
+    }
+
+    /// The same, for a gateway at another address.
+    pub(crate) fn curl_at(&self, address: &str, url: &str) -> Curl<'_> {
+        Curl::new(self, address, url)
     }
 
     /// Runs a program outside of the cluster; what it wrote to both streams.
@@ -106,30 +111,37 @@ impl World {
 
     /// The status that the control plane has written for the Gateway `web`.
     pub(crate) fn status(&self) -> Value {
+        self.status_of("Gateway", "web")
+    }
+
+    pub(crate) fn status_of(&self, kind: &str, name: &str) -> Value {
         let folder = std::fs::read_dir(self.lab.sink_dir().join("status")).unwrap();
         let texts = folder
             .flatten()
             .filter_map(|file| std::fs::read(file.path()).ok());
         let mut statuses = texts.filter_map(|text| serde_json::from_slice::<Value>(&text).ok());
-        let found = statuses.find(|s| s["kind"] == "Gateway" && s["metadata"]["name"] == "web");
+        let found = statuses.find(|s| s["kind"] == kind && s["metadata"]["name"] == name);
         found.map(|object| object["status"].clone()).unwrap_or_default()
     }
 
     /// The condition of that type: its status, reason and message in one line.
     pub(crate) fn condition(&self, kind: &str) -> String {
-        let status = self.status();
-        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.iter().find(|c| c["type"] == kind);
-        let text = |c: &Value, field: &str| c[field].as_str().unwrap_or_default().to_owned();
-        found.map_or_else(String::new, |c| {
-            format!(
-                "{} {}: {}",
-                text(c, "status"),
-                text(c, "reason"),
-                text(c, "message")
-            )
-        })
+        condition(&self.status()["conditions"], kind)
     }
+}
+
+/// The condition of that type in a list: its status, reason and message in one line.
+pub(crate) fn condition(list: &Value, kind: &str) -> String {
+    let found = list.as_array().into_iter().flatten().find(|c| c["type"] == kind);
+    let text = |c: &Value, field: &str| c[field].as_str().unwrap_or_default().to_owned();
+    found.map_or_else(String::new, |c| {
+        format!(
+            "{} {}: {}",
+            text(c, "status"),
+            text(c, "reason"),
+            text(c, "message")
+        )
+    })
 }
 
 /// Tries until it is so. Each try takes a process and with it time; there is nothing to wait for in between.

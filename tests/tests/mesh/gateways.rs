@@ -275,3 +275,57 @@ fn a_services_routes_are_all_that_its_clients_get() {
         |answer| status(answer) == "200",
     );
 }
+
+const BYTES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: bytes, namespace: mesh}
+spec:
+  selector: {app: shop}
+  ports: [{name: tcp, port: 81, targetPort: 8080}]
+";
+
+const BYTES_ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: bytes, namespace: mesh}
+spec:
+  parentRefs: [{group: '', kind: Service, name: bytes}]
+  rules: [{backendRefs: [{name: shop-v2, port: 80}]}]
+";
+
+#[test]
+fn connections_to_a_service_go_where_its_tcp_route_says() {
+    let Some(world) = World::new("bytes") else { return };
+    world.apply(&VERSIONS.replace("labels: {istio.io/use-waypoint: front}", "labels: {}"));
+    world.apply(SERVICES);
+    world.apply(BYTES);
+    // Each on a connection of its own.
+    let versions = || {
+        let answers = (0..12).map(|_| {
+            let arguments = [&CURL[..], &["x-client: a", "http://bytes:81/"]].concat();
+            text(&world.lab.exec("mesh/client", &arguments).unwrap())
+        });
+        let mut seen: Vec<String> = answers
+            .map(|a| {
+                a.lines()
+                    .find_map(|l| l.strip_prefix("pod shop-").map(|p| p[..2].to_owned()))
+                    .unwrap_or(a)
+            })
+            .collect();
+        seen.sort();
+        seen.dedup();
+        seen
+    };
+    eventually("both versions answer", versions, |seen| *seen == ["v1", "v2"]);
+    world.apply(BYTES_ROUTE);
+    eventually("the route is in force", versions, |seen| *seen == ["v2"]);
+    assert!(
+        !world.pods("mesh/waypoint").is_empty(),
+        "a waypoint of its own serves it"
+    );
+    world.delete(BYTES_ROUTE);
+    eventually("without it all are served", versions, |seen| {
+        *seen == ["v1", "v2"]
+    });
+}

@@ -103,6 +103,7 @@ impl Gateway {
             self.mesh.proxy.clone(),
             self.mesh.drain.clone(),
             self.mesh.connections.clone(),
+            0,
         );
         let up = Readiness::default().wait_for("listeners", "sockets");
         self.mesh.connections.spawn(sockets.run(up));

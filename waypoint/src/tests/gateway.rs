@@ -46,7 +46,12 @@ async fn serves_hosts_and_changes_listeners_live() {
     }]);
     let (first, second) = (free_port().await, free_port().await);
     mesh.listener(http_listener("first", &first.to_string(), Binding::Bound));
-    let sockets = Sockets::new(mesh.proxy.clone(), mesh.drain.clone(), mesh.connections.clone());
+    let sockets = Sockets::new(
+        mesh.proxy.clone(),
+        mesh.drain.clone(),
+        mesh.connections.clone(),
+        0,
+    );
     let up = Readiness::default().wait_for("listeners", "sockets");
     mesh.connections.spawn(sockets.run(up));
 
@@ -78,4 +83,35 @@ async fn serves_hosts_and_changes_listeners_live() {
     };
     tokio::time::timeout(DEADLINE, refused).await.unwrap();
     assert_eq!(ask("shop.example").await.status(), 200);
+}
+
+/// Whether the gateway keeps the connection: one that it refuses ends at once.
+async fn is_kept(http: &mut TcpStream) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let ask = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n";
+    let mut byte = [0];
+    http.write_all(ask).await.is_ok() && matches!(http.read(&mut byte).await, Ok(1))
+}
+
+#[tokio::test]
+async fn a_client_has_no_more_connections_than_its_share() {
+    let mesh = Mesh::start().await;
+    mesh.table(Vec::new());
+    let address = free_port().await;
+    mesh.listener(http_listener("first", &address.to_string(), Binding::Bound));
+    let (proxy, drain, connections) = (mesh.proxy.clone(), mesh.drain.clone(), mesh.connections.clone());
+    let sockets = Sockets::new(proxy, drain, connections, 2);
+    let up = Readiness::default().wait_for("listeners", "sockets");
+    mesh.connections.spawn(sockets.run(up));
+
+    let (mut first, mut second) = (connect(address).await, connect(address).await);
+    assert!(is_kept(&mut first).await && is_kept(&mut second).await);
+    assert!(!is_kept(&mut connect(address).await).await);
+    let text = mesh.registry.render();
+    let counted = "aquifer_gateway_connections_refused_total{limit=\"client\"} 1";
+    assert!(text.contains(counted), "{text}");
+    drop(first);
+    let again = async { while !is_kept(&mut connect(address).await).await {} };
+    tokio::time::timeout(DEADLINE, again).await.unwrap();
+    assert!(is_kept(&mut second).await, "the others go on");
 }

@@ -8,7 +8,7 @@ use crate::table::{Kind, Table};
 use crate::yaml;
 
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
-/// The version of the Gateway API whose standard channel the tables follow.
+/// The version of the Gateway API whose kinds the tables follow.
 const BUNDLE: &str = "v1.4.0";
 /// The API server takes a definition of a `k8s.io` group only with the place of its review.
 const REVIEW: &str = "https://github.com/kubernetes-sigs/gateway-api/pull/1538";
@@ -57,9 +57,15 @@ fn annotations(kind: &Kind) -> Value {
     if kind.group == GATEWAY_API {
         annotations["api-approved.kubernetes.io"] = json!(REVIEW);
         annotations["gateway.networking.k8s.io/bundle-version"] = json!(BUNDLE);
-        annotations["gateway.networking.k8s.io/channel"] = json!("standard");
+        annotations["gateway.networking.k8s.io/channel"] = json!(channel(kind));
     }
     annotations
+}
+
+/// A kind that is stored as an alpha is of the API's experimental channel.
+fn channel(kind: &Kind) -> &'static str {
+    let is_alpha = kind.versions.first().is_some_and(|v| v.contains("alpha"));
+    if is_alpha { "experimental" } else { "standard" }
 }
 
 fn names(kind: &Kind) -> Value {

@@ -4,13 +4,15 @@ use aquifer_core::service::PortMapping;
 
 use crate::compile::discovery::{Discovery, ServiceEntry, hostname};
 use crate::compile::gateway_api::classes::{self, Class};
-use crate::compile::gateway_api::listeners::{AttachedRoute, OpenGateway, OpenListener};
+use crate::compile::gateway_api::listeners::{Attached, OpenGateway, OpenListener};
+use crate::compile::gateway_api::route::Route;
 use crate::compile::gateway_api::{GatewayApi, ParentState, ServiceRoute};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
 use crate::compile::rules::mesh_owner;
 use crate::model::host::HostPattern;
-use crate::model::http_route::{HttpRoute, ParentKind, ParentRef};
+use crate::model::http_route::{ParentKind, ParentRef};
+use crate::model::stream_route::{RouteKind, StreamRoute};
 use crate::objects::Meta;
 use crate::objects::gateway_api::Gateway;
 
@@ -27,6 +29,7 @@ enum Step {
     NoMatchingParent,
     NotAllowedByListeners,
     NoMatchingListenerHostname,
+    Taken,
 }
 
 impl Refusal {
@@ -40,18 +43,23 @@ impl Refusal {
             Step::NoMatchingParent => "NoMatchingParent",
             Step::NotAllowedByListeners => "NotAllowedByListeners",
             Step::NoMatchingListenerHostname => "NoMatchingListenerHostname",
+            Step::Taken => "ParentRefConflict",
         };
         Condition::new("Accepted", false, reason, self.message)
     }
 }
 
-/// Whether it is for us to say something about the parent.
-pub fn is_ours(inputs: &Inputs, parent: &ParentRef) -> bool {
+/// Whether it is for us to say something about the parent; `None` where a Gateway that is not there yet will tell.
+pub fn ownership(inputs: &Inputs, parent: &ParentRef) -> Option<bool> {
     match parent.kind {
-        ParentKind::Service => true,
-        ParentKind::Other => false,
-        ParentKind::Gateway => class_of(inputs, parent).is_some_and(|class| class != Class::Foreign),
+        ParentKind::Service => Some(true),
+        ParentKind::Other => Some(false),
+        ParentKind::Gateway => class_of(inputs, parent).map(|class| class != Class::Foreign),
     }
+}
+
+pub fn is_ours(inputs: &Inputs, parent: &ParentRef) -> bool {
+    ownership(inputs, parent) == Some(true)
 }
 
 /// The class of a parent that is there.
@@ -66,7 +74,7 @@ impl GatewayApi {
         &mut self,
         inputs: &Inputs,
         discovery: &Discovery,
-        route: &Entry<HttpRoute>,
+        route: Route<'_>,
         parent: &ParentRef,
     ) -> Option<ParentState> {
         let accepted = match parent.kind {
@@ -96,7 +104,7 @@ impl GatewayApi {
     fn attach_to_gateway(
         &mut self,
         inputs: &Inputs,
-        route: &Entry<HttpRoute>,
+        route: Route<'_>,
         parent: &ParentRef,
     ) -> Result<(), Condition> {
         let key = (parent.namespace.clone(), parent.name.clone());
@@ -111,11 +119,9 @@ impl GatewayApi {
             .enumerate()
             .filter(|(_, l)| is_meant(l, parent));
         for (i, listener) in meant {
-            match hosts(inputs, listener, entry, i, route) {
-                Ok(hostnames) => {
-                    attached = true;
-                    listener.take(route, hostnames);
-                }
+            let hosts = hosts(inputs, listener, entry, i, route);
+            match hosts.and_then(|hostnames| listener.take(route, hostnames)) {
+                Ok(()) => attached = true,
                 Err(next) if nearest.as_ref().is_none_or(|r| r.step < next.step) => nearest = Some(next),
                 Err(_) => {}
             }
@@ -136,16 +142,34 @@ impl GatewayApi {
         &mut self,
         inputs: &Inputs,
         discovery: &Discovery,
-        route: &Entry<HttpRoute>,
+        route: Route<'_>,
         parent: &ParentRef,
     ) -> Result<(), Condition> {
-        let entry = service(discovery, parent)
-            .map_err(|message| Refusal::at(Step::NoMatchingParent, message).condition())?;
-        let place = ServiceRoute {
-            route: route.clone(),
-            port: parent.port,
-        };
-        self.services.entry(entry.service.key()).or_default().push(place);
+        let refuse = |message| Refusal::at(Step::NoMatchingParent, message).condition();
+        let entry = service(discovery, route, parent).map_err(refuse)?;
+        let (key, port) = (entry.service.key(), parent.port);
+        match route {
+            Route::Http(route) => {
+                let route = route.clone();
+                self.services
+                    .entry(key)
+                    .or_default()
+                    .push(ServiceRoute { route, port });
+            }
+            Route::Stream(route) => {
+                let all = self.streams.entry(key).or_default();
+                let overlaps = |r: &&ServiceRoute<StreamRoute>| {
+                    let one_port = r.port.is_none() || port.is_none() || r.port == port;
+                    one_port && !is_same(&r.route.meta, &route.meta)
+                };
+                if let Some(older) = all.iter().find(overlaps) {
+                    let host = &entry.service.hostname;
+                    return Err(older_stream(&older.route, host).condition());
+                }
+                let route = route.clone();
+                all.push(ServiceRoute { route, port });
+            }
+        }
         match mesh_owner(inputs, &entry.service.hostname) {
             Some(rules) => Err(conflict(&rules.meta, &entry.service.hostname)),
             None => Ok(()),
@@ -153,9 +177,28 @@ impl GatewayApi {
     }
 }
 
-/// The Service that is named, where its ports speak HTTP; why not.
-fn service<'d>(discovery: &'d Discovery, parent: &ParentRef) -> Result<&'d ServiceEntry, String> {
+fn older_stream(older: &Entry<StreamRoute>, place: &str) -> Refusal {
+    let (kind, meta) = (older.spec.kind.as_str(), &older.meta);
+    let message = format!(
+        "{kind} {}/{} is older and has all connections of {place}; delete one of them, or give them different ports or hostnames",
+        meta.namespace, meta.name
+    );
+    Refusal::at(Step::Taken, message)
+}
+
+/// The Service that is named, where its ports speak what the route is for; why not.
+fn service<'d>(
+    discovery: &'d Discovery,
+    route: Route<'_>,
+    parent: &ParentRef,
+) -> Result<&'d ServiceEntry, String> {
     let host = hostname(&parent.name, &parent.namespace);
+    if route.kind() == RouteKind::Tls {
+        return Err("a TLSRoute is for Gateways in this version; a TCPRoute can be for a Service".to_owned());
+    }
+    if route.kind() == RouteKind::Tcp && route.meta().namespace != parent.namespace {
+        return Err("a TCPRoute is for Services of its own namespace in this version".to_owned());
+    }
     let Some(entry) = discovery.service_by_host(&host) else {
         return Err(format!("no Service {}/{}", parent.namespace, parent.name));
     };
@@ -165,10 +208,16 @@ fn service<'d>(discovery: &'d Discovery, parent: &ParentRef) -> Result<&'d Servi
         let port = parent.port.unwrap_or_default();
         return Err(format!("Service {host} has no port {port}"));
     }
-    if !ports.any(|p| p.protocol.is_http()) {
-        return Err(format!(
-            "no port of {host} that is meant is HTTP by name or appProtocol; rename it (http-…)"
-        ));
+    let requests = route.kind() == RouteKind::Http;
+    if !ports.any(|p| p.protocol.is_http() == requests) {
+        return Err(match requests {
+            true => {
+                format!("no port of {host} that is meant is HTTP by name or appProtocol; rename it (http-…)")
+            }
+            false => format!(
+                "every port of {host} that is meant is HTTP by name or appProtocol; an HTTPRoute is for those"
+            ),
+        });
     }
     Ok(entry)
 }
@@ -183,15 +232,47 @@ fn conflict(rules: &Meta, host: &str) -> Condition {
 
 impl OpenListener {
     /// A route that names one listener by two parents is there once.
-    fn take(&mut self, route: &Entry<HttpRoute>, hostnames: Vec<HostPattern>) {
-        let is_it = |a: &AttachedRoute| {
-            a.route.meta.namespace == route.meta.namespace && a.route.meta.name == route.meta.name
-        };
-        if !self.routes.iter().any(is_it) {
-            let route = route.clone();
-            self.routes.push(AttachedRoute { route, hostnames });
+    fn take(&mut self, route: Route<'_>, hostnames: Vec<HostPattern>) -> Result<(), Refusal> {
+        match route {
+            Route::Http(route) => {
+                if !self.routes.iter().any(|a| is_same(&a.route.meta, &route.meta)) {
+                    let route = route.clone();
+                    self.routes.push(Attached { route, hostnames });
+                }
+                Ok(())
+            }
+            Route::Stream(route) => self.take_stream(route, hostnames),
         }
     }
+
+    /// Connections cannot be merged as rules are: a name belongs to the oldest route that has it.
+    fn take_stream(
+        &mut self,
+        route: &Entry<StreamRoute>,
+        mut hostnames: Vec<HostPattern>,
+    ) -> Result<(), Refusal> {
+        let is_it = |a: &&Attached<StreamRoute>| {
+            a.route.spec.kind == route.spec.kind && is_same(&a.route.meta, &route.meta)
+        };
+        if self.streams.iter().any(|a| is_it(&a)) {
+            return Ok(());
+        }
+        let owner = |host: &HostPattern| self.streams.iter().find(|a| a.hostnames.contains(host));
+        let older = hostnames.iter().find_map(owner).map(|a| a.route.clone());
+        hostnames.retain(|host| owner(host).is_none());
+        match older.filter(|_| hostnames.is_empty()) {
+            Some(older) => Err(older_stream(&older, &format!("listener {}", self.name))),
+            None => {
+                let route = route.clone();
+                self.streams.push(Attached { route, hostnames });
+                Ok(())
+            }
+        }
+    }
+}
+
+fn is_same(a: &Meta, b: &Meta) -> bool {
+    a.namespace == b.namespace && a.name == b.name
 }
 
 fn is_meant(listener: &OpenListener, parent: &ParentRef) -> bool {
@@ -205,14 +286,10 @@ fn hosts(
     listener: &OpenListener,
     gateway: &Entry<Gateway>,
     index: usize,
-    route: &Entry<HttpRoute>,
+    route: Route<'_>,
 ) -> Result<Vec<HostPattern>, Refusal> {
     if !listener.is_served() {
-        let why = if listener.accepted.status == "True" {
-            &listener.conflicted
-        } else {
-            &listener.accepted
-        };
+        let why = listener.refusal();
         let message = format!("listener {} is not served: {}", listener.name, why.message);
         return Err(Refusal::at(Step::NoMatchingParent, message));
     }
@@ -221,7 +298,7 @@ fn hosts(
         .listeners
         .get(index)
         .map(|l| &l.allowed_routes.namespaces);
-    let (own, other) = (&gateway.meta.namespace, &route.meta.namespace);
+    let (own, other) = (&gateway.meta.namespace, &route.meta().namespace);
     if !allowed.is_some_and(|a| a.admit(own, other, inputs.namespace_labels(other))) {
         let message = format!(
             "listener {} does not allow routes of namespace {other} (allowedRoutes.namespaces)",
@@ -229,14 +306,15 @@ fn hosts(
         );
         return Err(Refusal::at(Step::NotAllowedByListeners, message));
     }
-    if listener.kinds.is_empty() {
+    if !listener.kinds.contains(&route.kind()) {
         let message = format!(
-            "listener {} does not allow routes of kind HTTPRoute (allowedRoutes.kinds)",
-            listener.name
+            "listener {} does not allow routes of kind {} (its protocol and allowedRoutes.kinds say which)",
+            listener.name,
+            route.kind().as_str()
         );
         return Err(Refusal::at(Step::NotAllowedByListeners, message));
     }
-    let wanted = &route.spec.hostnames;
+    let wanted = route.hostnames();
     if wanted.is_empty() {
         return Ok(vec![listener.hostname.clone()]);
     }

@@ -1,12 +1,17 @@
-//! Where the rules of a route lead: backends that exist and may be referred to, and 500 for the share of the others.
+//! Where a route leads: backends that exist and may be referred to; for the share of the others requests get 500, and
+//! connections are closed.
 
 use std::sync::Arc;
 
 use crate::compile::discovery::{Discovery, hostname};
+use crate::compile::gateway_api::grants::{self, Referent, Referrer};
+use crate::compile::gateway_api::route::Route;
 use crate::compile::inputs::{Entry, Inputs};
-use crate::model::http_route::{Backend, BackendTarget, HttpRoute, NO_BACKEND, RouteRule};
-use crate::model::virtual_service::{Action, Destination, HttpRule, Redirect, WeightedDestination};
-use crate::objects::GATEWAY_API;
+use crate::model::http_route::{Backend, BackendTarget, NO_BACKEND, RouteRule};
+use crate::model::stream_route::{RouteKind, StreamRoute};
+use crate::model::virtual_service::{
+    Action, Destination, HeaderEdits, HttpRule, Redirect, WeightedDestination,
+};
 
 /// RFC 2606: no service is called so, and no cluster.
 const NOWHERE: &str = "backend.invalid";
@@ -21,19 +26,63 @@ pub struct Problem {
 }
 
 /// All backends of the route that lead nowhere.
-pub(super) fn problems(inputs: &Inputs, discovery: &Discovery, route: &Entry<HttpRoute>) -> Vec<Problem> {
-    let backends = route.spec.rules.iter().flat_map(|rule| &rule.backends);
-    let problem = |backend| find(inputs, discovery, &route.meta.namespace, backend).1;
-    backends.filter_map(problem).collect()
+pub(super) fn problems(inputs: &Inputs, discovery: &Discovery, route: Route<'_>) -> Vec<Problem> {
+    let from = Referrer {
+        kind: route.kind().as_str(),
+        namespace: &route.meta().namespace,
+    };
+    let problem = |backend: &Backend| find(inputs, discovery, from, backend).1;
+    route.backends().into_iter().filter_map(problem).collect()
 }
 
-/// The rule with its destinations, for requests that come in at `port`.
+/// Where the connections of a route go by weight; nowhere is a destination, too.
+pub fn stream_destinations(
+    inputs: &Inputs,
+    discovery: &Discovery,
+    route: &Entry<StreamRoute>,
+) -> Vec<WeightedDestination> {
+    let from = Referrer {
+        kind: route.spec.kind.as_str(),
+        namespace: &route.meta.namespace,
+    };
+    let weighted = route.spec.backends.iter().filter(|b| b.weight > 0);
+    let found = weighted.map(|b| plain(find(inputs, discovery, from, b).0, b.weight));
+    let found: Vec<_> = found.collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let nowhere = Destination {
+        host: NOWHERE.into(),
+        subset: None,
+        port: None,
+        field: String::new(),
+    };
+    vec![plain(nowhere, 1)]
+}
+
+fn plain(destination: Destination, weight: u32) -> WeightedDestination {
+    WeightedDestination {
+        destination,
+        weight,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    }
+}
+
+/// Where the requests of a rule come in.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrance {
+    pub port: u16,
+    pub is_https: bool,
+}
+
+/// The rule with its destinations, for requests that come in there.
 pub fn effective(
     inputs: &Inputs,
     discovery: &Discovery,
     namespace: &str,
     rule: &RouteRule,
-    port: u16,
+    entrance: Entrance,
 ) -> HttpRule {
     let mut made = rule.rule.clone();
     let nothing = Action::Respond {
@@ -43,12 +92,16 @@ pub fn effective(
     match &mut made.action {
         Action::Respond { .. } => {}
         Action::Redirect(redirect) => {
-            redirect.port = redirect_port(redirect, rule.redirects_to_listener, port)
+            redirect.port = redirect_port(redirect, rule.redirects_to_listener, entrance)
         }
         Action::Forward(forward) => {
+            let from = Referrer {
+                kind: RouteKind::Http.as_str(),
+                namespace,
+            };
             let weighted = rule.backends.iter().filter(|b| b.weight > 0);
             let weighted = weighted.map(|backend| WeightedDestination {
-                destination: find(inputs, discovery, namespace, backend).0,
+                destination: find(inputs, discovery, from, backend).0,
                 weight: backend.weight,
                 request_headers: backend.request_headers.clone(),
                 response_headers: backend.response_headers.clone(),
@@ -63,15 +116,15 @@ pub fn effective(
 }
 
 /// The port in the location; none where it goes without saying.
-fn redirect_port(redirect: &Redirect, to_listener: bool, listener: u16) -> Option<u16> {
+fn redirect_port(redirect: &Redirect, to_listener: bool, entrance: Entrance) -> Option<u16> {
     let port = if to_listener {
-        Some(listener)
+        Some(entrance.port)
     } else {
         redirect.port
     };
     let known = match redirect.scheme.as_deref() {
         Some("https") => 443,
-        // Listeners speak plain HTTP.
+        None if entrance.is_https => 443,
         _ => 80,
     };
     port.filter(|p| *p != known)
@@ -81,7 +134,7 @@ fn redirect_port(redirect: &Redirect, to_listener: bool, listener: u16) -> Optio
 fn find(
     inputs: &Inputs,
     discovery: &Discovery,
-    from: &str,
+    from: Referrer<'_>,
     backend: &Backend,
 ) -> (Destination, Option<Problem>) {
     let problem = |(reason, message)| Problem {
@@ -105,12 +158,12 @@ type Refusal = (&'static str, String);
 /// The Service that the backend names, where it may.
 fn permitted<'b>(
     inputs: &Inputs,
-    from: &str,
+    from: Referrer<'_>,
     target: &'b BackendTarget,
 ) -> Result<(&'b Arc<str>, &'b Arc<str>, u16), Refusal> {
     match target {
         BackendTarget::Other(kind) => {
-            let message = format!("{kind} is nothing that requests can be sent to; only Service is");
+            let message = format!("{kind} is nothing that traffic can be sent to; only Service is");
             Err(("InvalidKind", message))
         }
         BackendTarget::Service {
@@ -118,13 +171,15 @@ fn permitted<'b>(
             name,
             port,
         } => {
-            if **namespace == *from || is_granted(inputs, from, namespace, name) {
+            let to = Referent {
+                kind: "Service",
+                namespace,
+                name,
+            };
+            if grants::allow(inputs, from, to) {
                 return Ok((namespace, name, *port));
             }
-            let message = format!(
-                "no ReferenceGrant of namespace {namespace} allows HTTPRoutes of namespace {from} to refer to Service {name}"
-            );
-            Err(("RefNotPermitted", message))
+            Err(("RefNotPermitted", grants::missing(from, to)))
         }
     }
 }
@@ -146,22 +201,4 @@ fn destination(host: &str, port: Option<u16>, backend: &Backend) -> Destination 
         port,
         field: backend.field.clone(),
     }
-}
-
-/// Whether HTTPRoutes of one namespace may refer to a Service of another.
-fn is_granted(inputs: &Inputs, from: &str, to: &str, name: &Arc<str>) -> bool {
-    let grants = inputs.grants.iter().filter(|g| *g.meta.namespace == *to);
-    grants.into_iter().any(|grant| {
-        let comes = grant
-            .spec
-            .from
-            .iter()
-            .any(|f| &*f.group == GATEWAY_API && &*f.kind == "HTTPRoute" && *f.namespace == *from);
-        let may = |t: &crate::objects::gateway_api::GrantTo| {
-            t.group.is_empty()
-                && &*t.kind == "Service"
-                && t.name.as_ref().is_none_or(|n| n.is_empty() || n == name)
-        };
-        comes && grant.spec.to.iter().any(may)
-    })
 }

@@ -1,5 +1,7 @@
 //! Gateways of our classes and their listeners: which of them are served, and which not and why.
 
+mod protocol;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,9 +12,13 @@ use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::gateway_api::{Name, name};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
+use crate::compile::servers::Use;
+use crate::model::gateway::ServerKind;
 use crate::model::host::HostPattern;
 use crate::model::http_route::HttpRoute;
-use crate::objects::gateway_api::{Gateway, Listener, RouteKind};
+use crate::model::stream_route::{RouteKind, StreamRoute};
+use crate::model::termination::Termination;
+use crate::objects::gateway_api::{Gateway, Listener, RouteKind as WrittenKind};
 use crate::objects::{GATEWAY_API, Meta};
 
 /// In place of the name that is made of the Gateway's and its class's.
@@ -38,32 +44,74 @@ pub struct OpenListener {
     pub name: Arc<str>,
     pub port: u16,
     pub hostname: HostPattern,
+    /// What it does with its connections; none where it is not accepted.
+    pub kind: Option<ServerKind>,
+    /// References to certificates that can never be good.
+    pub bad_references: Vec<BadReference>,
     pub accepted: Condition,
+    /// Whether the kinds of routes that it names exist.
     pub resolved: Condition,
     pub conflicted: Condition,
-    pub kinds: Vec<&'static str>,
-    pub routes: Vec<AttachedRoute>,
+    pub kinds: Vec<RouteKind>,
+    pub routes: Vec<Attached<HttpRoute>>,
+    /// The oldest first.
+    pub streams: Vec<Attached<StreamRoute>>,
+}
+
+/// A reference to something that is no Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadReference {
+    pub field: String,
+    pub message: String,
 }
 
 /// A route at a listener, for these hosts.
 #[derive(Debug)]
-pub struct AttachedRoute {
-    pub route: Entry<HttpRoute>,
+pub struct Attached<R> {
+    pub route: Entry<R>,
     pub hostnames: Vec<HostPattern>,
 }
 
 impl OpenListener {
     pub fn is_served(&self) -> bool {
-        self.accepted.status == "True" && self.conflicted.status == "False"
+        self.served().is_some()
+    }
+
+    /// What it does with its connections, where it does anything.
+    pub fn served(&self) -> Option<&ServerKind> {
+        self.kind.as_ref().filter(|_| self.conflicted.status == "False")
+    }
+
+    /// How TLS ends here.
+    pub fn termination(&self) -> Option<&Termination> {
+        self.served()?.termination()
+    }
+
+    /// Why it is not served.
+    pub fn refusal(&self) -> &Condition {
+        if self.accepted.status == "True" {
+            &self.conflicted
+        } else {
+            &self.accepted
+        }
     }
 }
 
-pub(super) fn gateways(inputs: &Inputs) -> BTreeMap<Name, OpenGateway> {
+impl OpenGateway {
+    /// Its listeners that end TLS, with how.
+    pub fn terminations(&self) -> impl Iterator<Item = (&OpenListener, &Termination)> {
+        self.listeners.iter().filter_map(|l| Some((l, l.termination()?)))
+    }
+}
+
+pub fn gateways(inputs: &Inputs) -> BTreeMap<Name, OpenGateway> {
     let ours = inputs
         .kube_gateways
         .iter()
         .filter(|g| classes::of(inputs, &g.spec.gateway_class_name) == Class::Gateway);
-    ours.map(|gateway| (name(gateway), open(gateway))).collect()
+    let mut gateways = ours.map(|gateway| (name(gateway), open(gateway))).collect();
+    settle(&mut gateways);
+    gateways
 }
 
 fn open(entry: &Entry<Gateway>) -> OpenGateway {
@@ -84,7 +132,7 @@ fn open(entry: &Entry<Gateway>) -> OpenGateway {
             .or_else(|| deployed.as_ref().map(own))
             .unwrap_or_else(|| own(&meta.name)),
         deployed: deployed.filter(|_| refused.is_none()),
-        listeners: listeners(&entry.spec),
+        listeners: listeners(entry),
         entry: entry.clone(),
         refused,
     }
@@ -109,12 +157,12 @@ fn named_service(gateway: &Gateway, namespace: &str) -> Option<NamespacedHostnam
     Some(NamespacedHostname::new(namespace, &hostname(name, namespace)))
 }
 
-fn listeners(gateway: &Gateway) -> Vec<OpenListener> {
-    let mut open: Vec<OpenListener> = Vec::with_capacity(gateway.listeners.len());
-    for listener in &gateway.listeners {
-        let mut next = OpenListener::of(listener);
-        if next.accepted.status == "True" {
-            next.conflicted = conflict(&open, &next);
+fn listeners(gateway: &Entry<Gateway>) -> Vec<OpenListener> {
+    let mut open: Vec<OpenListener> = Vec::with_capacity(gateway.spec.listeners.len());
+    for (index, listener) in gateway.spec.listeners.iter().enumerate() {
+        let mut next = OpenListener::of(gateway, index, listener);
+        if let Some(conflict) = open.iter().find_map(|earlier| conflict(earlier, &next)) {
+            next.conflicted = conflict;
         }
         open.push(next);
     }
@@ -122,41 +170,92 @@ fn listeners(gateway: &Gateway) -> Vec<OpenListener> {
 }
 
 /// The earlier of two listeners that want the same is served.
-fn conflict(earlier: &[OpenListener], listener: &OpenListener) -> Condition {
-    let same =
-        |l: &&OpenListener| l.is_served() && l.port == listener.port && l.hostname == listener.hostname;
-    match earlier.iter().find(same) {
-        Some(other) => {
-            let message = format!(
-                "listener {} has the same port and hostname, and comes first",
-                other.name
-            );
-            Condition::new("Conflicted", true, "HostnameConflict", message)
+fn conflict(earlier: &OpenListener, listener: &OpenListener) -> Option<Condition> {
+    let (first, second) = (Use::of(earlier.served()?), Use::of(listener.served()?));
+    if earlier.port != listener.port {
+        return None;
+    }
+    if first != second {
+        let message = format!(
+            "listener {} uses the port for {}, and comes first",
+            earlier.name,
+            first.as_str()
+        );
+        return Some(Condition::new("Conflicted", true, "ProtocolConflict", message));
+    }
+    (earlier.hostname == listener.hostname).then(|| {
+        let message = format!(
+            "listener {} has the same port and hostname, and comes first",
+            earlier.name
+        );
+        Condition::new("Conflicted", true, "HostnameConflict", message)
+    })
+}
+
+/// Gateways that are served by the same pods share their ports: the oldest decides. Of HTTP, hosts are merged.
+fn settle(gateways: &mut BTreeMap<Name, OpenGateway>) {
+    let mut order: Vec<Name> = gateways.keys().cloned().collect();
+    order.sort_by_cached_key(|name| {
+        gateways
+            .get(name)
+            .map(|g| g.entry.meta.creation_timestamp.clone())
+    });
+    for (i, name) in order.iter().enumerate() {
+        let Some(mut gateway) = gateways.remove(name) else {
+            continue;
+        };
+        let older = order[..i].iter().filter_map(|name| gateways.get(name));
+        for older in older.filter(|older| older.service == gateway.service) {
+            for listener in &mut gateway.listeners {
+                if let Some(conflicted) = of_older(older, listener) {
+                    listener.conflicted = conflicted;
+                }
+            }
         }
-        None => Condition::new(
-            "Conflicted",
-            false,
-            "NoConflicts",
-            "no other listener wants the same",
-        ),
+        gateways.insert(name.clone(), gateway);
     }
 }
 
+fn of_older(older: &OpenGateway, listener: &OpenListener) -> Option<Condition> {
+    let is_http = matches!(listener.served()?, ServerKind::Http { .. });
+    let found = older.listeners.iter().find_map(|l| conflict(l, listener))?;
+    if is_http && found.reason == "HostnameConflict" {
+        return None;
+    }
+    let meta = &older.entry.meta;
+    let message = format!(
+        "Gateway {}/{} is older and served by the same pods: {}",
+        meta.namespace, meta.name, found.message
+    );
+    Some(Condition { message, ..found })
+}
+
 impl OpenListener {
-    fn of(listener: &Listener) -> Self {
+    fn of(gateway: &Entry<Gateway>, index: usize, listener: &Listener) -> Self {
         let hostname = match &*listener.hostname {
             "" => Ok(HostPattern::Any),
             text => HostPattern::parse(text, "hostname"),
         };
-        let (accepted, hostname) = match hostname {
-            Err(rejection) => (refused("Invalid", rejection.to_string()), HostPattern::Any),
-            Ok(hostname) => (protocol(listener), hostname),
+        let parsed = match hostname {
+            Err(rejection) => Err(protocol::refused("Invalid", rejection.to_string())),
+            Ok(hostname) => protocol::of(gateway, index, listener).map(|served| (served, hostname)),
         };
-        let (kinds, resolved) = kinds(listener, accepted.status == "True");
+        let (accepted, served, hostname) = match parsed {
+            Err(refusal) => (refusal, None, HostPattern::Any),
+            Ok((served, hostname)) => (
+                Condition::new("Accepted", true, "Accepted", "the listener is valid"),
+                Some(served),
+                hostname,
+            ),
+        };
+        let (kind, bad_references) = served.unzip();
+        let (kinds, resolved) = kinds(listener, kind.as_ref());
         Self {
             name: listener.name.clone(),
             port: listener.port,
             hostname,
+            kind,
+            bad_references: bad_references.unwrap_or_default(),
             accepted,
             resolved,
             conflicted: Condition::new(
@@ -167,57 +266,47 @@ impl OpenListener {
             ),
             kinds,
             routes: Vec::new(),
+            streams: Vec::new(),
         }
     }
 }
 
-fn refused(reason: &'static str, message: impl Into<String>) -> Condition {
-    Condition::new("Accepted", false, reason, message)
-}
-
-fn protocol(listener: &Listener) -> Condition {
-    if listener.port == 0 {
-        return refused("PortUnavailable", "port 0 cannot be opened");
-    }
-    if RESERVED.contains(&listener.port) {
-        let message = format!(
-            "port {} is the gateway's own; its Service may map another port to it",
-            listener.port
-        );
-        return refused("PortUnavailable", message);
-    }
-    match &*listener.protocol {
-        "HTTP" if listener.tls.is_some() => refused("Invalid", "a listener of protocol HTTP has no tls"),
-        "HTTP" => Condition::new("Accepted", true, "Accepted", "the listener is valid"),
-        other => {
-            let message =
-                format!("protocol {other} is not supported for this class by this version, only HTTP");
-            refused("UnsupportedProtocol", message)
-        }
+/// Kinds of routes that a listener can have.
+fn supported(kind: &ServerKind) -> &'static [RouteKind] {
+    match kind {
+        ServerKind::Http { .. } | ServerKind::Https(_) => &[RouteKind::Http],
+        ServerKind::Passthrough => &[RouteKind::Tls],
+        ServerKind::Tls(_) => &[RouteKind::Tls, RouteKind::Tcp],
+        ServerKind::Tcp => &[RouteKind::Tcp],
     }
 }
-
-/// Ports of the program itself: tunnels, metrics, health, administration.
-const RESERVED: [u16; 4] = [15000, 15008, 15020, 15021];
 
 /// Kinds of routes that may attach, and whether all that are named exist.
-fn kinds(listener: &Listener, accepted: bool) -> (Vec<&'static str>, Condition) {
-    let known =
-        |k: &RouteKind| k.group.as_deref().unwrap_or(GATEWAY_API) == GATEWAY_API && &*k.kind == "HTTPRoute";
+fn kinds(listener: &Listener, kind: Option<&ServerKind>) -> (Vec<RouteKind>, Condition) {
+    let supported = kind.map_or(&[][..], supported);
+    let is = |written: &WrittenKind, kind: RouteKind| {
+        written.group.as_deref().unwrap_or(GATEWAY_API) == GATEWAY_API && &*written.kind == kind.as_str()
+    };
     let named = &listener.allowed_routes.kinds;
-    let any = accepted && (named.is_empty() || named.iter().any(known));
-    let kinds = if any { vec!["HTTPRoute"] } else { Vec::new() };
-    let resolved = match named.iter().find(|k| !known(k)) {
+    let may = |kind: &RouteKind| named.is_empty() || named.iter().any(|written| is(written, *kind));
+    let kinds = supported.iter().copied().filter(may).collect();
+    let unknown = named
+        .iter()
+        .find(|written| !supported.iter().any(|kind| is(written, *kind)));
+    let resolved = match unknown.filter(|_| kind.is_some()) {
         None => Condition::new(
             "ResolvedRefs",
             true,
             "ResolvedRefs",
             "everything that the listener names exists",
         ),
-        Some(kind) => {
+        Some(unknown) => {
+            let has: Vec<&str> = supported.iter().map(|kind| kind.as_str()).collect();
             let message = format!(
-                "routes of kind {} cannot attach; this version has HTTPRoute",
-                kind.kind
+                "routes of kind {} cannot attach to a listener of protocol {}; {} can",
+                unknown.kind,
+                listener.protocol,
+                has.join(" and ")
             );
             Condition::new("ResolvedRefs", false, "InvalidRouteKinds", message)
         }

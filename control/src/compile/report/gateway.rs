@@ -12,6 +12,7 @@ use crate::compile::routes::{gateway_ports, listening_port};
 use crate::compile::servers::plan;
 use crate::model::gateway::{Gateway, Server};
 use crate::model::host::HostPattern;
+use crate::model::secret::ServerCertificate;
 use crate::model::termination::Termination;
 use crate::objects::kube::{self, Pod, ServicePort};
 use crate::objects::{Meta, Notice};
@@ -77,7 +78,7 @@ fn conflicts(
 
 fn missing(credentials: &Credentials<'_>, termination: &Termination, notices: &mut Vec<Notice>) {
     for reference in &termination.certificates {
-        if let Err(error) = credentials.certificate(&reference.name) {
+        if let Err(error) = credentials.certificate(reference) {
             notices.push(notice(&reference.field, &error));
         }
     }
@@ -88,12 +89,13 @@ fn missing(credentials: &Credentials<'_>, termination: &Termination, notices: &m
     }
 }
 
-fn notice(field: &str, error: &CredentialError) -> Notice {
+pub(super) fn notice(field: &str, error: &CredentialError) -> Notice {
     match error {
         CredentialError::Missing(_) | CredentialError::Unreadable(..) => {
             Notice::unresolved(field, error.to_string())
         }
         CredentialError::Unusable(..) => Notice::bad_secret(field, error.to_string()),
+        CredentialError::NotPermitted(_) => Notice::not_permitted(field, error.to_string()),
     }
 }
 
@@ -105,28 +107,34 @@ fn uncovered(
     notices: &mut Vec<Notice>,
 ) {
     let names = termination.certificates.iter();
-    let found: Vec<_> = names
-        .filter_map(|r| credentials.certificate(&r.name).ok())
-        .collect();
+    let found: Vec<_> = names.filter_map(|r| credentials.certificate(r).ok()).collect();
     if found.is_empty() {
         return;
     }
     for (i, host) in server.hosts.iter().enumerate() {
-        let host_text = host.host.to_string();
-        if host.host == HostPattern::Any || found.iter().any(|c| c.pair.covers(&host_text)) {
-            continue;
-        }
-        let names: Vec<&str> = found
-            .iter()
-            .flat_map(|c| c.pair.dns_names().iter().map(String::as_str))
-            .collect();
-        let has = match names.is_empty() {
-            true => "has no DNS name at all (a common name is not one)".to_owned(),
-            false => format!("is for {}", names.join(", ")),
-        };
-        let message = format!("the certificate {has}; clients that check it refuse {host_text}");
-        notices.push(Notice::warning(format!("{}.hosts[{i}]", server.field), message));
+        let message = not_covered(&found, &host.host);
+        let field = || format!("{}.hosts[{i}]", server.field);
+        notices.extend(message.map(|message| Notice::warning(field(), message)));
     }
+}
+
+/// Why clients will not believe the server to be that host.
+pub(super) fn not_covered(found: &[&Arc<ServerCertificate>], host: &HostPattern) -> Option<String> {
+    let host_text = host.to_string();
+    if *host == HostPattern::Any || found.iter().any(|c| c.pair.covers(&host_text)) {
+        return None;
+    }
+    let names: Vec<&str> = found
+        .iter()
+        .flat_map(|c| c.pair.dns_names().iter().map(String::as_str))
+        .collect();
+    let has = match names.is_empty() {
+        true => "has no DNS name at all (a common name is not one)".to_owned(),
+        false => format!("is for {}", names.join(", ")),
+    };
+    Some(format!(
+        "the certificate {has}; clients that check it refuse {host_text}"
+    ))
 }
 
 /// Addresses of Services that lead to the servers.

@@ -6,12 +6,13 @@ use aquifer_core::names::NamespacedHostname;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Condition, ObjectReport, routes};
+use super::{Condition, ObjectReport, certificates, routes};
 use crate::compile::Compiled;
 use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
 use crate::compile::gateway_api::{CONTROLLER, Name, WAYPOINT_CONTROLLER, name, ready_pods};
 use crate::compile::waypoints::{HBONE_PORT, WaypointKey};
+use crate::model::stream_route::RouteKind;
 use crate::objects::gateway_api::{Gateway, GatewayClass};
 use crate::objects::{GATEWAY_API, Notice, ParsedObject, Rejection, RejectionKind};
 
@@ -26,7 +27,7 @@ pub struct ListenerReport {
 }
 
 /// Features by the names of the API's conformance tests.
-const FEATURES: [&str; 20] = [
+const FEATURES: [&str; 21] = [
     "Gateway",
     "GatewayHTTPListenerIsolation",
     "GatewayInfrastructurePropagation",
@@ -47,6 +48,7 @@ const FEATURES: [&str; 20] = [
     "Mesh",
     "MeshConsumerRoute",
     "ReferenceGrant",
+    "TLSRoute",
 ];
 
 /// `None` for a class of another implementation.
@@ -91,6 +93,10 @@ pub(super) fn gateway(
             open(compiled, compiled.gateway_api.gateways.get(&key)?, report);
         }
     }
+    let unknown = gateway.unknown.iter();
+    report
+        .notices
+        .extend(unknown.map(|field| Notice::unknown_field(field.as_str())));
     Some(())
 }
 
@@ -152,20 +158,43 @@ fn open(compiled: &Compiled, gateway: &OpenGateway, report: &mut ObjectReport) {
     let name = name(&gateway.entry);
     let accepted = wrong_parameters(compiled, &name).unwrap_or_else(|| accepted(gateway));
     let programmed = programmed(compiled, gateway, &accepted, addresses.is_empty());
-    let listeners = gateway.listeners.iter().map(|l| listener(l, &programmed));
+    let listeners = gateway.listeners.iter().map(|l| {
+        let certificates = certificates::of(compiled, gateway, l);
+        listener(l, &programmed, &certificates)
+    });
     report.listeners = listeners.collect();
     report.accepted = accepted.status == "True";
-    for refused in gateway.listeners.iter().filter(|l| !l.is_served()) {
-        let why = if refused.accepted.status == "True" {
-            &refused.conflicted
-        } else {
-            &refused.accepted
-        };
-        let message = format!("listener {} is not served: {}", refused.name, why.message);
-        report.notices.push(Notice::warning("spec.listeners", message));
+    for (i, refused) in gateway
+        .listeners
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| !l.is_served())
+    {
+        let message = format!(
+            "listener {} is not served: {}",
+            refused.name,
+            refused.refusal().message
+        );
+        let field = format!("spec.listeners[{i}]");
+        report.notices.push(match refused.accepted.status {
+            "True" => Notice::conflict(field, message),
+            _ => Notice::warning(field, message),
+        });
     }
+    report.notices.extend(certificates::notices(compiled, gateway));
+    report.notices.extend(unknown_kinds(gateway));
     report.conditions.extend([accepted, programmed]);
     report.fields.insert("addresses", addresses.into());
+}
+
+/// Kinds of routes that a listener names and cannot have.
+fn unknown_kinds(gateway: &OpenGateway) -> impl Iterator<Item = Notice> {
+    let listeners = gateway.listeners.iter().enumerate();
+    let unknown = listeners.filter(|(_, l)| l.resolved.status == "False");
+    unknown.map(|(i, l)| {
+        let field = format!("spec.listeners[{i}].allowedRoutes.kinds");
+        Notice::not_supported(field, l.resolved.message.as_str())
+    })
 }
 
 /// The Gateway goes on as it was deployed last.
@@ -212,23 +241,33 @@ fn programmed(compiled: &Compiled, gateway: &OpenGateway, accepted: &Condition, 
     }
 }
 
-fn listener(listener: &OpenListener, gateway: &Condition) -> ListenerReport {
-    let programmed = match listener.is_served() {
-        true => Condition {
+fn listener(
+    listener: &OpenListener,
+    gateway: &Condition,
+    certificates: &certificates::Found<'_>,
+) -> ListenerReport {
+    let programmed = if !listener.is_served() {
+        Condition::new("Programmed", false, "Invalid", "the listener is not valid")
+    } else if certificates.are_lacking() {
+        let message = "no certificate is of use; connections are closed";
+        Condition::new("Programmed", false, "Invalid", message)
+    } else {
+        Condition {
             message: "as the Gateway".to_owned(),
             ..gateway.clone()
-        },
-        false => Condition::new("Programmed", false, "Invalid", "the listener is not valid"),
+        }
     };
-    let kind = |kind: &&str| json!({ "group": GATEWAY_API, "kind": kind });
+    let kind = |kind: &RouteKind| json!({ "group": GATEWAY_API, "kind": kind.as_str() });
     ListenerReport {
         name: listener.name.clone(),
         supported_kinds: listener.kinds.iter().map(kind).collect(),
-        attached_routes: listener.routes.len(),
+        attached_routes: listener.routes.len() + listener.streams.len(),
         conditions: vec![
             listener.accepted.clone(),
             listener.conflicted.clone(),
-            listener.resolved.clone(),
+            certificates
+                .resolved()
+                .unwrap_or_else(|| listener.resolved.clone()),
             programmed,
         ],
     }

@@ -13,7 +13,8 @@ use crate::compile::discovery::hostname;
 use crate::compile::gateway_api::attach::is_ours;
 use crate::compile::gateway_api::backends::Problem;
 use crate::compile::gateway_api::{ParentState, RouteState};
-use crate::model::http_route::{HttpRoute, ParentKind, ParentRef, parents_of};
+use crate::model::http_route::{ParentKind, ParentRef, parents_of};
+use crate::model::stream_route::RouteKind;
 use crate::objects::{Meta, Notice, NoticeKind, ParsedObject};
 
 /// What is said about a route at one parent.
@@ -37,19 +38,19 @@ impl ParentReport {
 pub(super) fn route(
     compiled: &Compiled,
     object: &ParsedObject,
-    route: &HttpRoute,
+    kind: RouteKind,
+    parents: &[ParentRef],
     report: &mut ObjectReport,
 ) -> Option<()> {
-    let key = (object.meta.namespace.clone(), object.meta.name.clone());
-    // An object that is judged and not in the model yet, as by the webhook, has no state.
-    let state = compiled.gateway_api.routes.get(&key)?;
-    for parent in route.parents.iter().filter(|p| p.kind == ParentKind::Gateway) {
+    let name = (object.meta.namespace.clone(), object.meta.name.clone());
+    let state = compiled.gateway_api.routes.get(&(kind, name))?;
+    for parent in parents.iter().filter(|p| p.kind == ParentKind::Gateway) {
         report.notices.extend(missing_gateway(compiled, parent));
     }
     if state.parents.is_empty() && report.notices.is_empty() {
         return None;
     }
-    let resolved = resolved(state);
+    let resolved = resolved(kind, state);
     let parent = |p: &ParentState| ParentReport {
         parent_ref: p.parent.written.clone(),
         conditions: vec![p.accepted.clone(), resolved.clone()],
@@ -68,7 +69,7 @@ fn missing_gateway(compiled: &Compiled, parent: &ParentRef) -> Option<Notice> {
     (!exists).then(|| Notice::unresolved("spec.parentRefs", message))
 }
 
-fn resolved(state: &RouteState) -> Condition {
+fn resolved(kind: RouteKind, state: &RouteState) -> Condition {
     let Some(first) = state.problems.first() else {
         return Condition::new(
             "ResolvedRefs",
@@ -83,7 +84,11 @@ fn resolved(state: &RouteState) -> Condition {
         .take(MAX_FINDINGS)
         .map(|p| format!("{}: {}", p.field, p.message))
         .collect();
-    let message = format!("{}; their share of the requests gets 500", texts.join("; "));
+    let share = match kind {
+        RouteKind::Http => "requests gets 500",
+        RouteKind::Tls | RouteKind::Tcp => "connections is closed",
+    };
+    let message = format!("{}; their share of the {share}", texts.join("; "));
     Condition::new("ResolvedRefs", false, first.reason, message)
 }
 
@@ -109,7 +114,10 @@ fn notices(compiled: &Compiled, state: &RouteState) -> Vec<Notice> {
             }
         })
         .collect();
-    let of_backend = |p: &Problem| Notice::unresolved(&*p.field, &*p.message);
+    let of_backend = |p: &Problem| match p.reason {
+        "RefNotPermitted" => Notice::not_permitted(&*p.field, &*p.message),
+        _ => Notice::unresolved(&*p.field, &*p.message),
+    };
     notices.extend(state.problems.iter().map(of_backend));
     for parent in state.parents.iter().filter(|p| p.accepted.status == "True") {
         notices.extend(unserved(compiled, &parent.parent));

@@ -7,7 +7,7 @@ use aquifer_core::names::NamespacedHostname;
 use aquifer_xds::envoy::pb::envoy::config::route::v3::{Route, VirtualHost};
 use std::collections::BTreeSet;
 
-use crate::compile::gateway_api::backends::effective;
+use crate::compile::gateway_api::backends::{Entrance, effective};
 use crate::compile::gateway_api::listeners::OpenListener;
 use crate::compile::inputs::Entry;
 use crate::compile::references::Resolver;
@@ -15,6 +15,7 @@ use crate::compile::routes::{Routed, Scope};
 use crate::envoy::action::rule_route;
 use crate::envoy::matching::route_match;
 use crate::envoy::{route_configuration, virtual_host};
+use crate::model::gateway::ServerKind;
 use crate::model::host::HostPattern;
 use crate::model::http_route::{HttpRoute, Rank, RouteRule};
 use crate::model::virtual_service::{HttpRule, SourceCondition};
@@ -26,12 +27,12 @@ struct Placed<'a> {
     index: usize,
     rank: &'a Rank,
     /// The port that the client called, or that of the listener.
-    port: u16,
+    entrance: Entrance,
 }
 
 impl<'a> Placed<'a> {
     /// Every match of the route, in the order of the object.
-    fn all(route: &'a Entry<HttpRoute>, port: u16) -> impl Iterator<Item = Self> {
+    fn all(route: &'a Entry<HttpRoute>, entrance: Entrance) -> impl Iterator<Item = Self> {
         let rules = route.spec.rules.iter().enumerate();
         rules.flat_map(move |(index, rule)| {
             let place = move |rank| Self {
@@ -39,7 +40,7 @@ impl<'a> Placed<'a> {
                 rule,
                 index,
                 rank,
-                port,
+                entrance,
             };
             rule.matches.iter().map(place)
         })
@@ -55,7 +56,7 @@ impl<'a> Placed<'a> {
                 resolver.discovery,
                 namespace,
                 self.rule,
-                self.port,
+                self.entrance,
             )
         };
         let destinations = scope.of_rule(&rule);
@@ -94,8 +95,11 @@ pub(super) fn service_routes(
     routes: &[&Entry<HttpRoute>],
     source: &SourceCondition,
 ) -> Vec<Route> {
-    let called = scope.called;
-    let placed = routes.iter().flat_map(|route| Placed::all(route, called));
+    let entrance = Entrance {
+        port: scope.called,
+        is_https: false,
+    };
+    let placed = routes.iter().flat_map(|route| Placed::all(route, entrance));
     let sorted = sorted(placed.collect());
     sorted.iter().map(|p| p.to_route(scope, source)).collect()
 }
@@ -108,7 +112,7 @@ pub fn listener_routes(resolver: Resolver<'_>, name: &str, listeners: &[&OpenLis
     for (domain, placed) in domains(listeners) {
         let mut list = Vec::with_capacity(placed.len());
         for p in sorted(placed) {
-            let mut scope = Scope::new(resolver, &own, p.port);
+            let mut scope = Scope::new(resolver, &own, p.entrance.port);
             list.push(p.to_route(&mut scope, &SourceCondition::default()));
             clusters.extend(scope.clusters);
         }
@@ -130,7 +134,7 @@ fn domains<'a>(listeners: &[&'a OpenListener]) -> BTreeMap<HostPattern, Vec<Plac
         for attached in &listener.routes {
             let belongs = |host: &&HostPattern| !is_narrower(listeners, listener, host);
             for host in attached.hostnames.iter().filter(belongs) {
-                let placed = Placed::all(&attached.route, listener.port);
+                let placed = Placed::all(&attached.route, entrance(listener));
                 domains.entry(host.clone()).or_default().extend(placed);
             }
         }
@@ -138,8 +142,15 @@ fn domains<'a>(listeners: &[&'a OpenListener]) -> BTreeMap<HostPattern, Vec<Plac
     domains
 }
 
+fn entrance(listener: &OpenListener) -> Entrance {
+    Entrance {
+        port: listener.port,
+        is_https: matches!(listener.kind, Some(ServerKind::Https(_))),
+    }
+}
+
 /// Whether another listener is for all of `host`, and for less than this one.
-fn is_narrower(all: &[&OpenListener], listener: &OpenListener, host: &HostPattern) -> bool {
+pub(super) fn is_narrower(all: &[&OpenListener], listener: &OpenListener, host: &HostPattern) -> bool {
     all.iter().any(|other| {
         other.hostname.specificity() > listener.hostname.specificity()
             && other.hostname.intersect(host).as_ref() == Some(host)

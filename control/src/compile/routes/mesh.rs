@@ -12,6 +12,7 @@ use aquifer_xds::envoy::pb::envoy::config::route::v3::Route;
 
 use crate::compile::references::{Resolver, Target};
 use crate::compile::routes::http_routes::service_routes;
+use crate::compile::routes::streams::stream_destinations;
 use crate::compile::routes::{Routed, Scope, cluster_name};
 use crate::compile::rules::{ClientClass, Rules, mesh_classes, mesh_owner};
 use crate::envoy::action::{no_match, plain_route, rule_route};
@@ -42,7 +43,7 @@ pub fn mesh_routes(
     }
 }
 
-/// Where connections to a service's port go by weight: of the VirtualService's `tcp`, or to the service.
+/// Where connections to a service's port go by weight: of the VirtualService's `tcp`, of a TCPRoute, or to the service.
 pub fn mesh_destinations(scope: &mut Scope<'_>, service: &NamespacedHostname) -> Vec<(String, u32)> {
     // Who connects is not looked at for tcp, so only rules for everybody apply.
     let rules = mesh_owner(scope.resolver.inputs, &service.hostname);
@@ -55,6 +56,11 @@ pub fn mesh_destinations(scope: &mut Scope<'_>, service: &NamespacedHostname) ->
     };
     if let Some(rule) = rules.and_then(|r| r.spec.tcp.iter().find(applies)) {
         return scope.of_tcp_rule(&rule.destinations);
+    }
+    if rules.is_none()
+        && let Some(route) = scope.resolver.gateway_api.stream_of(service, called)
+    {
+        return stream_destinations(scope, route);
     }
     let target = default_target(service, called);
     let name = cluster_name(&scope.resolver, scope.own, &target);

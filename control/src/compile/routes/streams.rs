@@ -1,15 +1,22 @@
 //! Connections of a gateway that are not requests: bytes by port, TLS by the name that its client asks for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
 
+use crate::compile::gateway_api::backends;
+use crate::compile::gateway_api::listeners::{Attached, OpenListener};
+use crate::compile::inputs::Entry;
 use crate::compile::references::Resolver;
 use crate::compile::routes::gateway::{is_gateway, served};
+use crate::compile::routes::http_routes::is_narrower;
 use crate::compile::routes::{Clusters, Scope};
 use crate::compile::servers::Served;
 use crate::model::host::HostPattern;
+use crate::model::stream_route::StreamRoute as Model;
 use crate::model::virtual_service::{GatewayRef, TlsCondition};
+use crate::objects::Meta;
 
 /// Clusters by weight, and what they lead to.
 #[derive(Debug)]
@@ -25,7 +32,7 @@ pub struct StreamRoute {
 /// Makes the stream routes of servers of one gateway.
 pub struct Streams<'a> {
     pub resolver: Resolver<'a>,
-    pub own: &'a std::collections::BTreeSet<NamespacedHostname>,
+    pub own: &'a BTreeSet<NamespacedHostname>,
 }
 
 impl Streams<'_> {
@@ -92,6 +99,45 @@ impl Streams<'_> {
         }
         routes
     }
+}
+
+/// Where the streams of a listener go, in the order in which they win; `all` are the listeners of its port.
+pub fn listener_streams(
+    resolver: Resolver<'_>,
+    gateway: &Meta,
+    listener: &OpenListener,
+    all: &[&OpenListener],
+) -> Vec<StreamRoute> {
+    let own = BTreeSet::<NamespacedHostname>::new();
+    let route = |attached: &Attached<Model>| {
+        let belongs = |host: &&HostPattern| !is_narrower(all, listener, host);
+        let server_names: Vec<_> = attached.hostnames.iter().filter(belongs).cloned().collect();
+        let meta = &attached.route.meta;
+        let mut scope = Scope::new(resolver, &own, listener.port);
+        let destinations = stream_destinations(&mut scope, &attached.route);
+        (!server_names.is_empty()).then(|| StreamRoute {
+            name: format!(
+                "{} {}/{}@{}/{}.{}",
+                attached.route.spec.kind.as_str(),
+                meta.namespace,
+                meta.name,
+                gateway.namespace,
+                gateway.name,
+                listener.name
+            ),
+            server_names,
+            destinations,
+            clusters: scope.clusters,
+        })
+    };
+    listener.streams.iter().filter_map(route).collect()
+}
+
+/// Clusters by weight for the connections of a route.
+pub(super) fn stream_destinations(scope: &mut Scope<'_>, route: &Entry<Model>) -> Vec<(String, u32)> {
+    let (inputs, discovery) = (scope.resolver.inputs, scope.resolver.discovery);
+    let destinations = backends::stream_destinations(inputs, discovery, route);
+    scope.of_tcp_rule(&destinations)
 }
 
 /// The names of a match that the server serves.

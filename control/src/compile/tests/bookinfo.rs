@@ -8,7 +8,6 @@ use aquifer_core::workload::TunnelProtocol;
 use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, line, lines, message, report};
-use crate::compile::inputs::Labels;
 use crate::compile::waypoints::Binding as Bound;
 use crate::proxies::{ProxyKey, Types, ambient};
 
@@ -195,11 +194,10 @@ fn the_public_gateway_ends_at_the_services_target_port() {
         "{name: http2, port: 80, targetPort: 8080}",
     );
     let compiled = mesh.compile();
-    let labels: Labels = [("istio".into(), "ingressgateway".into())].into();
     let key = ProxyKey::Gateway {
         namespace: "istio-system".into(),
         pod: "gw-1".into(),
-        labels,
+        uid: "uid-gw-1".into(),
     };
     let held = Held::by(&compiled, &key);
     assert_eq!(held.names(type_url::LISTENER), ["0.0.0.0_8080"]);

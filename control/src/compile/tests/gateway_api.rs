@@ -5,7 +5,6 @@ use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, line, message, report};
 use crate::compile::Compiled;
-use crate::compile::inputs::Labels;
 use crate::compile::report::{Condition, ObjectReport};
 use crate::proxies::ProxyKey;
 
@@ -45,7 +44,7 @@ pub(super) fn mesh() -> Mesh {
 }
 
 /// The pod and Service of a Gateway `g`, as the cluster makes them from what is rendered.
-fn run(mesh: &mut Mesh, ports: &str) {
+pub(super) fn run(mesh: &mut Mesh, ports: &str) {
     mesh.pod(
         "shop",
         "g-pod",
@@ -61,12 +60,11 @@ fn run(mesh: &mut Mesh, ports: &str) {
     );
 }
 
-fn held(compiled: &Compiled) -> Held {
-    let labels: Labels = [("gateway.networking.k8s.io/gateway-name".into(), "g".into())].into();
+pub(super) fn held(compiled: &Compiled) -> Held {
     let key = ProxyKey::Gateway {
         namespace: "shop".into(),
         pod: "g-pod".into(),
-        labels,
+        uid: "uid-g-pod".into(),
     };
     Held::by(compiled, &key)
 }
@@ -227,7 +225,7 @@ fn a_named_service_is_used_instead() {
     let key = ProxyKey::Gateway {
         namespace: "edge".into(),
         pod: "gw-1".into(),
-        labels: [("istio".into(), "gw".into())].into(),
+        uid: "uid-gw-1".into(),
     };
     assert_eq!(
         Held::by(&compiled, &key).names(type_url::LISTENER),
@@ -294,7 +292,7 @@ fn a_host_belongs_to_the_most_specific_listener() {
 #[test]
 fn a_route_is_told_why_it_is_not_attached() {
     let mut mesh = mesh();
-    let listeners = "{name: http, port: 80, protocol: HTTP, hostname: '*.example.com'}, {name: tls, port: 443, protocol: HTTPS}, {name: grpc, port: 81, protocol: HTTP, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}, {name: twin, port: 80, protocol: HTTP, hostname: '*.example.com'}";
+    let listeners = "{name: http, port: 80, protocol: HTTP, hostname: '*.example.com'}, {name: udp, port: 443, protocol: UDP}, {name: grpc, port: 81, protocol: HTTP, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}, {name: twin, port: 80, protocol: HTTP, hostname: '*.example.com'}";
     mesh.add("shop", &gateway("g", "istio", listeners));
     let check = |mesh: &mut Mesh, parent: &str, hosts: &str, wanted: &str| {
         mesh.add(
@@ -324,9 +322,9 @@ fn a_route_is_told_why_it_is_not_attached() {
     check(&mut mesh, "{name: g, port: 8080}", "", "False NoMatchingParent");
     check(
         &mut mesh,
-        "{name: g, sectionName: tls}",
+        "{name: g, sectionName: udp}",
         "",
-        "False NoMatchingParent: listener tls is not served: protocol HTTPS",
+        "False NoMatchingParent: listener udp is not served: protocol UDP",
     );
     check(
         &mut mesh,
@@ -355,9 +353,9 @@ fn a_route_is_told_why_it_is_not_attached() {
         all.collect::<Vec<_>>().join(" ")
     };
     assert!(
-        conditions("tls").starts_with("Accepted=UnsupportedProtocol"),
+        conditions("udp").starts_with("Accepted=UnsupportedProtocol"),
         "{}",
-        conditions("tls")
+        conditions("udp")
     );
     assert!(conditions("twin").contains("Conflicted=HostnameConflict"));
     assert!(conditions("grpc").contains("ResolvedRefs=InvalidRouteKinds"));

@@ -1,16 +1,21 @@
 //! Servers of a Gateway that end TLS or pass it on.
 
+use std::sync::Arc;
+
 use aquifer_core::http::listener::{Chain, Listener, ListenerProtocol};
 use aquifer_core::http::server_tls::ClientCertificates;
 use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, message, report};
+use crate::auth::Caller;
 use crate::compile::credentials::namespaces;
 use crate::compile::inputs::Labels;
 use crate::proxies::ProxyKey;
+use crate::serve::{ClientIdentity, ProxyType, ResourceSnapshots};
+use crate::snapshots::Snapshots;
 
 /// A Secret with a certificate for these names and its key.
-fn secret(name: &str, hosts: &[&str]) -> String {
+pub(super) fn secret(name: &str, hosts: &[&str]) -> String {
     let (chain, key) = pair(hosts);
     let indented = |pem: &str| pem.replace('\n', "\n    ");
     format!(
@@ -65,11 +70,10 @@ fn mesh() -> Mesh {
 }
 
 fn held(mesh: &mut Mesh) -> Held {
-    let labels: Labels = [("istio".into(), "gw".into())].into();
     let key = ProxyKey::Gateway {
         namespace: "edge".into(),
         pod: "gw-1".into(),
-        labels,
+        uid: "uid-gw-1".into(),
     };
     Held::by(&mesh.compile(), &key)
 }
@@ -118,7 +122,11 @@ fn secrets_come_from_the_pods_namespace_and_no_other() {
         "{said}"
     );
     assert_eq!(
-        namespaces(&compiled.inputs, &compiled.selected),
+        namespaces(
+            &compiled.inputs,
+            &compiled.selected,
+            compiled.gateway_api.gateways.values()
+        ),
         std::collections::BTreeSet::from(["edge".into()])
     );
     mesh.add("edge", &secret("cred", &["a.org"]));
@@ -130,14 +138,56 @@ fn other_gateways_pods_get_nothing() {
     let mut mesh = mesh();
     mesh.add("edge", &gateway("g", &simple("h", "a.org")));
     mesh.add("edge", &secret("cred", &["a.org"]));
-    let labels: Labels = [("app".into(), "curious".into())].into();
-    let key = ProxyKey::Gateway {
-        namespace: "edge".into(),
-        pod: "gw-1".into(),
-        labels,
+    mesh.pod("edge", "curious", "app: curious", "10.244.5.2");
+    for (pod, uid) in [("curious", "uid-curious"), ("gw-1", "of-another"), ("gw-2", "")] {
+        let key = ProxyKey::Gateway {
+            namespace: "edge".into(),
+            pod: pod.into(),
+            uid: uid.into(),
+        };
+        let held = Held::by(&mesh.compile(), &key);
+        assert!(held.names(type_url::SECRET).is_empty() && held.names(type_url::LISTENER).is_empty());
+    }
+}
+
+#[test]
+fn a_pod_that_is_relabelled_loses_what_it_had_at_once() {
+    let mut mesh = mesh();
+    mesh.add("edge", &gateway("g", &simple("h", "a.org")));
+    mesh.add("edge", &secret("cred", &["a.org"]));
+    let snapshots = Snapshots::default();
+    snapshots.publish(&Arc::new(mesh.compile()), mesh.moment.now);
+    let client = ClientIdentity {
+        caller: Caller {
+            namespace: "edge".into(),
+            service_account: "gw".into(),
+            pod_name: "gw-1".into(),
+            pod_uid: "uid-gw-1".into(),
+            node_name: "node-1".into(),
+            node_uid: "".into(),
+        },
+        proxy_type: ProxyType::Gateway,
+        node_id: "router".into(),
+        pod_labels: Labels::from([("istio".into(), "gw".into())]),
     };
-    let held = Held::by(&mesh.compile(), &key);
-    assert!(held.names(type_url::SECRET).is_empty() && held.names(type_url::LISTENER).is_empty());
+    let told = snapshots.subscribe(&client).unwrap();
+    let count = || {
+        let snapshot = told.borrow();
+        [type_url::LISTENER, type_url::SECRET].map(|url| snapshot.types.get(url).map_or(0, |r| r.len()))
+    };
+    assert_eq!(count(), [1, 1]);
+    mesh.pod("edge", "gw-1", "app: gw", "10.244.5.1");
+    mesh.compile();
+    snapshots.publish(&Arc::new(mesh.last().clone()), mesh.moment.now);
+    assert_eq!(count(), [0, 0], "the stream is still open");
+    mesh.pod("edge", "gw-1", "istio: gw", "10.244.5.1");
+    mesh.compile();
+    snapshots.publish(&Arc::new(mesh.last().clone()), mesh.moment.now);
+    assert_eq!(count(), [1, 1]);
+    mesh.remove("", "Pod", "edge", "gw-1");
+    mesh.compile();
+    snapshots.publish(&Arc::new(mesh.last().clone()), mesh.moment.now);
+    assert_eq!(count(), [0, 0]);
 }
 
 #[test]
@@ -351,4 +401,49 @@ fn no_key_is_ever_printed() {
     ] {
         assert!(!printed.contains(&line));
     }
+}
+
+/// What Istio documents: the authorities are in the Secret with the suffix, or else in the certificate's own.
+#[test]
+fn without_a_secret_of_their_own_authorities_are_the_certificates() {
+    let with_own = |name: &str| {
+        let (clients, _) = pair(&["clients"]);
+        let own = clients.replace('\n', "\n    ");
+        format!("{}  ca.crt: |\n    {own}\n", secret(name, &["a.org"]))
+    };
+    let mutual = |more: &str| server("h", "a.org", &format!("mode: MUTUAL, credentialName: cred{more}"));
+    let mut mesh = mesh();
+    mesh.add("edge", &gateway("g", &mutual("")))
+        .add("edge", &with_own("cred"));
+    let version = |mesh: &mut Mesh, name: &str| {
+        let held = held(mesh);
+        held.names(type_url::SECRET)
+            .contains(&name.to_owned())
+            .then(|| held.version(type_url::SECRET, name))
+    };
+    let own = version(&mut mesh, "kubernetes://cred-cacert");
+    assert!(own.is_some() && said(&mut mesh, "ResolvedRefs").starts_with("True"));
+
+    mesh.add("edge", &authorities("cred-cacert"));
+    let beside = version(&mut mesh, "kubernetes://cred-cacert");
+    assert!(beside.is_some() && beside != own, "the one with the suffix wins");
+
+    // One that is there and of no use closes the server: the other authorities may let in whom nobody meant.
+    mesh.add(
+        "edge",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: cred-cacert}\nstringData: {cacert: nonsense}",
+    );
+    assert_eq!(version(&mut mesh, "kubernetes://cred-cacert"), None);
+    assert!(said(&mut mesh, "ResolvedRefs").contains("Secret edge/cred-cacert is of no use"));
+
+    mesh.remove("", "Secret", "edge", "cred-cacert");
+    assert_eq!(version(&mut mesh, "kubernetes://cred-cacert"), own);
+
+    // Who names the Secret gets that one or none.
+    mesh.add("edge", &gateway("g", &mutual(", caCertCredentialName: clients")));
+    assert_eq!(
+        held(&mut mesh).names(type_url::SECRET),
+        ["kubernetes://cred"],
+        "no other takes its place"
+    );
 }

@@ -3,7 +3,6 @@
 use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, line, message, report};
-use crate::compile::inputs::Labels;
 use crate::proxies::ProxyKey;
 
 fn gateway(name: &str, port: u16, hosts: &str) -> String {
@@ -35,13 +34,12 @@ fn mesh() -> Mesh {
 }
 
 fn held(mesh: &mut Mesh) -> Held {
-    let labels: Labels = [("istio".into(), "gw".into())].into();
     Held::by(
         &mesh.compile(),
         &ProxyKey::Gateway {
             namespace: "edge".into(),
             pod: "gw-1".into(),
-            labels,
+            uid: "uid-gw-1".into(),
         },
     )
 }

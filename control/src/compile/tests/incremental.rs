@@ -199,7 +199,7 @@ fn proxies() -> [ProxyKey; 3] {
         ProxyKey::Gateway {
             namespace: "shop".into(),
             pod: "o0".into(),
-            labels: [("istio".into(), "gw".into())].into(),
+            uid: "u".into(),
         },
     ]
 }

@@ -6,19 +6,21 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::fixture::{Held, Mesh};
-use crate::compile::inputs::Labels;
 use crate::objects::tests::json as any_json;
 use crate::objects::{ObjectKey, RawObject};
 use crate::proxies::ProxyKey;
 use crate::store::SourceEvent;
 
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 13] = [
     ("networking.istio.io", "VirtualService"),
     ("networking.istio.io", "DestinationRule"),
     ("networking.istio.io", "Gateway"),
     ("security.istio.io", "PeerAuthentication"),
     ("security.istio.io", "AuthorizationPolicy"),
     ("gateway.networking.k8s.io", "Gateway"),
+    ("gateway.networking.k8s.io", "HTTPRoute"),
+    ("gateway.networking.k8s.io", "TLSRoute"),
+    ("gateway.networking.k8s.io", "TCPRoute"),
     ("", "Pod"),
     ("", "Service"),
     ("", "Namespace"),
@@ -46,15 +48,15 @@ fn apply(mesh: &mut Mesh, kind: usize, name: &str, mut value: Value) {
 }
 
 fn look_everywhere(mesh: &mut Mesh) {
+    mesh.pod("shop", "gw", "istio: gw", "10.244.9.7");
     let compiled = mesh.compile();
     Held::by_waypoint(&compiled, "shop", "waypoint");
-    let labels: Labels = [("istio".into(), "gw".into())].into();
     Held::by(
         &compiled,
         &ProxyKey::Gateway {
             namespace: "shop".into(),
             pod: "gw".into(),
-            labels,
+            uid: "uid-gw".into(),
         },
     );
 }

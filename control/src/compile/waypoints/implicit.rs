@@ -16,7 +16,7 @@ pub(super) fn needed(
     discovery: &Discovery,
     gateway_api: &GatewayApi,
 ) -> BTreeSet<NamespacedHostname> {
-    let mut services: BTreeSet<NamespacedHostname> = gateway_api.services.keys().cloned().collect();
+    let mut services: BTreeSet<NamespacedHostname> = gateway_api.routed_services().cloned().collect();
     for rules in inputs.virtual_services.iter().filter(|v| v.spec.is_mesh()) {
         rules
             .spec

@@ -106,6 +106,7 @@ fn secret_ref(name: &Arc<str>, field: String) -> Result<SecretRef, Rejection> {
         return Err(Rejection::invalid(field, reason));
     }
     Ok(SecretRef {
+        namespace: None,
         name: name.clone(),
         field,
     })
@@ -114,6 +115,7 @@ fn secret_ref(name: &Arc<str>, field: String) -> Result<SecretRef, Rejection> {
 fn authorities(tls: &raw::ServerTls, first: &SecretRef, field: &str) -> AuthoritiesRef {
     match tls.ca_cert_credential_name.as_ref().filter(|n| !n.is_empty()) {
         Some(name) => AuthoritiesRef::In(SecretRef {
+            namespace: None,
             name: name.clone(),
             field: format!("{field}.caCertCredentialName"),
         }),

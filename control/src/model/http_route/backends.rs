@@ -32,7 +32,7 @@ pub enum BackendTarget {
 }
 
 impl Backend {
-    pub(super) fn parse(
+    pub(crate) fn parse(
         raw: &raw::HttpBackend,
         namespace: &Arc<str>,
         field: &str,

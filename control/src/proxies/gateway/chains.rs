@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::compile::credentials::server_tls;
+use crate::compile::credentials::{Credentials, server_tls};
 use crate::compile::routes::{StreamRoute, Streams};
 use crate::compile::servers::{Plan, Served, Use};
 use crate::envoy::listener::{Chain, Handling};
@@ -13,7 +13,7 @@ use crate::proxies::endpoints::Clients;
 use crate::proxies::gateway::Gateway;
 
 /// What a browser may choose from.
-const ALPN: [&str; 2] = ["h2", "http/1.1"];
+pub(super) const ALPN: [&str; 2] = ["h2", "http/1.1"];
 
 impl Gateway<'_> {
     pub(super) fn chains(&mut self, listener: &str, port: u16, plan: &Plan<'_>) -> Vec<Chain> {
@@ -41,7 +41,7 @@ impl Gateway<'_> {
         }
     }
 
-    fn stream(&mut self, route: StreamRoute) -> Handling {
+    pub(super) fn stream(&mut self, route: StreamRoute) -> Handling {
         self.collected
             .add_clusters(&self.resolver, &route.clusters, Clients::Outside);
         Handling::Tcp {
@@ -85,7 +85,8 @@ impl Gateway<'_> {
         alpn: &[&str],
         handling: Handling,
     ) -> Chain {
-        self.secrets(termination);
+        let credentials = Credentials::new(self.resolver.inputs, self.namespace);
+        self.secrets(&credentials, termination);
         Chain {
             name,
             server_names: server_names(server.hosts.iter().map(|h| &h.host)),
@@ -94,7 +95,7 @@ impl Gateway<'_> {
         }
     }
 
-    fn passing(&mut self, route: StreamRoute) -> Chain {
+    pub(super) fn passing(&mut self, route: StreamRoute) -> Chain {
         Chain {
             name: route.name.clone(),
             server_names: server_names(route.server_names.iter()),
@@ -104,7 +105,7 @@ impl Gateway<'_> {
     }
 }
 
-fn plain(name: &str, handling: Handling) -> Chain {
+pub(super) fn plain(name: &str, handling: Handling) -> Chain {
     Chain {
         name: name.to_owned(),
         server_names: Vec::new(),
@@ -114,7 +115,7 @@ fn plain(name: &str, handling: Handling) -> Chain {
 }
 
 /// None at all where one of the hosts is any: then everybody is served, also who asks for nothing.
-fn server_names<'h>(hosts: impl Iterator<Item = &'h HostPattern> + Clone) -> Vec<String> {
+pub(super) fn server_names<'h>(hosts: impl Iterator<Item = &'h HostPattern> + Clone) -> Vec<String> {
     if hosts.clone().any(|host| *host == HostPattern::Any) {
         return Vec::new();
     }
@@ -122,7 +123,7 @@ fn server_names<'h>(hosts: impl Iterator<Item = &'h HostPattern> + Clone) -> Vec
 }
 
 /// A name belongs to the first chain that has it, since a listener with two is refused as a whole.
-fn without_doubles(chains: Vec<Chain>) -> Vec<Chain> {
+pub(super) fn without_doubles(chains: Vec<Chain>) -> Vec<Chain> {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut kept = Vec::new();
     for mut chain in chains {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aquifer_telemetry::timestamp::rfc3339;
 
 use super::{Checks, Subject};
-use crate::compile::credentials::Credentials;
+use crate::compile::credentials::{Credentials, of_open};
 use crate::model::gateway::Gateway;
 use crate::model::secret::ServerCertificate;
 use crate::model::termination::SecretRef;
@@ -25,13 +25,29 @@ pub(super) fn lifetimes(checks: &Checks<'_>, subject: &Subject<'_>, gateway: &Ga
         let credentials = Credentials::new(inputs, namespace);
         for (_, termination) in gateway.terminations() {
             for reference in &termination.certificates {
-                if let Ok(certificate) = credentials.certificate(&reference.name) {
+                if let Ok(certificate) = credentials.certificate(reference) {
                     findings.extend(lifetime(checks, subject, namespace, reference, certificate));
                 }
             }
         }
     }
     findings
+}
+
+/// Of a Gateway of the Gateway API.
+pub(super) fn of_listeners(checks: &Checks<'_>, subject: &Subject<'_>) -> Vec<Finding> {
+    let name = (subject.key.namespace.clone(), subject.key.name.clone());
+    let Some(gateway) = checks.compiled.gateway_api.gateways.get(&name) else {
+        return Vec::new();
+    };
+    let credentials = of_open(&checks.compiled.inputs, gateway);
+    let references = gateway.terminations().flat_map(|(_, t)| &t.certificates);
+    let found = references.filter_map(|reference| {
+        let certificate = credentials.certificate(reference).ok()?;
+        let namespace = reference.namespace.as_deref()?;
+        lifetime(checks, subject, namespace, reference, certificate)
+    });
+    found.collect()
 }
 
 fn lifetime(

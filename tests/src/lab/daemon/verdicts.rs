@@ -22,6 +22,8 @@ const MESH_KINDS: &[&str] = &[
     "Gateway",
     "HTTPRoute",
     "PeerAuthentication",
+    "TCPRoute",
+    "TLSRoute",
     "VirtualService",
 ];
 /// Reasons that time alone will change.
