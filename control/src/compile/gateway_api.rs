@@ -5,16 +5,16 @@ pub mod backends;
 pub mod classes;
 pub mod listeners;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::workload::{Health, Workload};
 
-use crate::compile::discovery::Discovery;
+use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
-use crate::model::http_route::{HttpRoute, ParentRef};
+use crate::model::http_route::{BackendTarget, HttpRoute, ParentKind, ParentRef};
 use listeners::OpenGateway;
 
 /// Who answers for gateways and routes, as Istio calls itself: classes that people have name it.
@@ -33,6 +33,8 @@ pub struct GatewayApi {
     pub routes: BTreeMap<Name, RouteState>,
     /// Routes of the requests to a Service.
     pub services: BTreeMap<NamespacedHostname, Vec<ServiceRoute>>,
+    /// Hosts of the Services that routes name, as parents or as backends.
+    named: BTreeSet<Arc<str>>,
 }
 
 /// What becomes of a route.
@@ -72,9 +74,15 @@ impl GatewayApi {
                 parents: parents.collect(),
                 problems: backends::problems(inputs, discovery, route),
             };
+            api.named.extend(named(route));
             api.routes.insert(name(route), state);
         }
         api
+    }
+
+    /// Whether a route names a Service with one of these hosts.
+    pub fn names_any(&self, hosts: &BTreeSet<Arc<str>>) -> bool {
+        hosts.iter().any(|host| self.named.contains(host))
     }
 
     /// Routes to a port of a service for clients of a namespace: those of that namespace, else of the service's own.
@@ -127,6 +135,18 @@ impl GatewayApi {
 pub fn ready_pods(discovery: &Discovery, gateway: &OpenGateway) -> usize {
     let pods = discovery.endpoints(&gateway.service);
     pods.filter(|w| w.health == Health::Healthy).count()
+}
+
+fn named(route: &Entry<HttpRoute>) -> impl Iterator<Item = Arc<str>> {
+    let spec = &route.spec;
+    let parents = spec.parents.iter().filter(|p| p.kind == ParentKind::Service);
+    let backends = spec.rules.iter().flat_map(|rule| &rule.backends);
+    let services = backends.filter_map(|backend| match &backend.target {
+        BackendTarget::Service { namespace, name, .. } => Some((name, namespace)),
+        BackendTarget::Other(_) => None,
+    });
+    let all = parents.map(|p| (&p.name, &p.namespace)).chain(services);
+    all.map(|(name, namespace)| hostname(name, namespace).into())
 }
 
 pub fn name<T>(entry: &Entry<T>) -> Name {

@@ -9,8 +9,10 @@ use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
 use crate::compile::credentials::{Credentials, authorities_resource, certificate_resource};
+use crate::compile::gateway_api::Name;
 use crate::compile::gateway_api::listeners::OpenListener;
-use crate::compile::inputs::Labels;
+use crate::compile::inputs::{Labels, selects};
+use crate::compile::reach::Concerned;
 use crate::compile::references::Resolver;
 use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes, listener_routes};
 use crate::compile::servers::{Plan, Served, plan};
@@ -40,6 +42,20 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, labels:
         gateway.kube_port(port, &listeners);
     }
     gateway.collected
+}
+
+/// Whether a change may make something else of a gateway's resources.
+pub(super) fn is_concerned(
+    compiled: &Compiled,
+    concerned: &Concerned,
+    namespace: &str,
+    labels: &Labels,
+) -> bool {
+    let serves = |(namespace, name): &Name| {
+        let gateway = compiled.inputs.gateways.get(namespace, name);
+        gateway.is_some_and(|g| selects(&g.spec.selector, labels))
+    };
+    concerned.gateway_api || concerned.namespaces.contains(namespace) || concerned.gateways.iter().any(serves)
 }
 
 /// The listeners of the Gateway API that the pod serves, by its own port.

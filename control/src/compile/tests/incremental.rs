@@ -21,31 +21,50 @@ struct Event {
     name: u8,
     /// Chooses among the kind's contents; none deletes.
     content: Option<u8>,
+    /// What else happened by then.
+    besides: Besides,
+}
+
+/// What is no change of an object.
+#[derive(Clone, Copy, Debug)]
+enum Besides {
+    Nothing,
+    /// All pods have everything in effect.
+    Acknowledged,
+    /// Long enough that a waypoint is done with a service that left it.
+    Later,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let content = prop_oneof![4 => (0u8..6).prop_map(Some), 1 => Just(None)];
-    (0..KINDS.len(), 0..NAMESPACES.len(), 0u8..3, content).prop_map(|(kind, namespace, name, content)| {
-        Event {
-            kind,
-            namespace,
-            name,
-            content,
-        }
+    let besides = prop_oneof![
+        8 => Just(Besides::Nothing),
+        1 => Just(Besides::Acknowledged),
+        1 => Just(Besides::Later),
+    ];
+    let place = (0..KINDS.len(), 0..NAMESPACES.len(), 0u8..3);
+    (place, content, besides).prop_map(|((kind, namespace, name), content, besides)| Event {
+        kind,
+        namespace,
+        name,
+        content,
+        besides,
     })
 }
 
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
     ("", "Service", service),
     ("discovery.k8s.io", "EndpointSlice", slice),
     ("networking.istio.io", "VirtualService", rules),
+    ("networking.istio.io", "VirtualService", rules),
     ("networking.istio.io", "DestinationRule", subsets),
+    ("gateway.networking.k8s.io", "HTTPRoute", route),
     ("security.istio.io", "PeerAuthentication", peers),
     ("security.istio.io", "AuthorizationPolicy", policy),
 ];
@@ -117,19 +136,60 @@ fn slice(name: u8, content: u8) -> String {
 }
 
 fn rules(name: u8, content: u8) -> String {
-    let hosts = ["o0", "o1", "'*'", "o0, o2", "o9", "o0"];
-    let gateways = if content == 5 { "gateways: [g]," } else { "" };
+    let hosts = [
+        "o0",
+        "o1",
+        "'*'",
+        "o0, o2",
+        "o9",
+        "o0, '*.shop.svc.cluster.local'",
+    ];
+    let gateways = match content {
+        5 => "gateways: [g],",
+        1 => "gateways: [mesh, shop/g], exportTo: ['.'],",
+        _ => "",
+    };
     let broken = if content == 4 { "htp: []," } else { "" };
+    // Also to another service, of another namespace, and to one that nobody has.
+    let to = [
+        "o0, subset: v2",
+        "o2",
+        "o1.shop.svc.cluster.local, subset: v2",
+        "o1",
+        "o9",
+        "o2.other.svc.cluster.local",
+    ];
     format!(
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: o{name}}}\nspec: {{hosts: [{}], {gateways} {broken} http: [{{route: [{{destination: {{host: o0, subset: v2}}}}]}}]}}",
-        hosts[usize::from(content)]
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: o{name}}}\nspec: {{hosts: [{}], {gateways} {broken} http: [{{route: [{{destination: {{host: {}}}}}]}}]}}",
+        hosts[usize::from(content)],
+        to[usize::from(content)]
     )
 }
 
 fn subsets(name: u8, content: u8) -> String {
-    let host = content % 3;
+    let host = ["o0", "o1", "o2", "'*'", "o0.shop.svc.cluster.local", "o1"][usize::from(content)];
+    let more = match content {
+        2 => ", exportTo: ['.']",
+        5 => ", trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+        _ => "",
+    };
     format!(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: o{name}}}\nspec: {{host: o{host}, subsets: [{{name: v2, labels: {{version: v2}}}}]}}"
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: o{name}}}\nspec: {{host: {host}, subsets: [{{name: v2, labels: {{version: v2}}}}]{more}}}"
+    )
+}
+
+fn route(name: u8, content: u8) -> String {
+    let parents = [
+        "kind: Service, group: '', name: o0",
+        "kind: Service, group: '', name: o1, port: 80",
+        "kind: Service, group: '', name: o0, namespace: shop",
+        "name: kg, namespace: shop",
+    ];
+    let backends = ["o1", "o2", "o0, namespace: shop"];
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: o{name}}}\nspec: {{parentRefs: [{{{}}}], rules: [{{backendRefs: [{{name: {}, port: 80}}]}}]}}",
+        parents[usize::from(content) % parents.len()],
+        backends[usize::from(content) % backends.len()]
     )
 }
 
@@ -158,9 +218,19 @@ fn policy(name: u8, content: u8) -> String {
 }
 
 const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, labels: {istio.io/waypoint-for: all}}\nspec: {gatewayClassName: istio-waypoint, listeners: []}";
+const KUBE_GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: kg}\nspec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]}";
 const GATEWAY: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {selector: {istio: gw}, servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}]}";
 
 fn happen(mesh: &mut Mesh, event: &Event) {
+    match event.besides {
+        Besides::Nothing => {}
+        Besides::Acknowledged => {
+            for (namespace, pod) in NAMESPACES.iter().flat_map(|ns| [(ns, "o0"), (ns, "o1")]) {
+                mesh.acknowledge(namespace, pod, mesh.moment.generation);
+            }
+        }
+        Besides::Later => mesh.moment.now += mesh.settings.waypoint_linger,
+    }
     let (group, kind, content) = KINDS[event.kind];
     let namespace = NAMESPACES[event.namespace];
     match event.content {
@@ -192,8 +262,9 @@ fn the_small_world_is_accepted_but_for_what_is_broken_on_purpose() {
     }
 }
 
-fn proxies() -> [ProxyKey; 3] {
+fn proxies() -> [ProxyKey; 4] {
     [
+        ProxyKey::Waypoint(WaypointKey::new("other", "waypoint")),
         ProxyKey::Waypoint(WaypointKey::new("shop", "waypoint")),
         ProxyKey::Waypoint(WaypointKey::new("other", "wp")),
         ProxyKey::Gateway {
@@ -211,8 +282,9 @@ proptest! {
     #[test]
     fn one_change_after_another_comes_to_the_same(groups in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..12)) {
         let mut mesh = Mesh::new();
-        mesh.add("shop", GATEWAY).add("other", WAYPOINT);
+        mesh.add("shop", GATEWAY).add("shop", KUBE_GATEWAY).add("other", WAYPOINT);
         let first = mesh.compile();
+        mesh.take_steps();
         let mut pictures = proxies().map(|key| Picture::of(&first, &key));
         let mut told = ambient(&first, Types::new(), None);
         let mut before = first;
@@ -222,14 +294,15 @@ proptest! {
             }
             // Compares the two ways.
             mesh.compile();
-            let next = mesh.last().clone();
-            told = ambient(&next, told, Some(&before));
-            prop_assert_eq!(&told, &ambient(&next, Types::new(), None));
-            for (picture, key) in pictures.iter_mut().zip(proxies()) {
-                *picture = std::mem::take(picture).next(&next, &key);
-                prop_assert_eq!(picture.types(&told), Picture::of(&next, &key).types(&told));
+            for next in mesh.take_steps() {
+                told = ambient(&next, told, Some(&before));
+                prop_assert_eq!(&told, &ambient(&next, Types::new(), None));
+                for (picture, key) in pictures.iter_mut().zip(proxies()) {
+                    *picture = std::mem::take(picture).next(&next, &key);
+                    prop_assert_eq!(picture.types(&told), Picture::of(&next, &key).types(&told));
+                }
+                before = next;
             }
-            before = next;
         }
     }
 }
