@@ -115,8 +115,9 @@ fn service(name: u8, content: u8) -> String {
         format!("o{name}")
     };
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.{content}, selector: {{{}}}, ports: [{{name: http, port: 80}}]}}",
-        selector[usize::from(content)]
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.{content}, selector: {{{}}}, ports: [{{name: http, port: 80, targetPort: {}}}]}}",
+        selector[usize::from(content)],
+        8080 + u16::from(content)
     )
 }
 
@@ -243,6 +244,57 @@ fn happen(mesh: &mut Mesh, event: &Event) {
     }
 }
 
+/// What is there before anything happens: a change may matter only where much else is.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Empty,
+    /// Rules for every host, and no Service that has one.
+    Rules,
+    /// Waypoints and gateways at work.
+    Full,
+}
+
+fn start() -> impl Strategy<Value = Start> {
+    prop_oneof![1 => Just(Start::Empty), 1 => Just(Start::Rules), 3 => Just(Start::Full)]
+}
+
+impl Start {
+    fn mesh(self) -> Mesh {
+        let mut mesh = Mesh::new();
+        mesh.add("shop", GATEWAY)
+            .add("shop", KUBE_GATEWAY)
+            .add("other", WAYPOINT);
+        let mut put = |namespace: &str, yaml: String| {
+            mesh.add(namespace, &yaml.replace("NAMESPACE", namespace));
+        };
+        match self {
+            Self::Empty => {}
+            Self::Rules => {
+                put("shop", rules(0, 2));
+                put("other", rules(1, 2));
+            }
+            Self::Full => {
+                for at in ["shop", "other"] {
+                    put(at, namespace(0, 0));
+                    (0..3).for_each(|name| put(at, service(name, name)));
+                }
+                // A gateway, a waypoint and an application.
+                put("shop", pod(0, 4));
+                put("shop", pod(1, 3));
+                put("shop", pod(2, 1));
+                put("shop", service(0, 3));
+                put("shop", service(0, 5).replace("name: o0", "name: kg-istio"));
+                put("shop", rules(0, 3));
+                put("shop", rules(1, 1));
+                put("shop", subsets(0, 1));
+                put("shop", route(0, 1));
+                put("shop", route(1, 3));
+            }
+        }
+        mesh
+    }
+}
+
 /// Otherwise the random sequences would show nothing.
 #[test]
 fn the_small_world_is_accepted_but_for_what_is_broken_on_purpose() {
@@ -280,9 +332,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn one_change_after_another_comes_to_the_same(groups in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..12)) {
-        let mut mesh = Mesh::new();
-        mesh.add("shop", GATEWAY).add("shop", KUBE_GATEWAY).add("other", WAYPOINT);
+    fn one_change_after_another_comes_to_the_same(
+        start in start(),
+        groups in prop::collection::vec(prop::collection::vec(event(), 1..3), 1..12),
+    ) {
+        let mut mesh = start.mesh();
         let first = mesh.compile();
         mesh.take_steps();
         let mut pictures = proxies().map(|key| Picture::of(&first, &key));
