@@ -10,6 +10,7 @@
 
 mod explicit;
 mod implicit;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +21,7 @@ use aquifer_core::names::NamespacedHostname;
 use aquifer_core::service::Service;
 use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health, Workload};
 
-use crate::compile::discovery::{Discovery, ServiceEntry, hostname};
+use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::gateway_api::{GatewayApi, Name};
 use crate::compile::inputs::Inputs;
 use crate::compile::parameters::Parameters;
@@ -29,6 +30,7 @@ use crate::compile::report::PodName;
 use crate::compile::{Carry, Moment, Settings};
 use crate::objects::ObjectKey;
 use crate::objects::gateway_api::Infrastructure;
+use wish::Wish;
 
 pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 pub const MANAGED_LABEL: &str = "gateway.istio.io/managed";
@@ -182,8 +184,6 @@ pub struct Waypoints {
     leaving: imbl::OrdMap<Place, Instant>,
     lingering: BTreeMap<WaypointKey, Instant>,
     owned: BTreeSet<WaypointKey>,
-    /// What the waypoints had in effect.
-    in_effect: Arc<BTreeMap<PodName, u64>>,
     pub again_at: Option<Instant>,
 }
 
@@ -207,16 +207,13 @@ impl World<'_> {
 
 impl Waypoints {
     pub fn of(world: &World<'_>) -> Self {
-        let mut waypoints = Self {
-            in_effect: Arc::new(world.moment.in_effect.clone()),
-            ..Self::default()
-        };
+        let mut waypoints = Self::default();
         let mut all = explicit::waypoints(world.inputs);
         if world.settings.deployment.owned {
             let owned = all.values().filter(|w| !w.owner.is_empty());
             waypoints.owned = owned.map(|w| w.key.clone()).collect();
         }
-        let wishes = wishes(world, &mut all);
+        let wishes = wish::all(world, &mut all);
         for waypoint in all.values_mut() {
             waypoint.pods = ready_pods(world.discovery, waypoint);
         }
@@ -230,29 +227,25 @@ impl Waypoints {
         waypoints
     }
 
-    /// The waypoints after a change that concerns these services alone. None where there may be other waypoints then, or
-    /// other pods of them: all services have to be looked at.
+    /// The waypoints after a change that concerns these services alone; what waypoints have acknowledged is another matter,
+    /// see [`Waypoints::is_outdated`]. None where there may be other waypoints then, or other pods of them: all services
+    /// have to be looked at.
     pub fn after(&self, services: &BTreeSet<NamespacedHostname>, world: &World<'_>) -> Option<Self> {
         let mut next = Self {
             again_at: None,
             ..self.clone()
         };
-        let mut concerned = services.clone();
-        if *self.in_effect != world.moment.in_effect {
-            concerned.extend(self.unsettled.iter().cloned());
-            next.in_effect = Arc::new(world.moment.in_effect.clone());
-        }
-        for service in &concerned {
+        for service in services {
             next.forget(service);
             next.bind_again(service, world)?;
         }
-        if concerned.iter().any(|service| next.lost_its_last(self, service)) {
+        if services.iter().any(|service| next.lost_its_last(self, service)) {
             return None;
         }
         next.linger(world);
         let of =
             |service: &NamespacedHostname| Some((service.clone(), world.carry.bound.get(service)?.clone()));
-        next.leave(concerned.iter().filter_map(of), world);
+        next.leave(services.iter().filter_map(of), world);
         (next.lingering == self.lingering).then_some(next)
     }
 
@@ -275,7 +268,7 @@ impl Waypoints {
         let Some(entry) = world.discovery.services.get(service) else {
             return Some(());
         };
-        if let Some(wish) = wish(world, &self.all, service, entry) {
+        if let Some(wish) = wish::of(world, &self.all, service, entry) {
             if wish.implicit && !self.all.contains_key(&wish.waypoint) {
                 return None;
             }
@@ -505,55 +498,6 @@ impl Waypoints {
             objects.extend(Proxy::waypoint(&key, owner, infrastructure, &overlays).objects(settings));
         }
         objects
-    }
-}
-
-/// The waypoint that a service is to have.
-struct Wish {
-    waypoint: WaypointKey,
-    /// Because of a rule.
-    implicit: bool,
-}
-
-/// What all services wish; adds the implicit waypoints to `all`.
-fn wishes(world: &World<'_>, all: &mut BTreeMap<WaypointKey, Waypoint>) -> Vec<(NamespacedHostname, Wish)> {
-    let mut wishes = Vec::new();
-    for (service, entry) in &world.discovery.services {
-        let Some(wish) = wish(world, all, service, entry) else {
-            continue;
-        };
-        if wish.implicit {
-            let waypoint = || Waypoint::implicit(&wish.waypoint);
-            all.entry(wish.waypoint.clone()).or_insert_with(waypoint);
-        }
-        wishes.push((service.clone(), wish));
-    }
-    wishes
-}
-
-fn wish(
-    world: &World<'_>,
-    all: &BTreeMap<WaypointKey, Waypoint>,
-    service: &NamespacedHostname,
-    entry: &ServiceEntry,
-) -> Option<Wish> {
-    let meta = &entry.meta;
-    // A waypoint's own Service: behind a waypoint nothing would reach it.
-    let own = all.get(&WaypointKey::new(&meta.namespace, &meta.name));
-    if implicit::is_proxy_service(&meta.labels) || own.is_some_and(|w| w.explicit) {
-        return None;
-    }
-    match explicit::choice(world.inputs, meta) {
-        explicit::Choice::None => None,
-        explicit::Choice::Named(waypoint) => Some(Wish {
-            waypoint,
-            implicit: false,
-        }),
-        explicit::Choice::Unsaid if !world.settings.automatic_waypoints => None,
-        explicit::Choice::Unsaid => implicit::is_needed(world, service).then(|| Wish {
-            waypoint: WaypointKey::new(&service.namespace, IMPLICIT_NAME),
-            implicit: true,
-        }),
     }
 }
 

@@ -103,19 +103,19 @@ fn namespace(_: u8, content: u8) -> String {
 fn service(name: u8, content: u8) -> String {
     let selector = [
         "app: a",
-        "app: b",
+        "app: b, version: v2",
         "",
         "gateway.networking.k8s.io/gateway-name: waypoint",
-        "app: a, version: v2",
+        "gateway.networking.k8s.io/gateway-name: waypoint",
         "istio: gw",
     ];
-    let name = if content == 3 {
-        "waypoint".to_owned()
-    } else {
-        format!("o{name}")
+    let own = match content {
+        3 => "waypoint".to_owned(),
+        4 => "wp".to_owned(),
+        _ => format!("o{name}"),
     };
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.{content}, selector: {{{}}}, ports: [{{name: http, port: 80, targetPort: {}}}]}}",
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {own}}}\nspec: {{clusterIP: 10.96.{name}.{content}, selector: {{{}}}, ports: [{{name: http, port: 80, targetPort: {}}}]}}",
         selector[usize::from(content)],
         8080 + u16::from(content)
     )
@@ -283,6 +283,8 @@ impl Start {
                 put("shop", pod(1, 3));
                 put("shop", pod(2, 1));
                 put("shop", service(0, 3));
+                put("other", pod(1, 3));
+                put("other", service(0, 4));
                 put("shop", service(0, 5).replace("name: o0", "name: kg-istio"));
                 put("shop", rules(0, 3));
                 put("shop", rules(1, 1));
