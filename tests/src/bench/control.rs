@@ -136,8 +136,10 @@ pub fn run(options: &Options) -> Result<Report, ControlBenchError> {
     wanted.nodes = 1;
     let cluster = Cluster::up(&wanted, &|step| say(format_args!("{step}")))?;
     let runtime = tokio::runtime::Runtime::new().map_err(|source| io("start", Path::new("tokio"), source))?;
+    let of_runtime = runtime.enter();
     let measuring = tokio::time::timeout(options.patience, measure_all(&cluster, options));
-    let rows = runtime.block_on(async { measuring.await });
+    let rows = runtime.block_on(measuring);
+    drop(of_runtime);
     let down = cluster.down();
     let rows = rows.map_err(|_| ControlBenchError::TooLong(options.patience))??;
     down?;
