@@ -287,7 +287,8 @@ impl KubernetesPods {
     /// Brings annotations in line with the last report.
     fn wish(&self) {
         let wish = |pod: &Observed| {
-            let advertise = self.reported.get(&pod.uid)?.state == PodState::Enrolled;
+            // Of a pod that has ended nobody reports any more, and its annotation would stay for good.
+            let advertise = !pod.is_over && self.reported.get(&pod.uid)?.state == PodState::Enrolled;
             let wish = Wish {
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
@@ -305,7 +306,7 @@ impl KubernetesPods {
 impl NodePods for KubernetesPods {
     async fn last_report(&mut self) -> Vec<PodReport> {
         self.gather().await;
-        let enrolled = self.view.pods().filter(|pod| pod.advertised);
+        let enrolled = self.view.pods().filter(|pod| pod.advertised && !pod.is_over);
         let report = |pod: &Observed| PodReport {
             uid: pod.uid.clone(),
             state: PodState::Enrolled,

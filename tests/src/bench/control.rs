@@ -166,6 +166,7 @@ async fn measure_all(cluster: &Cluster, options: &Options) -> Result<Vec<Row>, C
     }
     let api = Api::open(&cluster.kubeconfig()).await?;
     api.fill(objects::foundations().into_iter()).await?;
+    api.fill((0..objects::NAMESPACES).map(objects::waypoint)).await?;
     api.fill((0..options.clients).flat_map(objects::node)).await?;
     api.fill((0..objects::SERVICES).map(objects::service)).await?;
     api.fill((0..objects::VIRTUAL_SERVICES).map(objects::virtual_service))

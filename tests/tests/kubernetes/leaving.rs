@@ -1,5 +1,7 @@
 //! Out of the mesh, and the mesh off the cluster.
 
+use aquifer_tests::lab::status::PodStatus;
+
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
 pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
@@ -64,9 +66,12 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
     }
     world.settled("bookinfo answers without the mesh", |_| true);
     let after = world.status();
-    let started = |uid: &str| before.pods.iter().any(|pod| pod.uid == uid && pod.restarts == 0);
+    let ran = |now: &PodStatus| {
+        let mut earlier = before.pods.iter();
+        earlier.any(|pod| pod.uid == now.uid && pod.restarts == now.restarts)
+    };
     for pod in World::application(&after) {
-        assert!(!pod.enrolled && pod.restarts == 0 && started(&pod.uid), "{pod:?}");
+        assert!(!pod.enrolled && ran(pod), "{pod:?}");
     }
 }
 

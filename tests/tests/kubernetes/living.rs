@@ -1,11 +1,14 @@
 //! Upgrades and failures under load.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::demo::capture::Seen;
 
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
+
+/// Seconds that control plane and API server stay away at least; without it, and in CI, a moment.
+const ABSENCE_ENV: &str = "AQUIFER_ABSENCE_SECONDS";
 
 pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
     let before = uids(world, SYSTEM, "aquifer-agent");
@@ -59,7 +62,7 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
         world.until("no control plane is left", |status| {
             status.pods_of(SYSTEM, "aquifer-control").next().is_none()
         });
-        world.settled("bookinfo answers without a control plane", |_| true);
+        served_meanwhile(world, "bookinfo answers without a control plane");
         scale(2);
         world
             .mesh()
@@ -71,7 +74,7 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
     let cluster = world.cluster();
     let pages = world.under_load(|| {
         cluster.stop_service(Member::Control, "kube-apiserver").unwrap();
-        world.settled("bookinfo answers without the API server", |_| true);
+        served_meanwhile(world, "bookinfo answers without the API server");
         cluster.start_service(Member::Control, "kube-apiserver").unwrap();
         cluster
             .kubectl()
@@ -82,6 +85,18 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
 
     // And then everything goes on: a new pod is enrolled.
     renew_probed(world);
+}
+
+/// Pages are served, for as long as the run is to be.
+fn served_meanwhile(world: &World, what: &str) {
+    let least = std::env::var(ABSENCE_ENV).map_or(Duration::ZERO, |text| {
+        Duration::from_secs(text.parse().expect("a number of seconds"))
+    });
+    let start = Instant::now();
+    world.settled(what, |_| true);
+    while start.elapsed() < least {
+        world.settled(what, |_| true);
+    }
 }
 
 /// The pod that writes, and its node.

@@ -26,7 +26,7 @@ use world::World;
 type Chapter = (&'static str, fn(&World));
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 19] = [
+const CHAPTERS: [Chapter; 20] = [
     (
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -70,6 +70,10 @@ const CHAPTERS: [Chapter; 19] = [
     (
         "kubelet, containerd",
         nodes::kubelet_and_container_runtime_may_restart,
+    ),
+    (
+        "power cut",
+        nodes::a_node_that_loses_its_power_comes_back_into_the_mesh,
     ),
     ("leaving", leaving::a_namespace_that_leaves_talks_plainly),
     (

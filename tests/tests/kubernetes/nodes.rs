@@ -1,9 +1,13 @@
-//! What a node goes through: its services restart, its kernel has no eBPF.
+//! What a node goes through: its services restart, its kernel has no eBPF, it loses its power.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::lab::status::PodStatus;
 use serde_json::{Value, json};
 
-use super::living::{assert_all_enrolled, renew_probed};
+use super::living::{assert_all_enrolled, assert_encrypted, renew_probed};
 use super::world::{SYSTEM, World};
 
 pub(crate) fn kubelet_and_container_runtime_may_restart(world: &World) {
@@ -101,4 +105,106 @@ pub(crate) fn an_agent_whose_kernel_has_no_ebpf_says_so(world: &World) {
     world.in_node(node, &format!("rm -r {FOLDER}"));
     // New pods start there as before, and the node's own agent has them.
     renew_probed(world);
+}
+
+/// An application that needs nothing of another node, reached at its own node alone.
+const RESIDENT: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: resident, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: resident}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  selector: {app: productpage}
+  ports: [{name: http, port: 9080, nodePort: 30083}]
+";
+
+fn resident(part: &str, node: Member) -> String {
+    let app = part.split('-').next().unwrap_or(part);
+    format!(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {app}, namespace: resident}}
+spec: {{selector: {{app: {app}}}, ports: [{{name: http, port: 9080}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {app}, namespace: resident}}
+spec:
+  selector: {{matchLabels: {{app: {app}}}}}
+  template:
+    metadata: {{labels: {{app: {app}, version: v1}}}}
+    spec:
+      nodeSelector: {{kubernetes.io/hostname: {node}}}
+      containers:
+      - {{name: {app}, image: 'docker.io/istio/examples-bookinfo-{part}:1.20.3', imagePullPolicy: Never}}
+"
+    )
+}
+
+pub(crate) fn a_node_that_loses_its_power_comes_back_into_the_mesh(world: &World) {
+    // The only name server stays: without it no cluster answers.
+    let (survivor, victim) = world.nodes_by_name_server();
+    let parts = ["productpage-v1", "details-v1", "reviews-v1"].map(|part| resident(part, survivor));
+    world.apply("resident", &format!("{RESIDENT}{}", parts.concat()));
+    world.available("resident");
+    world.until("the other node's pods are enrolled", |status| {
+        let mut pods = status.pods.iter().filter(|pod| pod.namespace == "resident");
+        pods.all(|pod| pod.enrolled)
+    });
+
+    let front = SocketAddr::new(IpAddr::V4(survivor.address()), 30083);
+    let here = world.watch(&[survivor]);
+    let mut there = None;
+    let before = restarts(world);
+    let pages = world.under_load_at(front, || {
+        let off = Instant::now();
+        world.cluster().restart_member(victim).unwrap();
+        // Before its kubelet has started anything.
+        there = Some(world.watch(&[victim]));
+        everything_is_back(world, victim, &before);
+        eprintln!(
+            "power cut to all pods captured again: {} ms",
+            off.elapsed().as_millis()
+        );
+    });
+    world.assert_none_failed("the other node, meanwhile", &pages);
+    assert_encrypted(&here.stop().unwrap());
+    assert_encrypted(&there.unwrap().stop().unwrap());
+    world.kubectl(&["delete", "namespace", "resident", "--wait=false"]);
+}
+
+/// Every pod of the mesh on that node runs, and is captured: not by its annotation, which outlived the node.
+fn everything_is_back(world: &World, node: Member, before: &[(String, u32)]) {
+    let name = node.to_string();
+    let earlier = |pod: &PodStatus| {
+        before
+            .iter()
+            .find(|(other, _)| *other == pod.name)
+            .map(|(_, count)| *count)
+    };
+    world.until("the node's pods are back", |status| {
+        let mut pods = status.pods.iter().filter(|pod| pod.node == name);
+        pods.all(|pod| pod.ready && earlier(pod).is_none_or(|count| pod.restarts > count))
+    });
+    world.wait("the node's pods are captured", || {
+        let status = world.status();
+        let pods = status
+            .pods
+            .iter()
+            .filter(|pod| pod.node == name && pod.enrolled)
+            .count();
+        let pins = world.mesh().pins(node).unwrap();
+        let captured = pins.iter().filter(|pin| pin.contains("sk_lookup_")).count();
+        if pods > 0 && captured == pods {
+            return Ok(());
+        }
+        Err(format!("{captured} of {pods} are captured"))
+    });
+    world.settled("bookinfo answers with both nodes", |_| true);
 }

@@ -1,14 +1,20 @@
 //! What nobody should do to a mesh, and somebody does.
 
+use std::path::Path;
 use std::time::Instant;
 
 use aquifer_tests::cluster::layout::Member;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::json;
 
 use super::world::{NAMESPACE, SYSTEM, World};
 
 /// Namespaces whose labels flap, and how often each changes.
 const FLAPPING: usize = 100;
-const FLAPS: usize = 10;
+const FLAPS: usize = 100;
 
 pub(crate) fn nonsense_and_floods_disturb_nobody(world: &World) {
     let before = restarts(world);
@@ -100,22 +106,19 @@ fn a_megabyte_of_settings_is_read_or_refused(world: &World) {
     world.apply(SYSTEM, &configuration(&settings));
 }
 
+/// As fast as the API server takes it, from many sides at once.
 fn labels_flap(world: &World) {
     let names: Vec<String> = (0..FLAPPING).map(|number| format!("flapping-{number}")).collect();
     let namespaces = names.iter().map(|name| {
         format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{flaps: here}}}}\n")
     });
-    world
-        .cluster()
-        .kubectl()
-        .apply(&namespaces.collect::<String>())
-        .unwrap();
+    let kubectl = world.cluster().kubectl();
+    kubectl.apply(&namespaces.collect::<String>()).unwrap();
     let start = Instant::now();
-    for flap in 0..FLAPS {
-        let mode = if flap % 2 == 0 { "ambient" } else { "none" };
-        let label = format!("istio.io/dataplane-mode={mode}");
-        world.kubectl(&["label", "namespaces", "-l", "flaps=here", &label, "--overwrite"]);
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .unwrap()
+        .block_on(flap(&world.cluster().kubeconfig(), &names));
     let changed = start.elapsed();
     // A pod that starts now is not behind all of that.
     super::living::renew_probed(world);
@@ -127,4 +130,20 @@ fn labels_flap(world: &World) {
     );
     world.kubectl(&["delete", "namespaces", "-l", "flaps=here", "--wait=false"]);
     world.settled(&format!("bookinfo answers in {NAMESPACE}"), |_| true);
+}
+
+/// Each namespace's changes one after the other, the namespaces side by side.
+async fn flap(kubeconfig: &Path, names: &[String]) {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let namespaces: Api<Namespace> = Api::all(Client::try_from(config.unwrap()).unwrap());
+    let flaps = names.iter().map(async |name| {
+        for flap in 0..FLAPS {
+            let mode = if flap % 2 == 0 { "ambient" } else { "none" };
+            let patch = json!({"metadata": {"labels": {"istio.io/dataplane-mode": mode}}});
+            let (how, patch) = (PatchParams::default(), Patch::Merge(patch));
+            namespaces.patch_metadata(name, &how, &patch).await.unwrap();
+        }
+    });
+    futures_util::future::join_all(flaps).await;
 }

@@ -1,5 +1,9 @@
 //! The kinds of workloads that people have, and what becomes of pods and their addresses.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use aquifer_tests::cluster::layout::Member;
+
 use super::world::{NAMESPACE, World};
 
 const KINDS: &str = "kinds";
@@ -115,6 +119,13 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
             done(world, job)
         });
     }
+    world.until("pods that have ended are not reported as enrolled", |status| {
+        let jobs = ["once", "tonight"]
+            .into_iter()
+            .flat_map(|job| status.pods_of(KINDS, job));
+        let jobs: Vec<_> = jobs.collect();
+        jobs.len() == 2 && jobs.iter().all(|pod| !pod.enrolled)
+    });
     world.available(KINDS);
     enrolled(world, "pair", 1);
     let status = world.status();
@@ -145,6 +156,7 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
         let answer = world.get_from(from, "client", &url);
         assert!(answer.is_ok(), "{url}: {answer:?}");
     }
+    an_address_that_changes_hands_changes_its_identity(world);
     world.kubectl(&["delete", "namespace", KINDS, "--timeout=60s"]);
 }
 
@@ -174,6 +186,105 @@ fn enrolled(world: &World, workload: &str, count: usize) {
         let pods: Vec<_> = status.pods_of(KINDS, workload).collect();
         pods.len() == count && pods.iter().all(|pod| pod.ready && pod.enrolled)
     });
+}
+
+/// Who may ask the target.
+fn allow(account: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: target, namespace: kinds}}
+spec:
+  selector: {{matchLabels: {{app: target}}}}
+  action: ALLOW
+  rules: [{{from: [{{source: {{principals: [cluster.local/ns/kinds/sa/{account}]}}}}]}}]
+"
+    )
+}
+
+/// A client of that identity, on a node of whose addresses the next one is the same for all.
+fn client(account: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {account}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {account}, namespace: kinds, labels: {{app: {account}}}}}
+spec:
+  nodeName: {REUSING}
+  serviceAccountName: {account}
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: web, image: 'aquifer-cluster/app:1', args: [serve, '8080']}}]
+"
+    )
+}
+
+const REUSING: Member = Member::Node(2);
+/// Where the plugin that gives addresses keeps one file for each that is in use.
+const ADDRESSES: &str = "/var/lib/cni/networks/cluster";
+
+fn an_address_that_changes_hands_changes_its_identity(world: &World) {
+    let address = starts(world, "first");
+    world.apply(KINDS, &allow("first"));
+    world.wait("others are refused", || {
+        match ask(world, NAMESPACE, "deployment/client") {
+            Ok(answer) => Err(answer),
+            Err(_) => Ok(()),
+        }
+    });
+    world.wait("the first one is allowed", || {
+        ask(world, KINDS, "first").map(drop)
+    });
+    world.kubectl(&["-n", KINDS, "delete", "pod", "first"]);
+    give_next(world, address);
+    assert_eq!(starts(world, "second"), address, "the address is another's now");
+    // Not once may it pass for the one before.
+    for _ in 0..8 {
+        let answer = ask(world, KINDS, "second");
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    world.apply(KINDS, &allow("second"));
+    world.wait("the second one is allowed", || {
+        ask(world, KINDS, "second").map(drop)
+    });
+}
+
+/// Waits until the address is given back, and has it be the next one that is given.
+fn give_next(world: &World, address: Ipv4Addr) {
+    world.wait("the address is given back", || {
+        let kept = world.in_node(REUSING, &format!("ls {ADDRESSES}"));
+        if kept.lines().any(|name| name == address.to_string()) {
+            return Err(kept);
+        }
+        Ok(())
+    });
+    let before = Ipv4Addr::from_bits(address.to_bits() - 1);
+    world.in_node(
+        REUSING,
+        &format!("printf %s {before} > {ADDRESSES}/last_reserved_ip.0"),
+    );
+}
+
+/// Starts the client of that name and tells its address.
+fn starts(world: &World, name: &str) -> Ipv4Addr {
+    world.apply(KINDS, &client(name));
+    enrolled(world, name, 1);
+    let status = world.status();
+    match status.pods_of(KINDS, name).next().and_then(|pod| pod.ip) {
+        Some(IpAddr::V4(address)) => address,
+        other => panic!("{name} has the address {other:?}"),
+    }
+}
+
+fn ask(world: &World, namespace: &str, pod: &str) -> Result<String, String> {
+    let url = "http://target.kinds.svc.cluster.local/";
+    let get = ["-n", namespace, "exec", pod, "--", "/app", "get", url];
+    let answer = world.cluster().kubectl().run(&get);
+    answer.map_err(|error| error.to_string())
 }
 
 pub(crate) fn a_pod_that_goes_takes_no_request_with_it(world: &World) {

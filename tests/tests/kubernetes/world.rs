@@ -184,6 +184,24 @@ impl World {
         SocketAddr::new(IpAddr::V4(Member::Node(1).address()), FRONT_PORT)
     }
 
+    /// The node of the cluster's name server, and the other one.
+    pub(crate) fn nodes_by_name_server(&self) -> (Member, Member) {
+        let template = "jsonpath={.items[0].spec.nodeName}";
+        let list = [
+            "-n",
+            "kube-system",
+            "get",
+            "pods",
+            "-l",
+            "k8s-app=kube-dns",
+            "-o",
+            template,
+        ];
+        let here: Member = self.kubectl(&list).parse().unwrap();
+        let other = self.cluster.nodes().find(|node| *node != here).unwrap();
+        (here, other)
+    }
+
     /// Runs something under load and tells what came of the requests.
     pub(crate) fn under_load(&self, act: impl FnOnce()) -> Pages {
         self.under_load_at(Self::front(), act)

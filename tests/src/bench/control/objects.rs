@@ -84,7 +84,7 @@ pub(super) fn foundations() -> Vec<Wanted> {
     for index in 0..NAMESPACES {
         let name = namespace_of(index);
         wanted.push(labelled(&name, json!({"istio.io/dataplane-mode": "ambient"})));
-        wanted.extend([account(&name, "app"), account(&name, WAYPOINT), waypoint(index)]);
+        wanted.extend([account(&name, "app"), account(&name, WAYPOINT)]);
     }
     wanted
 }
@@ -109,7 +109,7 @@ pub(super) fn node(index: u32) -> [Wanted; 2] {
 }
 
 /// The pod of the waypoint that the rules of a namespace need; a client will speak for it.
-fn waypoint(namespace: u32) -> Wanted {
+pub(super) fn waypoint(namespace: u32) -> Wanted {
     let labels = json!({
         "gateway.networking.k8s.io/gateway-name": WAYPOINT,
         "gateway.networking.k8s.io/gateway-class-name": "istio-waypoint",
