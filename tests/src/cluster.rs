@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub mod cli;
+pub mod delivery;
+pub mod foreign;
 pub mod helm;
 pub mod image;
 pub mod kubectl;
@@ -25,6 +27,7 @@ pub mod observe;
 pub mod parts;
 pub mod programs;
 pub mod status;
+pub mod tunnel;
 
 mod addons;
 mod cgroup;
@@ -258,8 +261,12 @@ impl Cluster {
         self.on_each_node(|node| self.load_into(node, image))
     }
 
-    /// What a part says of itself, in Prometheus's format.
+    /// What a part says of itself, in Prometheus's format. CoreDNS, which is a pod, is the control plane's: the API server
+    /// leads there.
     pub fn metrics(&self, member: Member, service: &str) -> Result<String, ClusterError> {
+        if (member, service) == (Member::Control, addons::DNS) {
+            return Ok(self.kubectl.run(&["get", "--raw", addons::DNS_METRICS])?);
+        }
         let refused = |message: String| ClusterError::Refused { member, message };
         let (scheme, port, path) =
             services::metrics(service).ok_or_else(|| refused(format!("no metrics of {service}")))?;
@@ -284,6 +291,20 @@ impl Cluster {
 
     pub fn status(&self) -> Status {
         Status::look(self)
+    }
+
+    /// Every part that can be asked for its metrics.
+    pub fn parts_with_metrics(&self) -> Vec<(Member, String)> {
+        let members = [Member::Control].into_iter().chain(self.nodes());
+        members
+            .flat_map(|member| {
+                services::of(member)
+                    .into_iter()
+                    .map(move |one| (member, one.name))
+            })
+            .filter(|(_, name)| services::metrics(name).is_some())
+            .chain([(Member::Control, addons::DNS.to_owned())])
+            .collect()
     }
 
     /// Stops a service, waits until it has ended, and keeps it so until `start_service`.

@@ -5,8 +5,10 @@
 //! that says which step, why, and what to do. Read [`story`] for the order of events and [`report`]
 //! for what is held to be proved.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::cluster::foreign::Terms;
 
 mod client;
 mod failure;
@@ -43,12 +45,21 @@ pub struct Options {
     pub bookinfo: PathBuf,
 }
 
+impl Options {
+    /// Folder of the programs of this build.
+    pub fn programs(&self) -> &Path {
+        self.bookinfo.parent().unwrap_or_else(|| Path::new("."))
+    }
+}
+
 /// Where the demo plays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Stage {
     Lab,
     /// A cluster of real parts, with the mesh installed by helm.
     Kubernetes,
+    /// A cluster that is there, on these terms.
+    Foreign(Terms),
 }
 
 /// Runs the demo and takes the lab down, whatever happens, unless it is to be kept.

@@ -330,10 +330,26 @@ fn every_part_shows_its_metrics(cluster: &Cluster) {
         (Member::Node(1), "kubelet", "kubelet_running_pods"),
         (Member::Node(2), "kube-proxy", "kubeproxy_sync_proxy_rules"),
         (Member::Node(2), "containerd", "container"),
+        (Member::Control, "coredns", "coredns_dns_requests_total"),
     ] {
         let metrics = cluster.metrics(member, service).unwrap();
         assert!(metrics.contains(wanted), "{service}: {} bytes", metrics.len());
     }
+    the_status_counts_the_metrics_of_each(cluster);
+}
+
+fn the_status_counts_the_metrics_of_each(cluster: &Cluster) {
+    let name = cluster.layout().name().as_str();
+    let status = Command::new(PROGRAM)
+        .args(["--name", name, "status"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success(), "{text}");
+    // Four of the control plane, three of each of two nodes, and CoreDNS.
+    let counted = text.lines().filter(|line| line.ends_with(" samples"));
+    assert_eq!(counted.count(), 11, "{text}");
+    assert!(text.contains("metrics of control coredns: "), "{text}");
 }
 
 fn wait_for(cluster: &Cluster, what: &str, wanted: impl Fn() -> bool) {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::setup::{self, Needs};
 
 /// The suites that need it.
-pub(crate) const SUITES: &[&str] = &["apiserver", "cluster", "kubernetes"];
+pub(crate) const SUITES: &[&str] = &["apiserver", "cluster", "images", "kubernetes"];
 
 /// Any of these files says that the package is there.
 const PACKAGES: &[(&[&str], &str)] = &[

@@ -16,8 +16,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use self::compiler::Compiler;
+use crate::homes::Homes;
 use crate::process;
 
+/// What cargo splits `CARGO_ENCODED_RUSTFLAGS` at.
+pub(crate) const SEPARATOR: &str = "\x1f";
 const TARGET: &str = "bpfel-unknown-none";
 /// The binary of the package in `ebpf/`.
 const PROGRAM: &str = "aquifer";
@@ -28,9 +31,10 @@ pub(crate) fn build() -> Result<PathBuf> {
     let object = folders.output.join("aquifer.bpf.o");
     let compiler = Compiler::find_or_install()?;
     let linker = linker::find_or_build(&folders.tools, compiler.llvm())?;
+    let flags = flags(&folders)?.join(SEPARATOR);
     let inputs = inputs::fingerprint(
         &folders.sources,
-        &[&compiler.version()?, &linker.display().to_string()],
+        &[&compiler.version()?, &linker.display().to_string(), &flags],
     )?;
     let record = folders.output.join("inputs");
     if object.exists() && fs::read_to_string(&record).is_ok_and(|last| last == inputs) {
@@ -39,7 +43,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     eprintln!("==> building the kernel programs with {}", compiler.describe());
     process::run(
         "the build of the kernel programs",
-        &mut cargo(&compiler, &linker, &folders),
+        &mut cargo(&compiler, &linker, &flags, &folders),
     )?;
     let built = folders.build().join(TARGET).join("release").join(PROGRAM);
     replace(&built, &object)?;
@@ -48,6 +52,8 @@ pub(crate) fn build() -> Result<PathBuf> {
 }
 
 struct Folders {
+    root: PathBuf,
+    target: PathBuf,
     sources: PathBuf,
     output: PathBuf,
     tools: PathBuf,
@@ -59,6 +65,8 @@ impl Folders {
             .parent()
             .context("xtask has no parent folder")?;
         let folders = Self {
+            root: root.to_path_buf(),
+            target: root.join("target"),
             sources: root.join("ebpf"),
             output: root.join("target/ebpf"),
             tools: root.join("target/tools"),
@@ -74,7 +82,7 @@ impl Folders {
     }
 }
 
-fn cargo(compiler: &Compiler, linker: &Path, folders: &Folders) -> Command {
+fn cargo(compiler: &Compiler, linker: &Path, flags: &str, folders: &Folders) -> Command {
     let mut command = compiler.cargo();
     command
         .args([
@@ -88,18 +96,24 @@ fn cargo(compiler: &Compiler, linker: &Path, folders: &Folders) -> Command {
         ])
         .arg(folders.build())
         .current_dir(&folders.sources)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(linker).join("\x1f"));
+        // Not among the flags: they are hashed into symbols, and it lies elsewhere in another checkout.
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
     command
 }
 
-/// Debug information becomes the BTF that socket storage maps cannot do without.
-fn flags(linker: &Path) -> [String; 4] {
-    [
-        format!("-Clinker={}", linker.display()),
+/// Debug information becomes the BTF that socket storage maps cannot do without. The agent embeds it, so it names no
+/// folder of this machine.
+fn flags(folders: &Folders) -> Result<Vec<String>> {
+    let homes = Homes::find(&folders.root, &folders.target)?;
+    Ok([
         "-Clink-arg=--btf".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
     ]
+    .into_iter()
+    .chain(homes.rust_flags())
+    .collect())
 }
 
 /// Whoever builds the agent meanwhile sees the old object or the new one, whole.

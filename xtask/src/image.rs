@@ -22,6 +22,9 @@ use crate::ebpf;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 
+/// Where suites and the demo find the archives to run. Set by a person, it names the folder of theirs.
+pub(crate) const FOLDER_VARIABLE: &str = "AQUIFER_IMAGES";
+
 /// More would slow every roll-out; a program that grows past it links something by mistake.
 const MOST_COMPRESSED: u64 = 30_000_000;
 
@@ -85,6 +88,26 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         revision: Revision::of(workspace)?,
     };
     make(&packing, &images)
+}
+
+/// The folder that `AQUIFER_IMAGES` names; without it, of archives made now, like those that ship but for the profile,
+/// which is the quick one.
+pub(crate) fn for_tests(workspace: &Workspace) -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os(FOLDER_VARIABLE) {
+        return std::path::absolute(given)
+            .with_context(|| format!("the folder of {FOLDER_VARIABLE} has no absolute path"));
+    }
+    let folder = workspace.target().join("images-lab");
+    let options = Options {
+        names: Vec::new(),
+        profile: Profile::Lab,
+        hub: "aquifer".to_owned(),
+        tag: None,
+        output: Some(folder.clone()),
+        programs_only: false,
+    };
+    run(workspace, &options)?;
+    Ok(folder)
 }
 
 fn select(names: &[String]) -> Result<Vec<&'static Image>> {

@@ -6,8 +6,10 @@
 
 mod cluster;
 mod ebpf;
+mod homes;
 mod image;
 mod leftovers;
+mod own_cluster;
 mod process;
 mod setup;
 mod suites;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::own_cluster::OwnCluster;
 use crate::setup::Needs;
 use crate::workspace::Workspace;
 
@@ -59,7 +62,7 @@ enum Task {
     /// Bookinfo's canary through the mesh, with a report of what happened
     #[command(disable_help_flag = true)]
     Demo {
-        /// `--kubernetes`, `--keep`, `--json FILE`
+        /// `--kubernetes`, `--keep`, `--json FILE`; on one's own cluster `--load-with COMMAND` or `--registry HOST/PATH`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -76,6 +79,8 @@ enum Task {
         /// Print the names of the suites
         #[arg(long)]
         list: bool,
+        #[command(flatten)]
+        own: OwnCluster,
     },
 }
 
@@ -105,12 +110,7 @@ fn run(task: Task) -> Result<()> {
             cluster::install()?;
             spawn_tool(&workspace, "aquifer-cluster", &arguments, Needs::Lab)
         }
-        Task::Demo { arguments } => {
-            if arguments.iter().any(|argument| argument == "--kubernetes") {
-                cluster::install()?;
-            }
-            spawn_tool(&workspace, "aquifer-demo", &arguments, Needs::Lab)
-        }
+        Task::Demo { arguments } => demo(&workspace, &arguments),
         Task::Bench { arguments } => {
             if arguments.first().is_some_and(|layer| layer == "control") {
                 cluster::install()?;
@@ -118,8 +118,37 @@ fn run(task: Task) -> Result<()> {
             spawn_tool(&workspace, "aquifer-bench", &arguments, Needs::Everything)
         }
         Task::Test { list: true, .. } => suites::list(&workspace),
-        Task::Test { suites, list: false } => suites::run(&workspace, &suites),
+        Task::Test {
+            suites,
+            list: false,
+            own,
+        } => suites::run(&workspace, &suites, &own),
     }
+}
+
+fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
+    let on_kubernetes = arguments.iter().any(|argument| argument == "--kubernetes");
+    if own_cluster::is_meant_by(arguments) {
+        return demo_on_own_cluster(workspace, arguments);
+    }
+    if on_kubernetes {
+        cluster::install()?;
+    }
+    spawn_tool(workspace, "aquifer-demo", arguments, Needs::Lab)
+}
+
+/// Runs the images that ship: libraries of this machine are not those of the nodes.
+fn demo_on_own_cluster(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
+    if own_cluster::pushes(arguments) {
+        own_cluster::install_pusher()?;
+    }
+    let images = image::for_tests(workspace)?;
+    workspace.build_binaries()?;
+    process::become_program(
+        &workspace.binary("aquifer-demo"),
+        arguments,
+        &[(image::FOLDER_VARIABLE, images.into())],
+    )
 }
 
 /// Builds everything a lab runs, then becomes `binary`: signals reach it directly, so that it cleans up.
@@ -127,5 +156,5 @@ fn spawn_tool(workspace: &Workspace, binary: &str, arguments: &[OsString], needs
     setup::install(needs)?;
     ebpf::build()?;
     workspace.build_binaries()?;
-    process::become_program(&workspace.binary(binary), arguments)
+    process::become_program(&workspace.binary(binary), arguments, &[])
 }

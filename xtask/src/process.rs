@@ -42,9 +42,15 @@ pub(crate) fn output(step: &str, command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Replaces this process by `program`; returns only when that is not possible.
-pub(crate) fn become_program(program: &Path, arguments: &[OsString]) -> Result<()> {
-    let error = Command::new(program).args(arguments).exec();
+/// Replaces this process by `program`, with more in its environment; returns only when that is not possible.
+pub(crate) fn become_program(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[(&str, OsString)],
+) -> Result<()> {
+    let mut command = Command::new(program);
+    let environment = environment.iter().map(|(key, value)| (key, value));
+    let error = command.args(arguments).envs(environment).exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 

@@ -82,6 +82,11 @@ const TOOLS: &[Tool] = &[
         package: "iperf3",
         needs: Needs::Everything,
     },
+    Tool {
+        program: "skopeo",
+        package: "skopeo",
+        needs: Needs::Everything,
+    },
 ];
 
 /// Files that stand for packages without a program.

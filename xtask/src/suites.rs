@@ -1,13 +1,21 @@
 //! `cargo xtask test`: what CI runs, in order, with a summary that names what failed.
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::leftovers::Leftovers;
+use crate::own_cluster::OwnCluster;
 use crate::setup::{self, Needs};
 use crate::workspace::{TOOLS, Workspace};
-use crate::{cluster, ebpf, process};
+use crate::{cluster, ebpf, image, process};
+
+/// The suite that looks at the images that ship.
+const IMAGES: &str = "images";
+
+/// What the suites of files find in theirs, beside what this process has.
+type Environment = Vec<(&'static str, OsString)>;
 
 /// Everything that can be asked for by name. One file or folder in `tests/tests` is one suite.
 enum Suite {
@@ -33,7 +41,7 @@ impl Suite {
         }
     }
 
-    fn run(&self, workspace: &Workspace) -> Result<()> {
+    fn run(&self, workspace: &Workspace, environment: &Environment) -> Result<()> {
         let mut command = match self {
             Self::Format => {
                 let mut command = workspace.plain_cargo("fmt");
@@ -59,6 +67,7 @@ impl Suite {
             Self::File(name) => {
                 let mut command = workspace.cargo_product("test");
                 command.args(["--test", name]);
+                command.envs(environment.iter().map(|(key, value)| (key, value)));
                 command
             }
         };
@@ -75,8 +84,10 @@ pub(crate) fn list(workspace: &Workspace) -> Result<()> {
 }
 
 /// Runs the suites named in `wanted`, or all of them.
-pub(crate) fn run(workspace: &Workspace, wanted: &[String]) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, wanted: &[String], own: &OwnCluster) -> Result<()> {
     let suites = select(all(workspace)?, wanted)?;
+    let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let own = own.environment(&names)?;
     setup::install(Needs::Everything)?;
     if suites.iter().any(|suite| cluster::SUITES.contains(&suite.name())) {
         cluster::install()?;
@@ -85,8 +96,9 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String]) -> Result<()> {
     if suites.iter().any(|suite| matches!(suite, Suite::File(_))) {
         workspace.build_binaries()?;
     }
+    let environment = environment(workspace, &suites, own)?;
     let before = Leftovers::look(workspace);
-    let failed = run_each(workspace, &suites);
+    let failed = run_each(workspace, &suites, &environment);
     let left = Leftovers::look(workspace).since(&before);
     if !left.is_empty() {
         bail!("left behind by the tests (or started by someone else meanwhile):\n{left}");
@@ -103,13 +115,28 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The images that ship are made for the suite that looks at them, and for somebody's own cluster, whose nodes lack the
+/// libraries of this machine; having been made, they are what every other cluster of this run gets.
+fn environment(
+    workspace: &Workspace,
+    suites: &[Suite],
+    own: Option<(&'static str, OsString)>,
+) -> Result<Environment> {
+    let mut environment = Environment::new();
+    if own.is_some() || suites.iter().any(|suite| suite.name() == IMAGES) {
+        environment.push((image::FOLDER_VARIABLE, image::for_tests(workspace)?.into()));
+    }
+    environment.extend(own);
+    Ok(environment)
+}
+
 /// Names of the suites that failed; one failure does not hide the next.
-fn run_each(workspace: &Workspace, suites: &[Suite]) -> Vec<String> {
+fn run_each(workspace: &Workspace, suites: &[Suite], environment: &Environment) -> Vec<String> {
     let mut failed = Vec::new();
     for (index, suite) in suites.iter().enumerate() {
         eprintln!("==> [{}/{}] {}", index + 1, suites.len(), suite.name());
         let start = Instant::now();
-        match suite.run(workspace) {
+        match suite.run(workspace, environment) {
             Ok(()) => eprintln!("    {} passed in {}", suite.name(), seconds(start.elapsed())),
             Err(error) => {
                 eprintln!(

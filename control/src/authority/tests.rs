@@ -196,12 +196,18 @@ impl Replica {
     }
 }
 
+/// A replica that leads and signs with what somebody gave.
+async fn settled(store: &Store, given: &CertificateAuthority) -> Replica {
+    store.want(given, false);
+    let replica = Replica::start(store, true).await;
+    replica.stage("settled").await;
+    replica
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_authority_comes_into_effect_in_stages_and_the_old_root_goes_last() {
     let (store, a, b) = (Store::default(), authority(), authority());
-    store.want(&a, false);
-    let replica = Replica::start(&store, true).await;
-    replica.stage("settled").await;
+    let replica = settled(&store, &a).await;
     let began = Instant::now();
     store.want(&b, false);
     replica.stage("announcing").await;
@@ -231,9 +237,7 @@ async fn another_authority_comes_into_effect_in_stages_and_the_old_root_goes_las
 #[tokio::test(start_paused = true)]
 async fn a_restart_in_the_middle_goes_on_where_it_was() {
     let (store, a, b) = (Store::default(), authority(), authority());
-    store.want(&a, false);
-    let replica = Replica::start(&store, true).await;
-    replica.stage("settled").await;
+    let replica = settled(&store, &a).await;
     store.want(&b, false);
     replica.stage("announcing").await;
     replica.stop().await;
@@ -247,9 +251,7 @@ async fn a_restart_in_the_middle_goes_on_where_it_was() {
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_does_not_lead_follows_and_writes_nothing() {
     let (store, a, b) = (Store::default(), authority(), authority());
-    store.want(&a, false);
-    let leader = Replica::start(&store, true).await;
-    leader.stage("settled").await;
+    let leader = settled(&store, &a).await;
     let follower = Replica::start(&store, false).await;
     leader.stop().await;
     let writes = store.contents.lock().writes;
@@ -267,9 +269,7 @@ async fn a_replica_that_does_not_lead_follows_and_writes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_used_is_said_and_changes_nothing() {
     let (store, a) = (Store::default(), authority());
-    store.want(&a, false);
-    let replica = Replica::start(&store, true).await;
-    replica.stage("settled").await;
+    let replica = settled(&store, &a).await;
     store.spoil("the key does not belong to the certificate");
     let said = async {
         while replica.problem().is_none() {
@@ -320,9 +320,7 @@ async fn an_authority_that_the_mesh_made_is_renewed_before_it_ends_and_when_aske
     replica.stop().await;
     // What somebody gave is theirs to replace.
     let store = Store::default();
-    store.want(&old, false);
-    let replica = Replica::start(&store, true).await;
-    replica.stage("settled").await;
+    let replica = settled(&store, &old).await;
     tokio::time::sleep(PACE.life).await;
     assert!(replica.signs_with(&old));
     replica.stop().await;
@@ -331,9 +329,7 @@ async fn an_authority_that_the_mesh_made_is_renewed_before_it_ends_and_when_aske
 #[tokio::test(start_paused = true)]
 async fn nothing_takes_effect_that_could_not_be_written_down() {
     let (store, a, b) = (Store::default(), authority(), authority());
-    store.want(&a, false);
-    let replica = Replica::start(&store, true).await;
-    replica.stage("settled").await;
+    let replica = settled(&store, &a).await;
     store.want(&b, false);
     replica.stage("announcing").await;
     store.contents.lock().broken = true;

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aquifer_tests::cluster;
+use aquifer_tests::cluster::foreign::{self, Terms};
 use aquifer_tests::cluster::layout::ClusterName;
 use aquifer_tests::demo::{self, Options, Report, Stage};
 use aquifer_tests::interrupt;
@@ -19,6 +20,8 @@ struct Arguments {
     /// On a Kubernetes cluster of real parts, with the mesh installed by helm, instead of the lab
     #[arg(long)]
     kubernetes: bool,
+    #[command(flatten)]
+    own: Terms,
     /// Leave everything running and print how to look around
     #[arg(long)]
     keep: bool,
@@ -45,18 +48,19 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    watch_for_signals(arguments)?;
-    let report = demo::run(&options(arguments)?)?;
+    let options = options(arguments)?;
+    watch_for_signals(&options)?;
+    let report = demo::run(&options)?;
     interrupt::wait_if_interrupted();
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
     print(&report.to_string());
     if arguments.keep {
-        print(&if arguments.kubernetes {
-            cluster_hints(&arguments.name)
-        } else {
-            hints(&arguments.name)
+        print(&match options.stage {
+            Stage::Lab => hints(&arguments.name),
+            Stage::Kubernetes => cluster_hints(&arguments.name),
+            Stage::Foreign(_) => FOREIGN_HINTS.to_owned(),
         });
     }
     let problems = report.problems();
@@ -70,13 +74,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn watch_for_signals(arguments: &Arguments) -> Result<()> {
-    let watched = if arguments.kubernetes {
-        let name: ClusterName = arguments.name.parse()?;
-        interrupt::on_signal(move || cluster::take_down(&name).map_err(|error| error.to_string()))
-    } else {
-        let name: LabName = arguments.name.parse()?;
-        interrupt::take_down_on_signal(name)
+fn watch_for_signals(options: &Options) -> Result<()> {
+    let watched = match &options.stage {
+        Stage::Lab => interrupt::take_down_on_signal(options.name.parse::<LabName>()?),
+        Stage::Kubernetes => {
+            let name: ClusterName = options.name.parse()?;
+            interrupt::on_signal(move || cluster::take_down(&name).map_err(|error| error.to_string()))
+        }
+        Stage::Foreign(_) => {
+            let programs = options.programs().to_owned();
+            interrupt::on_signal(move || foreign::clear(&programs).map_err(|error| error.to_string()))
+        }
     };
     watched.context("cannot watch for signals")
 }
@@ -85,16 +93,21 @@ fn options(arguments: &Arguments) -> Result<Options> {
     let program = std::env::current_exe().context("cannot find this program's folder")?;
     Ok(Options {
         name: arguments.name.clone(),
-        stage: if arguments.kubernetes {
-            Stage::Kubernetes
-        } else {
-            Stage::Lab
-        },
+        stage: stage(arguments)?,
         keep: arguments.keep,
         requests: arguments.requests,
         load: Duration::from_secs(3),
         samples: Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples"),
         bookinfo: program.with_file_name("bookinfo"),
+    })
+}
+
+fn stage(arguments: &Arguments) -> Result<Stage> {
+    Ok(match (arguments.own.clone().given()?, arguments.kubernetes) {
+        (Some(terms), true) => Stage::Foreign(terms),
+        (Some(_), false) => bail!("--load-with and --registry are for --kubernetes"),
+        (None, true) => Stage::Kubernetes,
+        (None, false) => Stage::Lab,
     })
 }
 
@@ -108,6 +121,14 @@ fn write_json(path: &Path, report: &Report) -> Result<()> {
 fn print(text: &str) {
     println!("\n{text}");
 }
+
+const FOREIGN_HINTS: &str = "The mesh and bookinfo are still on the cluster. To look around:
+  kubectl get pods -A -o wide
+  kubectl -n istio-system logs -l app=istiod     what the control plane did
+  kubectl -n bookinfo logs -l gateway.networking.k8s.io/gateway-name=waypoint
+  kubectl -n istio-system port-forward service/istio-ingressgateway 8080:80
+The next demo or suite on this cluster removes them; so does
+  kubectl delete namespace bookinfo; aquifer uninstall --purge; kubectl delete namespace istio-system";
 
 fn cluster_hints(name: &str) -> String {
     let cluster = format!("cargo xtask cluster --name {name}");

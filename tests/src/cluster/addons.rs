@@ -7,6 +7,11 @@ use serde_json::json;
 use super::image::COREDNS;
 use super::layout::{DNS_SERVICE, Member};
 
+/// CoreDNS, as a part of the cluster is called.
+pub(super) const DNS: &str = "coredns";
+/// Where the API server shows its metrics.
+pub(super) const DNS_METRICS: &str = "/api/v1/namespaces/kube-system/services/kube-dns:metrics/proxy/metrics";
+
 /// Cluster names are answered, all others refused: there is no name server outside.
 const COREFILE: &str = ".:53 {
     errors

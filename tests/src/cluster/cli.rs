@@ -43,7 +43,7 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Show members, services, nodes and pods; fails when not all are ready.
+    /// Show members, services, nodes, pods, and whose metrics can be read; fails when not all are ready.
     Status {
         #[arg(short, long, value_enum, default_value = "text")]
         output: Format,
@@ -77,7 +77,7 @@ enum Action {
     },
     /// Print what a member's service wrote.
     Logs { member: Member, service: String },
-    /// Print what a member's service says of itself, in Prometheus's format.
+    /// Print what a member's service says of itself, in Prometheus's format; CoreDNS: `metrics control coredns`.
     Metrics { member: Member, service: String },
     /// Take the cluster down, running or dead, and leave nothing behind.
     Down,
@@ -218,7 +218,8 @@ fn kubectl(name: &ClusterName, arguments: &[String]) -> Result<ExitCode> {
 }
 
 fn status(name: &ClusterName, output: Format) -> Result<ExitCode> {
-    let status = Cluster::attach(name)?.status();
+    let cluster = Cluster::attach(name)?;
+    let status = cluster.status().with_metrics(&cluster);
     match output {
         Format::Text => print(&status.to_string())?,
         Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::cgroup::{Cgroups, Kind};
 use super::helm::{self, Helm, HelmError};
-use super::kubectl::KubectlError;
+use super::kubectl::{Kubectl, KubectlError};
 use super::layout::Member;
 use super::parts;
 use super::programs::{self, ProgramError};
@@ -22,6 +22,8 @@ pub const NAMESPACE: &str = "istio-system";
 const RELEASE: &str = "aquifer";
 /// Where the ingress gateway is reached on each node from outside.
 pub const GATEWAY_NODE_PORT: u16 = 30080;
+/// The cgroup above all pods: these kubelets use no systemd.
+const CAPTURED: &str = "kubepods";
 /// The agents' folder of the nodes' bpffs.
 const PINS: &str = "aquifer";
 
@@ -56,11 +58,13 @@ impl From<ClusterError> for MeshError {
 /// A cluster with the mesh's images; [`Mesh::install`] puts the mesh on it.
 #[derive(Debug)]
 pub struct Mesh<'a> {
-    cluster: &'a Cluster,
+    kubectl: &'a Kubectl,
     helm: Helm,
     /// Archives and values, for as long as the cluster is used.
     files: tempfile::TempDir,
     values: PathBuf,
+    /// More values, as helm's --set takes them.
+    settings: &'a [String],
 }
 
 impl<'a> Mesh<'a> {
@@ -75,15 +79,25 @@ impl<'a> Mesh<'a> {
 
     /// For a cluster that has the images, or needs none.
     pub fn of(cluster: &'a Cluster) -> Result<Self, MeshError> {
+        Self::on(cluster.kubectl(), &values_for_this_machine()?, &[])
+    }
+
+    /// For any cluster, with what its owner has to say to the chart.
+    pub(super) fn on(
+        kubectl: &'a Kubectl,
+        values: &serde_json::Value,
+        settings: &'a [String],
+    ) -> Result<Self, MeshError> {
         let io = |action| move |source| MeshError::Io { action, source };
         let files = tempfile::tempdir().map_err(io("make a folder for the images"))?;
-        let values = files.path().join("values.json");
-        fs::write(&values, values_for_this_machine()?.to_string()).map_err(io("write the chart's values"))?;
+        let path = files.path().join("values.json");
+        fs::write(&path, values.to_string()).map_err(io("write the chart's values"))?;
         Ok(Self {
-            cluster,
-            helm: Helm::new(parts::tool(parts::HELM)?, cluster.kubeconfig()),
+            helm: Helm::new(parts::tool(parts::HELM)?, kubectl.kubeconfig().to_owned()),
+            kubectl,
             files,
-            values,
+            values: path,
+            settings,
         })
     }
 
@@ -111,7 +125,8 @@ impl<'a> Mesh<'a> {
             &*values,
         ];
         arguments.extend(more);
-        for setting in settings {
+        let own = self.settings.iter().map(String::as_str);
+        for setting in settings.iter().copied().chain(own) {
             arguments.extend(["--set", setting]);
         }
         self.helm.run(&arguments)?;
@@ -148,8 +163,7 @@ impl<'a> Mesh<'a> {
     pub fn wait_rolled_out(&self, what: &'static str, timeout: Duration) -> Result<(), MeshError> {
         let limit = format!("--timeout={}s", timeout.as_secs());
         let rolled_out = self
-            .cluster
-            .kubectl()
+            .kubectl
             .run(&["-n", NAMESPACE, "rollout", "status", what, &limit]);
         rolled_out.map(drop).map_err(|source| MeshError::NotReady {
             what,
@@ -160,7 +174,7 @@ impl<'a> Mesh<'a> {
 
     /// What helps to see why something is not as it should be.
     pub fn describe(&self) -> String {
-        let kubectl = self.cluster.kubectl();
+        let kubectl = self.kubectl;
         let look = |arguments: &[&str]| kubectl.run(arguments).unwrap_or_else(|error| error.to_string());
         let logs = |selector: &str| {
             look(&[
@@ -183,34 +197,45 @@ impl<'a> Mesh<'a> {
             logs("app=istio-ingressgateway"),
         )
     }
+}
 
-    /// What agents have pinned on a node; empty where none ever was, or the last one has left.
-    pub fn pins(&self, node: Member) -> Result<Vec<String>, MeshError> {
-        let listed = self
-            .cluster
-            .exec_command(node, &["find", &format!("{BPFFS}/{PINS}")])
-            .output()
-            .map_err(|source| MeshError::Io {
-                action: "look at a node's bpffs",
-                source,
-            })?;
-        let text = String::from_utf8_lossy(&listed.stdout);
-        Ok(text.lines().map(str::to_owned).collect())
-    }
+/// What agents have pinned on a node; empty where none ever was, or the last one has left.
+pub fn pins(cluster: &Cluster, node: Member) -> Result<Vec<String>, MeshError> {
+    let listed = cluster
+        .exec_command(node, &["find", &format!("{BPFFS}/{PINS}")])
+        .output()
+        .map_err(|source| MeshError::Io {
+            action: "look at a node's bpffs",
+            source,
+        })?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// What the chart has to be told of the cgroups of this machine's nodes, as helm's --set takes it.
+pub fn cgroup_settings() -> Result<[String; 2], MeshError> {
+    Ok([
+        format!("agent.cgroup.root={}", cgroup_root()?),
+        format!("agent.cgroup.captured={CAPTURED}"),
+    ])
+}
+
+/// Where cgroup v2 is mounted.
+fn cgroup_root() -> Result<String, MeshError> {
+    let cgroups = Cgroups::find().map_err(ClusterError::from)?;
+    let unified = cgroups.hierarchies.iter().find(|one| one.kind == Kind::Two);
+    let below = unified.and_then(|one| one.subfolder());
+    Ok(below.map_or_else(
+        || "/sys/fs/cgroup".to_owned(),
+        |folder| format!("/sys/fs/cgroup/{}", folder.display()),
+    ))
 }
 
 /// Where this machine's nodes have what the chart asks for.
 fn values_for_this_machine() -> Result<serde_json::Value, MeshError> {
-    let cgroups = Cgroups::find().map_err(ClusterError::from)?;
-    let unified = cgroups.hierarchies.iter().find(|one| one.kind == Kind::Two);
-    let below = unified.and_then(|one| one.subfolder());
-    let root = below.map_or_else(
-        || "/sys/fs/cgroup".to_owned(),
-        |folder| format!("/sys/fs/cgroup/{}", folder.display()),
-    );
     Ok(json!({
         "global": {"tag": programs::TAG, "imagePullPolicy": "Never"},
-        "agent": {"cgroup": {"root": root, "captured": "kubepods"}},
+        "agent": {"cgroup": {"root": cgroup_root()?, "captured": CAPTURED}},
         "ingressGateway": {
             "service": {
                 "type": "NodePort",

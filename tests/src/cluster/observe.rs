@@ -4,17 +4,16 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::Cluster;
-use super::kubectl::KubectlError;
+use super::kubectl::{Kubectl, KubectlError};
 use crate::lab::status::{NodeStatus, PodStatus, Status};
 
 /// The annotation by which an agent reports a pod.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 
 /// Nodes and pods of all namespaces.
-pub fn status(cluster: &Cluster) -> Result<Status, KubectlError> {
+pub fn status(kubectl: &Kubectl) -> Result<Status, KubectlError> {
     let arguments = ["get", "nodes,pods", "--all-namespaces", "-o", "json"];
-    let text = cluster.kubectl().run(&arguments)?;
+    let text = kubectl.run(&arguments)?;
     let list: Value = serde_json::from_str(&text).map_err(|error| KubectlError::Failed {
         arguments: arguments.join(" "),
         message: error.to_string(),
@@ -22,7 +21,7 @@ pub fn status(cluster: &Cluster) -> Result<Status, KubectlError> {
     let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_kind = |kind: &'static str| items.iter().filter(move |item| item["kind"] == kind);
     Ok(Status {
-        name: cluster.layout().name().to_string(),
+        name: "kubernetes".to_owned(),
         nodes: of_kind("Node").map(node).collect(),
         pods: of_kind("Pod").map(pod).collect(),
         ..Status::default()

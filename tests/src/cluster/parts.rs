@@ -150,6 +150,11 @@ impl Parts {
         self.programs().join("app")
     }
 
+    /// An archive of the image with it, [`APP`].
+    pub fn app_image(&self) -> PathBuf {
+        self.folder.join("images/app.tar")
+    }
+
     /// The archives that every node holds from the start.
     pub(super) fn images(&self) -> Vec<PathBuf> {
         ["pause", "coredns", "app"]

@@ -15,6 +15,18 @@ pub struct Status {
     pub api_error: Option<String>,
     pub nodes: Vec<NodeStatus>,
     pub pods: Vec<PodStatus>,
+    /// Of each part that has metrics, where they were asked for.
+    pub metrics: Vec<MetricsStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct MetricsStatus {
+    pub member: String,
+    pub part: String,
+    /// Samples that it shows.
+    pub samples: usize,
+    /// Why none could be read.
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -59,10 +71,20 @@ impl Status {
             api_error,
             nodes: nodes.iter().map(NodeStatus::read).collect(),
             pods: pods.iter().map(PodStatus::read).collect(),
+            metrics: Vec::new(),
         }
     }
 
-    /// Every service runs, every node and pod is ready.
+    /// With what each part says of itself, which takes a request to each.
+    pub(super) fn with_metrics(self, cluster: &Cluster) -> Self {
+        let parts = cluster.parts_with_metrics().into_iter();
+        let metrics = parts
+            .map(|(member, part)| MetricsStatus::look(cluster, member, part))
+            .collect();
+        Self { metrics, ..self }
+    }
+
+    /// Every service runs, every node and pod is ready, all metrics that were asked for came.
     pub fn is_ready(&self) -> bool {
         let running = |member: &MemberStatus| {
             member.error.is_none() && member.services.iter().all(|service| service.pid.is_some())
@@ -72,6 +94,7 @@ impl Status {
             && self.members.iter().all(running)
             && self.nodes.iter().all(|node| node.ready)
             && self.pods.iter().all(done)
+            && self.metrics.iter().all(|metrics| metrics.error.is_none())
     }
 }
 
@@ -88,6 +111,27 @@ impl MemberStatus {
             error,
         }
     }
+}
+
+impl MetricsStatus {
+    fn look(cluster: &Cluster, member: Member, part: String) -> Self {
+        let (samples, error) = match cluster.metrics(member, &part) {
+            Ok(text) => (samples(&text), None),
+            Err(error) => (0, Some(error.to_string())),
+        };
+        Self {
+            member: member.to_string(),
+            part,
+            samples,
+            error,
+        }
+    }
+}
+
+/// Lines of Prometheus's format that hold a value.
+fn samples(text: &str) -> usize {
+    let is_sample = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    text.lines().filter(is_sample).count()
 }
 
 impl NodeStatus {
@@ -194,6 +238,18 @@ impl fmt::Display for Status {
                 ready(pod.ready)
             );
             writeln!(f, "{}", line.trim_end())?;
+        }
+        for MetricsStatus {
+            member,
+            part,
+            samples,
+            error,
+        } in &self.metrics
+        {
+            match error {
+                Some(error) => writeln!(f, "metrics of {member} {part}: {error}")?,
+                None => writeln!(f, "metrics of {member} {part}: {samples} samples")?,
+            }
         }
         Ok(())
     }

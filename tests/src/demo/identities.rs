@@ -1,14 +1,9 @@
 //! Who proved to be whom, as the proxies' own metrics tell it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use crate::lab::status::{PodStatus, Status};
 
-use super::client;
-use super::namespace::Namespace;
-
-const METRICS_PORT: u16 = 15020;
 /// Connections at the node agents, requests at waypoints and gateways.
 const METRICS: [&str; 2] = ["istio_tcp_connections_opened_total", "istio_requests_total"];
 
@@ -24,12 +19,14 @@ pub(crate) struct Pair {
 pub(crate) struct Proved(pub(crate) BTreeMap<Pair, u64>);
 
 impl Proved {
-    /// Reads the metrics of every agent, waypoint and gateway; says what was not readable.
-    pub(crate) fn read(status: &Status, node: &Namespace) -> (Self, Vec<String>) {
+    /// Reads the metrics of every agent, waypoint and gateway that `metrics` shows; says what was not readable.
+    pub(crate) fn read(
+        status: &Status,
+        metrics: impl Fn(&PodStatus) -> Result<String, String>,
+    ) -> (Self, Vec<String>) {
         let (mut proved, mut problems) = (Self::default(), Vec::new());
         for pod in status.pods.iter().filter(|pod| is_proxy(pod)) {
-            let Some(ip) = pod.ip else { continue };
-            match client::fetch(node, SocketAddr::new(ip, METRICS_PORT), "/metrics") {
+            match metrics(pod) {
                 Ok(text) => proved.add(&text),
                 Err(why) => problems.push(format!("metrics of {}/{}: {why}", pod.namespace, pod.name)),
             }

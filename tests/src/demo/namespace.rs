@@ -10,6 +10,9 @@ use thiserror::Error;
 
 use crate::lab::layout::Layout;
 
+/// What errors call the network that this process is in.
+const HERE: &str = "/proc/self/ns/net";
+
 #[derive(Debug, Error)]
 pub enum NamespaceError {
     #[error("cannot enter network namespace {}: {source}; is this root?", path.display())]
@@ -20,14 +23,19 @@ pub enum NamespaceError {
     Panicked(PathBuf),
 }
 
-/// A member of a lab's network: a node, or the world outside.
+/// A member of a lab's network: a node, or the world outside. Or none: where this process is.
 #[derive(Clone, Debug)]
-pub struct Namespace(PathBuf);
+pub struct Namespace(Option<PathBuf>);
 
 impl Namespace {
     /// By the name under which it is mounted.
     pub fn named(name: &str) -> Self {
-        Self(Path::new("/run/netns").join(name))
+        Self(Some(Path::new("/run/netns").join(name)))
+    }
+
+    /// This process's own, which takes no privilege.
+    pub fn here() -> Self {
+        Self(None)
     }
 
     pub fn of(layout: &Layout, member: &str) -> Self {
@@ -41,14 +49,20 @@ impl Namespace {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let path = self.0.clone();
-        let file = File::open(&path).map_err(|source| NamespaceError::Enter { path, source })?;
+        let open = |path: &PathBuf| {
+            File::open(path).map_err(|source| NamespaceError::Enter {
+                path: path.clone(),
+                source,
+            })
+        };
+        let file = self.0.as_ref().map(open).transpose()?;
+        let enter = move || file.map_or(Ok(()), |file| setns(file, CloneFlags::CLONE_NEWNET));
         let thread = std::thread::Builder::new()
-            .spawn(move || setns(file, CloneFlags::CLONE_NEWNET).map(|()| inside()))
+            .spawn(move || enter().map(|()| inside()))
             .map_err(NamespaceError::Thread)?;
         Ok(Inside {
             thread,
-            path: self.0.clone(),
+            path: self.0.clone().unwrap_or_else(|| PathBuf::from(HERE)),
         })
     }
 

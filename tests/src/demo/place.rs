@@ -1,18 +1,25 @@
 //! Where the demo plays: what the story needs of the lab and of a cluster alike.
 
 mod cluster;
+mod foreign;
+mod kubernetes;
 mod lab;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lab::status::Status;
+use crate::lab::status::{PodStatus, Status};
 
+use super::client;
 use super::failure::Failure;
 use super::namespace::Namespace;
 use super::progress::Progress;
 use super::{Options, Stage};
+
+/// Where every proxy shows its metrics.
+const METRICS_PORT: u16 = 15020;
+const METRICS_PATH: &str = "/metrics";
 
 /// Failures are told as text: the story says at which step.
 pub(crate) trait Place {
@@ -27,10 +34,14 @@ pub(crate) trait Place {
     ) -> Result<Status, String>;
     /// Waits until everything that was applied runs.
     fn wait_ready(&self, timeout: Duration) -> Result<Status, String>;
-    /// The network of a node, or of the world outside.
-    fn namespace(&self, member: &str) -> Namespace;
+    /// The network of whoever is outside.
+    fn outside(&self) -> Namespace;
+    /// The networks of the nodes; none where nobody from here can enter them.
+    fn nodes(&self, status: &Status) -> Vec<Namespace>;
+    /// What a proxy shows on its port of metrics.
+    fn metrics(&self, proxy: &PodStatus) -> Result<String, String>;
     /// Where the world reaches the ingress gateway.
-    fn entry(&self, status: &Status) -> Result<SocketAddr, String>;
+    fn entry(&mut self, status: &Status) -> Result<SocketAddr, String>;
     /// What the control plane says about the routing objects, for the person whose canary does not work.
     fn routing_status(&self) -> String;
     /// What helps whatever failed, where that is not the steps' own advice.
@@ -40,8 +51,16 @@ pub(crate) trait Place {
 
 /// Two nodes, control plane, node agents, ingress gateway.
 pub(crate) fn build(options: &Options, progress: Progress) -> Result<Box<dyn Place>, Failure> {
-    Ok(match options.stage {
+    Ok(match &options.stage {
         Stage::Lab => Box::new(lab::LabPlace::build(options, progress)?),
         Stage::Kubernetes => Box::new(cluster::ClusterPlace::build(options, progress)?),
+        Stage::Foreign(terms) => Box::new(foreign::ForeignPlace::build(options, terms, progress)?),
     })
+}
+
+/// Asks a proxy from a node, as a collector of metrics would.
+fn metrics_from(node: Option<Namespace>, proxy: &PodStatus) -> Result<String, String> {
+    let node = node.ok_or("there is no node")?;
+    let ip = proxy.ip.ok_or("it has no address")?;
+    client::fetch(&node, SocketAddr::new(ip, METRICS_PORT), METRICS_PATH)
 }

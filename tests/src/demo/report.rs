@@ -23,8 +23,9 @@ pub struct Report {
     pub(crate) tally: Tally,
     /// Calls between parts, and how many of them went from one node to another.
     pub(crate) hops: BTreeMap<String, Hop>,
-    pub(crate) before: Seen,
-    pub(crate) after: Seen,
+    /// None where no packet could be captured.
+    pub(crate) before: Option<Seen>,
+    pub(crate) after: Option<Seen>,
     pub(crate) proved: Proved,
     /// Identities that had to be proved and were not.
     pub(crate) unproved: Vec<String>,
@@ -113,21 +114,21 @@ impl Report {
     }
 
     fn check_links(&self, problems: &mut Vec<String>) {
-        if self.before.nodes.plaintext == 0 || self.before.pods.plaintext == 0 {
+        let (Some(before), Some(after)) = (self.before, self.after) else {
+            return;
+        };
+        if before.nodes.plaintext == 0 || before.pods.plaintext == 0 {
             problems.push("the capture saw no text without the mesh, so it proves nothing".to_owned());
         }
-        let after = self.after.mesh();
-        if after.plaintext > 0 {
-            problems.push(format!("{} packets held text of the answers", after.plaintext));
+        let plaintext = after.mesh().plaintext;
+        if plaintext > 0 {
+            problems.push(format!("{plaintext} packets held text of the answers"));
         }
-        if self.after.nodes.hbone == 0 {
+        if after.nodes.hbone == 0 {
             problems.push("no packet between the nodes went to port 15008".to_owned());
         }
-        if self.after.dropped > 0 {
-            problems.push(format!(
-                "{} packets passed the capture unseen",
-                self.after.dropped
-            ));
+        if after.dropped > 0 {
+            problems.push(format!("{} packets passed the capture unseen", after.dropped));
         }
     }
 
@@ -153,7 +154,7 @@ impl Report {
 
     /// The figures for a machine: counts, no percentages.
     pub fn to_json(&self) -> Value {
-        let (tally, link) = (&self.tally, self.after.mesh());
+        let tally = &self.tally;
         json!({
             "requests": tally.requests,
             "failures": tally.failures,
@@ -164,12 +165,7 @@ impl Report {
                 "v3_total": tally.ratings_asked_by("v3"),
                 "v3_to_v2": tally.ratings("v3", "v2"),
             },
-            "link": {
-                "packets": link.packets,
-                "hbone": link.hbone,
-                "plaintext": link.plaintext,
-                "plaintext_unlabelled": self.before.mesh().plaintext,
-            },
+            "link": self.link(),
             "identities": self.proved.identities(),
             "restarts": self.restarts,
             "label_to_enrolled_ms": milliseconds(self.enrolled),
@@ -180,6 +176,16 @@ impl Report {
             },
             "seconds": (self.took.as_secs_f64() * 10.0).round() / 10.0,
         })
+    }
+
+    fn link(&self) -> Option<Value> {
+        let (before, after) = (self.before?.mesh(), self.after?.mesh());
+        Some(json!({
+            "packets": after.packets,
+            "hbone": after.hbone,
+            "plaintext": after.plaintext,
+            "plaintext_unlabelled": before.plaintext,
+        }))
     }
 }
 
@@ -225,17 +231,17 @@ pub(crate) mod tests {
                     across: 400,
                 },
             )]),
-            before: Seen {
+            before: Some(Seen {
                 nodes: seen(9),
                 pods: seen(9),
                 ..Seen::default()
-            },
-            after: Seen {
+            }),
+            after: Some(Seen {
                 nodes: seen(0),
                 pods: seen(0),
                 edge: seen(4),
                 dropped: 0,
-            },
+            }),
             proved: Proved::default(),
             unproved: Vec::new(),
             change: Change {
@@ -261,6 +267,24 @@ pub(crate) mod tests {
         );
     }
 
+    fn before(report: &mut Report) -> &mut Seen {
+        report.before.as_mut().unwrap()
+    }
+
+    fn after(report: &mut Report) -> &mut Seen {
+        report.after.as_mut().unwrap()
+    }
+
+    #[test]
+    fn what_was_not_captured_is_told_and_is_no_figure() {
+        let mut report = good();
+        (report.before, report.after) = (None, None);
+        assert_eq!(report.problems(), Vec::<String>::new());
+        assert_eq!(report.to_json()["link"], Value::Null);
+        let text = report.to_string();
+        assert!(text.contains("PACKETS: left out"), "{text}");
+    }
+
     #[test]
     fn a_good_run_has_no_problem() {
         assert_eq!(good().problems(), Vec::<String>::new());
@@ -281,10 +305,10 @@ pub(crate) mod tests {
             },
             "reviews v3 called ratings v2 in 200 of 201 cases",
         );
-        check(|report| report.before.nodes.plaintext = 0, "proves nothing");
-        check(|report| report.after.pods.plaintext = 1, "1 packets held text");
-        check(|report| report.after.nodes.hbone = 0, "15008");
-        check(|report| report.after.dropped = 2, "2 packets passed the capture");
+        check(|report| before(report).nodes.plaintext = 0, "proves nothing");
+        check(|report| after(report).pods.plaintext = 1, "1 packets held text");
+        check(|report| after(report).nodes.hbone = 0, "15008");
+        check(|report| after(report).dropped = 2, "2 packets passed the capture");
         check(
             |report| report.change.failures = 3,
             "3 of 1000 requests failed while",

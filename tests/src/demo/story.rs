@@ -75,12 +75,12 @@ impl<'a> Story<'a> {
         options: &'a Options,
         progress: Progress,
         start: Instant,
-        place: Box<dyn Place>,
+        mut place: Box<dyn Place>,
     ) -> Result<Self, Failure> {
         let manifests = Manifests::in_folder(&options.samples);
         progress.say("bookinfo, its gateway and the canary, in a namespace that is not in the mesh");
         let status = deploy(&*place, &manifests)?;
-        let (client, nodes, edge) = places(&*place, &status)?;
+        let (client, nodes, edge) = places(&mut *place, &status)?;
         Ok(Self {
             options,
             progress,
@@ -134,9 +134,10 @@ impl<'a> Story<'a> {
         eventually(SETTLE, attempt).or_failed(steps::FIRST_PAGE)
     }
 
-    fn unlabelled(&self) -> Result<Seen, Failure> {
+    fn unlabelled(&self) -> Result<Option<Seen>, Failure> {
         self.progress.say(format_args!(
-            "{UNLABELLED_REQUESTS} requests without the mesh, capturing packets"
+            "{UNLABELLED_REQUESTS} requests without the mesh, {}",
+            self.capturing()
         ));
         let (tally, seen) = self.captured(UNLABELLED_REQUESTS, steps::UNLABELLED)?;
         if tally.failures > 0 {
@@ -147,10 +148,12 @@ impl<'a> Story<'a> {
             );
             return Err(steps::UNLABELLED.failed(why));
         }
-        self.progress.say(format_args!(
-            "  {} packets held text of the answers",
-            seen.mesh().plaintext
-        ));
+        if let Some(seen) = &seen {
+            self.progress.say(format_args!(
+                "  {} packets held text of the answers",
+                seen.mesh().plaintext
+            ));
+        }
         Ok(seen)
     }
 
@@ -219,27 +222,41 @@ impl<'a> Story<'a> {
             .captured(TRIAL_REQUESTS, steps::CANARY)
             .map_err(|failure| failure.why)?;
         obeys(&tally)?;
-        match seen.mesh().plaintext {
+        match seen.map_or(0, |seen| seen.mesh().plaintext) {
             0 => Ok(()),
             packets => Err(format!("{packets} packets held text of the answers")),
         }
     }
 
-    fn requests(&self) -> Result<(Tally, Seen), Failure> {
+    fn requests(&self) -> Result<(Tally, Option<Seen>), Failure> {
         let count = self.options.requests;
         self.progress
-            .say(format_args!("{count} requests in the mesh, capturing packets"));
+            .say(format_args!("{count} requests in the mesh, {}", self.capturing()));
         let result = self.captured(count, steps::REQUESTS)?;
         self.progress.say(format_args!("  {} failed", result.0.failures));
         Ok(result)
     }
 
-    fn captured(&self, requests: usize, step: super::failure::Step) -> Result<(Tally, Seen), Failure> {
+    /// Pages, and the packets meanwhile, unless there is no node to see them on.
+    fn captured(
+        &self,
+        requests: usize,
+        step: super::failure::Step,
+    ) -> Result<(Tally, Option<Seen>), Failure> {
         let texts = Regex::new(TEXTS).or_failed(step)?;
-        let capture = Capture::start(&self.nodes, &self.edge, &texts).or_failed(step)?;
+        let start = || Capture::start(&self.nodes, &self.edge, &texts);
+        let capture = (!self.nodes.is_empty()).then(start).transpose().or_failed(step)?;
         let outcomes = self.client.pages(requests, PARALLEL);
-        let seen = capture.stop().or_failed(step)?;
+        let seen = capture.map(Capture::stop).transpose().or_failed(step)?;
         Ok((Tally::of(&outcomes.or_failed(step)?), seen))
+    }
+
+    fn capturing(&self) -> &'static str {
+        if self.nodes.is_empty() {
+            "without a capture of packets: the nodes cannot be entered"
+        } else {
+            "capturing packets"
+        }
     }
 
     /// What the proxies' metrics say, and which of the application's identities they do not name.
@@ -247,11 +264,7 @@ impl<'a> Story<'a> {
         self.progress
             .say("reading who proved to be whom from the proxies' metrics");
         let status = self.place.status().or_failed(steps::IDENTITIES)?;
-        let node = self
-            .nodes
-            .first()
-            .ok_or_else(|| steps::IDENTITIES.failed("the lab has no node"))?;
-        let (proved, problems) = Proved::read(&status, node);
+        let (proved, problems) = Proved::read(&status, |pod| self.place.metrics(pod));
         for problem in problems {
             self.progress.say(format_args!("  {problem}"));
         }
@@ -296,18 +309,14 @@ fn deploy(place: &dyn Place, manifests: &Manifests) -> Result<Status, Failure> {
 }
 
 /// The client outside, the nodes' namespaces, and what marks the client's own link.
-fn places(place: &dyn Place, status: &Status) -> Result<(Client, Vec<Namespace>, Edge), Failure> {
+fn places(place: &mut dyn Place, status: &Status) -> Result<(Client, Vec<Namespace>, Edge), Failure> {
     let gateway_pods: Vec<&PodStatus> = status.pods_of(SYSTEM, GATEWAY).collect();
     let address = place.entry(status).or_failed(steps::FIRST_PAGE)?;
     let client = Client {
-        namespace: place.namespace("world"),
+        namespace: place.outside(),
         address,
     };
-    let nodes = status
-        .nodes
-        .iter()
-        .map(|node| place.namespace(&node.name))
-        .collect();
+    let nodes = place.nodes(status);
     let edge = Edge {
         entry: vec![address.ip()],
         gateway_pods: gateway_pods.iter().flat_map(|pod| pod.ips.clone()).collect(),

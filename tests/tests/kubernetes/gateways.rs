@@ -1,9 +1,7 @@
 //! The Gateway API: a Gateway that brings its own proxy, and a waypoint by the command.
 
-use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::demo::load::Load;
 
 use super::world::{NAMESPACE, PATIENCE, World, programs};
@@ -43,18 +41,16 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
         &gateway,
         &limit,
     ]);
-    let port = "jsonpath={.spec.ports[?(@.port==80)].nodePort}";
-    let port = world.kubectl(&["-n", NAMESPACE, "get", "service", "pages-istio", "-o", port]);
-    let address = SocketAddr::new(IpAddr::V4(Member::Node(1).address()), port.parse().unwrap());
     let attached = "--for=jsonpath={.status.listeners[0].attachedRoutes}=1";
     world.kubectl(&["-n", NAMESPACE, "wait", attached, &gateway, &limit]);
+    let way = world.way_to("pages-istio", 80);
     // The gateway's certificate comes a moment after it is ready for probes of its own.
     let first = || {
-        let pages = Load::pages(&world.outside(), address, 1).unwrap();
+        let pages = Load::pages(&world.outside(), way.address, 1).unwrap();
         pages.failures == 0
     };
     world.eventually("a page comes through the gateway", first);
-    let pages = Load::pages(&world.outside(), address, PAGES).unwrap();
+    let pages = Load::pages(&world.outside(), way.address, PAGES).unwrap();
     world.assert_none_failed("a gateway of class istio", &pages);
     world.kubectl(&["-n", NAMESPACE, "delete", KIND, "pages"]);
     world.until("its pods go with it", |status| {
@@ -63,7 +59,10 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
 }
 
 pub(crate) fn a_waypoint_is_made_watched_and_deleted_by_the_command(world: &World) {
-    world.kubectl(&["create", "namespace", "own"]);
+    world.apply(
+        "default",
+        "{apiVersion: v1, kind: Namespace, metadata: {name: own, labels: {}}}",
+    );
     let said = aquifer(
         world,
         &[
@@ -105,7 +104,7 @@ fn aquifer(world: &World, arguments: &[&str]) -> String {
     let output = Command::new(programs().join("aquifer"))
         .arg("waypoint")
         .args(arguments)
-        .env("KUBECONFIG", world.cluster().kubeconfig())
+        .env("KUBECONFIG", world.api().kubeconfig())
         .env("KUBECTL", aquifer_tests::cluster::parts::tool("kubectl").unwrap())
         .output()
         .unwrap();

@@ -1,5 +1,6 @@
 //! Out of the mesh, and the mesh off the cluster.
 
+use aquifer_tests::cluster::{Cluster, mesh};
 use aquifer_tests::lab::status::PodStatus;
 
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
@@ -23,8 +24,7 @@ pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
 
 fn until_no_pod_is_captured(world: &World) {
     world
-        .cluster()
-        .kubectl()
+        .api()
         .until("no pod has a kernel object any more", PATIENCE, || {
             let pins: Vec<String> = pins(world);
             if pins.iter().any(|pin| pin.contains("sk_lookup_")) {
@@ -61,7 +61,7 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
     });
     world.assert_none_failed("uninstalling", &pages);
     assert_eq!(pins(world), Vec::<String>::new());
-    for node in world.cluster().nodes() {
+    for node in world.ours().map(Cluster::nodes).into_iter().flatten() {
         assert_eq!(world.rules_of(node), world.rules_before(node), "{node}");
     }
     world.settled("bookinfo answers without the mesh", |_| true);
@@ -76,6 +76,12 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
 }
 
 fn pins(world: &World) -> Vec<String> {
-    let nodes = world.cluster().nodes();
-    nodes.flat_map(|node| world.mesh().pins(node).unwrap()).collect()
+    let Some(cluster) = world.ours() else {
+        world.leave_out("in leaving and uninstalling: kernel objects, rules and files on the nodes");
+        return Vec::new();
+    };
+    let nodes = cluster.nodes();
+    nodes
+        .flat_map(|node| mesh::pins(cluster, node).unwrap())
+        .collect()
 }

@@ -199,7 +199,7 @@ fn everything_is_back(world: &World, node: Member, before: &[(String, u32)]) {
             .iter()
             .filter(|pod| pod.node == name && pod.enrolled)
             .count();
-        let pins = world.mesh().pins(node).unwrap();
+        let pins = aquifer_tests::cluster::mesh::pins(world.cluster(), node).unwrap();
         let captured = pins.iter().filter(|pin| pin.contains("sk_lookup_")).count();
         if pods > 0 && captured == pods {
             return Ok(());

@@ -64,7 +64,7 @@ spec:
       containers:
       - name: details
         image: docker.io/istio/examples-bookinfo-details-v1:1.20.3
-        imagePullPolicy: Never
+        imagePullPolicy: IfNotPresent
         readinessProbe: {grpc: {port: 9080}, periodSeconds: 1, failureThreshold: 1}
         livenessProbe: {grpc: {port: 9080, service: anything}, periodSeconds: 1, failureThreshold: 3}
 ";
@@ -104,8 +104,7 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
 
     world.apply(NAMESPACE, STRICT);
     world
-        .cluster()
-        .kubectl()
+        .api()
         .until(
             "a client without the mesh is refused",
             super::world::PATIENCE,

@@ -1,18 +1,23 @@
 //! A cluster with the mesh and, outside of it at first, bookinfo; and what the chapters look at.
 
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aquifer_tests::cluster::kubectl::KubectlError;
-use aquifer_tests::cluster::layout::{ClusterName, Layout, Member};
+use aquifer_tests::cluster::foreign::Terms;
+use aquifer_tests::cluster::kubectl::{Kubectl, KubectlError};
+use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::cluster::mesh::Mesh;
-use aquifer_tests::cluster::{Cluster, ClusterOptions, observe};
+use aquifer_tests::cluster::{Cluster, observe};
 use aquifer_tests::demo::capture::{Capture, Edge, Seen, TEXTS};
 use aquifer_tests::demo::load::{Load, Pages};
 use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use regex::bytes::Regex;
+
+use super::ground::{Ground, Way};
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
@@ -20,7 +25,7 @@ pub(crate) const SYSTEM: &str = "istio-system";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Pages; each is three to five requests through the mesh.
 const PER_SECOND: u32 = 70;
-const FRONT_PORT: u16 = 30081;
+const FRONT_PORT: u16 = 9080;
 /// Pages that have to be served in a row before a change counts as over.
 const SETTLED: usize = 20;
 
@@ -36,33 +41,57 @@ spec:
 ";
 
 pub(crate) struct World {
-    cluster: Cluster,
+    ground: Ground,
+    /// To productpage, past every gateway.
+    front: OnceCell<Way>,
+    /// What could not be looked at, since the nodes are somebody else's.
+    left_out: RefCell<BTreeSet<&'static str>>,
     /// What each node had before the mesh.
     rules: Vec<(Member, String)>,
 }
 
 impl World {
-    /// None where this is not root, but not in CI.
+    /// On the cluster that `cargo xtask test` was told of, or on one made for the suite: none where this is not root,
+    /// but not in CI.
     pub(crate) fn build() -> Option<Self> {
+        drop(tracing_subscriber::fmt().with_writer(std::io::stderr).try_init());
+        let terms = Terms::from_environment().unwrap_or_else(|error| panic!("{error}"));
+        if let Some(terms) = terms {
+            return Some(Self::of(Ground::find(&terms, programs(), NAMESPACE)));
+        }
         if !nix::unistd::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "the suite needs root");
             eprintln!("skipped: needs root");
             return None;
         }
-        drop(tracing_subscriber::fmt().with_writer(std::io::stderr).try_init());
-        let name: ClusterName = "test-mesh".parse().unwrap();
-        let cluster = Cluster::up(&ClusterOptions::new(name), &|step| eprintln!("{step}")).unwrap();
-        let rules = Vec::new();
-        let mut world = Self { cluster, rules };
-        // Loads the images of both.
-        let mesh = Mesh::prepare(&world.cluster, programs()).unwrap();
+        let ground = Ground::make();
+        if let Ground::Ours(cluster) = &ground {
+            // Loads the images of both.
+            drop(Mesh::prepare(cluster, programs()).unwrap());
+            cluster
+                .kubectl()
+                .run(&["create", "namespace", NAMESPACE])
+                .unwrap();
+        }
+        Some(Self::of(ground))
+    }
+
+    /// Bookinfo, and beside it the mesh.
+    fn of(ground: Ground) -> Self {
+        let mut world = Self {
+            ground,
+            front: OnceCell::new(),
+            left_out: RefCell::default(),
+            rules: Vec::new(),
+        };
         world.deploy_bookinfo();
-        let nodes = world.cluster.nodes();
-        let rules = nodes.map(|node| (node, world.rules_of(node))).collect();
-        mesh.install(&["gatewayApi.install=true"], PATIENCE).unwrap();
-        drop(mesh);
-        world.rules = rules;
-        Some(world)
+        let nodes = world.ours().map(Cluster::nodes).into_iter().flatten();
+        world.rules = nodes.map(|node| (node, world.rules_of(node))).collect();
+        world
+            .mesh()
+            .install(&["gatewayApi.install=true"], PATIENCE)
+            .unwrap();
+        world
     }
 
     /// Tables of the packet filter and routing rules, by name; what the container runtime reads and runs.
@@ -79,7 +108,6 @@ impl World {
     }
 
     fn deploy_bookinfo(&self) {
-        self.kubectl(&["create", "namespace", NAMESPACE]);
         for file in [
             "bookinfo/bookinfo",
             "bookinfo/bookinfo-db",
@@ -91,25 +119,49 @@ impl World {
     }
 
     pub(crate) fn down(self) {
-        let layout = Layout::new(self.cluster.layout().name());
-        self.cluster.down().unwrap();
-        assert!(!layout.state_dir().exists());
+        let Self { ground, front, .. } = self;
+        drop(front);
+        ground.down();
     }
 
+    /// The cluster, where its nodes are ours to enter.
+    pub(crate) fn ours(&self) -> Option<&Cluster> {
+        match &self.ground {
+            Ground::Ours(cluster) => Some(cluster),
+            Ground::Theirs(_) => None,
+        }
+    }
+
+    /// For chapters that enter nodes: only where they are ours.
     pub(crate) fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.ours()
+            .expect("a chapter that enters nodes is left out where they are somebody else's")
+    }
+
+    /// Something that is not looked at, since the nodes are somebody else's; it is told at the end.
+    pub(crate) fn leave_out(&self, what: &'static str) {
+        self.left_out.borrow_mut().insert(what);
+    }
+
+    pub(crate) fn left_out(&self) -> Vec<&'static str> {
+        self.left_out.borrow().iter().copied().collect()
+    }
+
+    pub(crate) fn api(&self) -> &Kubectl {
+        self.ground.kubectl()
     }
 
     pub(crate) fn mesh(&self) -> Mesh<'_> {
-        Mesh::of(&self.cluster).unwrap()
+        self.ground.mesh()
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
-        self.cluster.kubectl().run(arguments).unwrap()
+        self.api().run(arguments).unwrap()
     }
 
     pub(crate) fn apply(&self, namespace: &str, manifests: &str) {
-        self.cluster.kubectl().apply_in(namespace, manifests).unwrap();
+        let manifests = self.ground.adapt(manifests);
+        self.api().apply_in(namespace, &manifests).unwrap();
     }
 
     pub(crate) fn apply_sample(&self, name: &str) {
@@ -133,14 +185,14 @@ impl World {
     }
 
     pub(crate) fn status(&self) -> Status {
-        observe::status(&self.cluster).unwrap()
+        observe::status(self.api()).unwrap()
     }
 
     /// Waits for a state of the cluster and tells how long it took.
     pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Duration {
         let start = Instant::now();
         let attempt = || {
-            let status = observe::status(&self.cluster)?;
+            let status = observe::status(self.api())?;
             if wanted(&status) {
                 return Ok(());
             }
@@ -149,7 +201,7 @@ impl World {
                 message: status.to_string(),
             })
         };
-        let done = self.cluster.kubectl().until(what, PATIENCE, attempt);
+        let done = self.api().until(what, PATIENCE, attempt);
         if let Err(error) = done {
             panic!("{error}\n{}", self.mesh().describe());
         }
@@ -165,7 +217,7 @@ impl World {
                 message: "not yet".to_owned(),
             }),
         };
-        if let Err(error) = self.cluster.kubectl().until(what, PATIENCE, attempt) {
+        if let Err(error) = self.api().until(what, PATIENCE, attempt) {
             panic!("{error}\n{}", self.mesh().describe());
         }
     }
@@ -176,12 +228,20 @@ impl World {
     }
 
     pub(crate) fn outside(&self) -> Namespace {
-        Namespace::named(&self.cluster.layout().netns(Member::World))
+        self.ours().map_or_else(Namespace::here, |cluster| {
+            Namespace::named(&cluster.layout().netns(Member::World))
+        })
     }
 
     /// Where the world reaches productpage, past every gateway.
-    pub(crate) fn front() -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Member::Node(1).address()), FRONT_PORT)
+    fn front(&self) -> SocketAddr {
+        let open = || self.way_to("front", FRONT_PORT);
+        self.front.get_or_init(open).address
+    }
+
+    /// Where it reaches a Service of bookinfo.
+    pub(crate) fn way_to(&self, service: &str, port: u16) -> Way {
+        self.ground.way_to(NAMESPACE, service, port)
     }
 
     /// The node of the cluster's name server, and the other one.
@@ -198,13 +258,13 @@ impl World {
             template,
         ];
         let here: Member = self.kubectl(&list).parse().unwrap();
-        let other = self.cluster.nodes().find(|node| *node != here).unwrap();
+        let other = self.cluster().nodes().find(|node| *node != here).unwrap();
         (here, other)
     }
 
     /// Runs something under load and tells what came of the requests.
     pub(crate) fn under_load(&self, act: impl FnOnce()) -> Pages {
-        self.under_load_at(Self::front(), act)
+        self.under_load_at(self.front(), act)
     }
 
     pub(crate) fn under_load_at(&self, front: SocketAddr, act: impl FnOnce()) -> Pages {
@@ -215,14 +275,14 @@ impl World {
 
     /// Looks at every packet on the links of these nodes and their pods, but for those of clients outside.
     pub(crate) fn watch(&self, nodes: &[Member]) -> Capture {
-        let namespace = |node: &Member| Namespace::named(&self.cluster.layout().netns(*node));
+        let namespace = |node: &Member| Namespace::named(&self.cluster().layout().netns(*node));
         let nodes: Vec<Namespace> = nodes.iter().map(namespace).collect();
         Capture::start(&nodes, &self.edge(), &Regex::new(TEXTS).unwrap()).unwrap()
     }
 
     /// What was seen on all nodes while something happened.
     pub(crate) fn watched(&self, act: impl FnOnce()) -> Seen {
-        let nodes: Vec<Member> = self.cluster.nodes().collect();
+        let nodes: Vec<Member> = self.cluster().nodes().collect();
         let watch = self.watch(&nodes);
         act();
         watch.stop().unwrap()
@@ -235,7 +295,7 @@ impl World {
             Member::Node(number) => [node.address(), bridge(number)],
             other => [other.address(); 2],
         };
-        let nodes = self.cluster.nodes().flat_map(of_node);
+        let nodes = self.cluster().nodes().flat_map(of_node);
         let entry = nodes.chain([Member::World.address()]).map(IpAddr::V4);
         Edge {
             entry: entry.collect(),
@@ -267,7 +327,7 @@ impl World {
                 message,
             })
         };
-        if let Err(error) = self.cluster.kubectl().until(what, PATIENCE, attempt) {
+        if let Err(error) = self.api().until(what, PATIENCE, attempt) {
             panic!("{error}\n{}", self.mesh().describe());
         }
     }
@@ -275,7 +335,7 @@ impl World {
     /// Waits until pages are served, all of a number in a row, and `right` says that they are as they should be.
     pub(crate) fn settled(&self, what: &str, right: impl Fn(&Pages) -> bool) {
         let attempt = || {
-            let pages = Load::pages(&self.outside(), Self::front(), SETTLED).unwrap();
+            let pages = Load::pages(&self.outside(), self.front(), SETTLED).unwrap();
             if pages.failures == 0 && right(&pages) {
                 return Ok(());
             }
@@ -284,7 +344,7 @@ impl World {
                 message: format!("{pages:?}"),
             })
         };
-        if let Err(error) = self.cluster.kubectl().until(what, PATIENCE, attempt) {
+        if let Err(error) = self.api().until(what, PATIENCE, attempt) {
             panic!("{error}\n{}", self.mesh().describe());
         }
     }
@@ -292,7 +352,7 @@ impl World {
     /// What a command inside a node prints; it may fail.
     pub(crate) fn in_node(&self, node: Member, script: &str) -> String {
         let output = self
-            .cluster
+            .cluster()
             .exec_command(node, &["sh", "-c", script])
             .output()
             .unwrap();
@@ -303,10 +363,7 @@ impl World {
     pub(crate) fn get_from(&self, namespace: &str, workload: &str, url: &str) -> Result<String, String> {
         let target = format!("deployment/{workload}");
         let get = ["-n", namespace, "exec", &*target, "--", "/app", "get", url];
-        self.cluster
-            .kubectl()
-            .run(&get)
-            .map_err(|error| error.to_string())
+        self.api().run(&get).map_err(|error| error.to_string())
     }
 }
 

@@ -89,7 +89,8 @@ fn oci_index(wanted: &Archive, images: &[(&Image, &PackedImage)]) -> Value {
                 "platform": {"architecture": wanted.architecture, "os": "linux"},
                 "annotations": {
                     "io.containerd.image.name": reference.full(),
-                    "org.opencontainers.image.ref.name": reference.tag,
+                    // The full name too: parts of one sample share their tag, and skopeo chooses by this.
+                    "org.opencontainers.image.ref.name": reference.full(),
                 },
             })
         })
@@ -147,5 +148,74 @@ fn report(image: &Image, packed: &PackedImage) -> Packed {
         id: packed.configuration.digest.name(),
         compressed: packed.layers.iter().map(|layer| size(&layer.blob)).sum(),
         unpacked: packed.layers.iter().map(|layer| layer.unpacked).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// Of one program, whose file lies in `folder`, with its other files in this order.
+    fn wanted(folder: &Path, files: [&str; 2]) -> Archive {
+        let text = |path: &str| json!({"path": path, "mode": 0o644, "content": {"text": path}});
+        let program = json!({
+            "path": "usr/bin/program",
+            "mode": 0o755,
+            "content": {"file": folder.join("program")},
+        });
+        let image = |name: &str| {
+            json!({
+                "references": [{"repository": format!("docker.io/a/{name}"), "familiar": format!("a/{name}"), "tag": "1"}],
+                "user": "1:1",
+                "entrypoint": ["/usr/bin/program"],
+                "labels": {},
+                "layers": [{"comment": "all", "files": [text(files[0]), program, text(files[1])]}],
+            })
+        };
+        let description = json!({
+            "output": folder.join("image.tar"),
+            "created": "2024-01-01T00:00:00Z",
+            "architecture": "amd64",
+            "images": [image("one"), image("two")],
+        });
+        serde_json::from_value(description).unwrap()
+    }
+
+    fn made(program_changed: SystemTime, files: [&str; 2]) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let program = File::create(folder.path().join("program")).unwrap();
+        program.set_modified(program_changed).unwrap();
+        let wanted = wanted(folder.path(), files);
+        write(&wanted).unwrap();
+        fs::read(wanted.output).unwrap()
+    }
+
+    #[test]
+    fn neither_time_nor_place_nor_order_shows() {
+        let now = SystemTime::now();
+        let first = made(now, ["etc/a", "etc/b"]);
+        assert!(first == made(now - Duration::from_secs(86_400), ["etc/b", "etc/a"]));
+        assert!(first != made(now, ["etc/a", "etc/c"]));
+    }
+
+    #[test]
+    fn images_of_one_archive_are_told_apart_by_either_name() {
+        let folder = tempfile::tempdir().unwrap();
+        File::create(folder.path().join("program")).unwrap();
+        let wanted = wanted(folder.path(), ["etc/a", "etc/b"]);
+        let packed: Vec<PackedImage> = wanted
+            .images
+            .iter()
+            .map(|image| image::pack(&wanted, image).unwrap())
+            .collect();
+        let images: Vec<_> = wanted.images.iter().zip(&packed).collect();
+        let index = oci_index(&wanted, &images);
+        for (at, name) in ["docker.io/a/one:1", "docker.io/a/two:1"].into_iter().enumerate() {
+            let annotations = &index["manifests"][at]["annotations"];
+            assert_eq!(annotations["io.containerd.image.name"], name);
+            assert_eq!(annotations["org.opencontainers.image.ref.name"], name);
+        }
     }
 }

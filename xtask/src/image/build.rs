@@ -7,12 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ebpf::SEPARATOR;
+use crate::homes::Homes;
 use crate::image::catalogue::Image;
 use crate::process;
 use crate::workspace::Workspace;
-
-/// What cargo splits `CARGO_ENCODED_RUSTFLAGS` at.
-const SEPARATOR: &str = "\x1f";
 
 pub(super) struct StaticBuild {
     triple: String,
@@ -23,7 +22,7 @@ impl StaticBuild {
     pub(super) fn run(workspace: &Workspace, images: &[&Image], profile: &str) -> Result<Self> {
         let triple = host_triple()?;
         check_libc()?;
-        let homes = Homes::find(workspace)?;
+        let homes = Homes::find(workspace.root(), workspace.target())?;
         eprintln!("==> building static programs (profile {profile})");
         let mut command = workspace.plain_cargo("build");
         command.args(["--profile", profile, "--target", &triple]);
@@ -33,7 +32,7 @@ impl StaticBuild {
         // Flags given here replace those of the environment: they are part of what the digest depends on.
         command
             .env_remove("RUSTFLAGS")
-            .env("CARGO_ENCODED_RUSTFLAGS", homes.rust_flags().join(SEPARATOR))
+            .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&homes).join(SEPARATOR))
             .env(c_flags_variable(&triple), homes.c_flags().join(" "));
         process::run("the build of static programs", &mut command)?;
         let programs = workspace.target().join(&triple).join(profile);
@@ -60,46 +59,15 @@ impl StaticBuild {
     }
 }
 
-/// Folders whose names must not get into a program, and what stands for them.
-struct Homes(Vec<(PathBuf, &'static str)>);
-
-impl Homes {
-    fn find(workspace: &Workspace) -> Result<Self> {
-        let cargo = std::env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
-            .context("neither CARGO_HOME nor HOME is set")?;
-        Ok(Self(vec![
-            (cargo, "/cargo"),
-            (workspace.target().to_path_buf(), "/target"),
-            (workspace.root().to_path_buf(), "/aquifer"),
-        ]))
-    }
-
-    /// The last of the mappings that fit wins, so the target folder comes after the root it may lie in.
-    fn rust_flags(&self) -> Vec<String> {
-        let maps = self
-            .0
-            .iter()
-            .rev()
-            .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
-        [
-            "-Ctarget-feature=+crt-static".to_owned(),
-            // A hash over debug information that is stripped afterwards.
-            "-Clink-arg=-Wl,--build-id=none".to_owned(),
-        ]
-        .into_iter()
-        .chain(maps)
-        .collect()
-    }
-
-    fn c_flags(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .rev()
-            .map(|(path, name)| format!("-ffile-prefix-map={}={name}", path.display()))
-            .collect()
-    }
+fn rust_flags(homes: &Homes) -> Vec<String> {
+    [
+        "-Ctarget-feature=+crt-static".to_owned(),
+        // A hash over debug information that is stripped afterwards.
+        "-Clink-arg=-Wl,--build-id=none".to_owned(),
+    ]
+    .into_iter()
+    .chain(homes.rust_flags())
+    .collect()
 }
 
 /// As the cc crate reads it; only for what goes into the images, not for build scripts.
@@ -147,17 +115,5 @@ mod tests {
         ] {
             assert_eq!(has_static_name_lookup(version), wanted, "{version}");
         }
-    }
-
-    #[test]
-    fn the_deepest_folder_is_mapped_last() {
-        let homes = Homes(vec![
-            ("/c".into(), "/cargo"),
-            ("/r/target".into(), "/target"),
-            ("/r".into(), "/aquifer"),
-        ]);
-        let flags = homes.rust_flags();
-        let position = |text: &str| flags.iter().position(|flag| flag.ends_with(text));
-        assert!(position("=/aquifer") < position("=/target"), "{flags:?}");
     }
 }

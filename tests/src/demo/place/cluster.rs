@@ -1,22 +1,21 @@
 //! The demo on a cluster of real parts.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::cluster::kubectl::KubectlError;
 use crate::cluster::layout::{ClusterName, Member};
 use crate::cluster::mesh::{GATEWAY_NODE_PORT, Mesh};
-use crate::cluster::observe;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::demo::Options;
 use crate::demo::failure::{Failure, OrFailed, Step};
 use crate::demo::namespace::Namespace;
 use crate::demo::progress::Progress;
-use crate::demo::story::{GATEWAY, NAMESPACE, SYSTEM};
-use crate::lab::status::Status;
+use crate::demo::story::{GATEWAY, SYSTEM};
+use crate::lab::status::{PodStatus, Status};
 
-use super::Place;
+use super::kubernetes;
+use super::{Place, metrics_from};
 
 const LOOK: &str = "run `cargo xtask demo --kubernetes --keep`, then `cargo xtask cluster --name demo status` and \
                     `cargo xtask cluster --name demo kubectl -- -n istio-system logs -l app=istiod`";
@@ -47,35 +46,25 @@ impl ClusterPlace {
             cluster.keep();
         }
         progress.say("images loaded, chart installed by helm");
-        let programs = options
-            .bookinfo
-            .parent()
-            .map_or_else(PathBuf::new, Path::to_path_buf);
-        Mesh::prepare(&cluster, &programs)
+        Mesh::prepare(&cluster, options.programs())
             .and_then(|mesh| mesh.install(&[], READY))
             .or_failed(INSTALL)?;
         progress.say("  control plane, node agents and ingress gateway are ready");
         Ok(Self { cluster })
     }
-
-    fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        self.cluster.kubectl().run(arguments).map_err(text)
-    }
 }
 
 impl Place for ClusterPlace {
     fn status(&self) -> Result<Status, String> {
-        observe::status(&self.cluster).map_err(text)
+        kubernetes::status(self.cluster.kubectl())
     }
 
     fn apply(&self, namespace: &str, manifests: &str) -> Result<(), String> {
-        let kubectl = self.cluster.kubectl();
-        kubectl.apply_in(namespace, manifests).map(drop).map_err(text)
+        kubernetes::apply(self.cluster.kubectl(), namespace, manifests)
     }
 
     fn apply_path(&self, namespace: &str, path: &Path) -> Result<(), String> {
-        let manifests = std::fs::read_to_string(path).map_err(text)?;
-        self.apply(namespace, &manifests)
+        self.apply(namespace, &std::fs::read_to_string(path).map_err(text)?)
     }
 
     fn wait_until(
@@ -84,44 +73,31 @@ impl Place for ClusterPlace {
         timeout: Duration,
         wanted: &dyn Fn(&Status) -> bool,
     ) -> Result<Status, String> {
-        let attempt = || {
-            let status = observe::status(&self.cluster)?;
-            if wanted(&status) {
-                return Ok(status);
-            }
-            Err(KubectlError::Failed {
-                arguments: "get pods".to_owned(),
-                message: status.to_string(),
-            })
-        };
-        self.cluster.kubectl().until(what, timeout, attempt).map_err(text)
+        kubernetes::wait_until(self.cluster.kubectl(), what, timeout, wanted)
     }
 
     fn wait_ready(&self, timeout: Duration) -> Result<Status, String> {
-        let limit = format!("--timeout={}s", timeout.as_secs());
-        for namespace in [SYSTEM, NAMESPACE] {
-            let wait = [
-                "-n",
-                namespace,
-                "wait",
-                "--for=condition=Available",
-                "deployment",
-                "--all",
-                &*limit,
-            ];
-            self.kubectl(&wait)?;
-        }
-        self.status()
+        kubernetes::wait_ready(self.cluster.kubectl(), timeout)
     }
 
-    fn namespace(&self, member: &str) -> Namespace {
-        // Members' names are the nodes': it is this program that named them.
-        let member: Member = member.parse().unwrap_or(Member::World);
-        Namespace::named(&self.cluster.layout().netns(member))
+    fn outside(&self) -> Namespace {
+        Namespace::named(&self.cluster.layout().netns(Member::World))
+    }
+
+    fn nodes(&self, _: &Status) -> Vec<Namespace> {
+        let layout = self.cluster.layout();
+        let members = self.cluster.nodes();
+        members
+            .map(|member| Namespace::named(&layout.netns(member)))
+            .collect()
+    }
+
+    fn metrics(&self, proxy: &PodStatus) -> Result<String, String> {
+        metrics_from(self.nodes(&Status::default()).pop(), proxy)
     }
 
     /// The gateway's own node: no other one comes between.
-    fn entry(&self, status: &Status) -> Result<SocketAddr, String> {
+    fn entry(&mut self, status: &Status) -> Result<SocketAddr, String> {
         let gateway = status.pods_of(SYSTEM, GATEWAY).next();
         let member = gateway.and_then(|pod| pod.node.parse::<Member>().ok());
         let address = member.map(|member| IpAddr::V4(member.address()));
@@ -131,10 +107,7 @@ impl Place for ClusterPlace {
     }
 
     fn routing_status(&self) -> String {
-        let template =
-            "jsonpath={range .items[*]}\n  status of VirtualService {.metadata.name}: {.status}{end}";
-        let get = ["-n", NAMESPACE, "get", "virtualservices", "-o", template];
-        self.kubectl(&get).unwrap_or_else(|error| error)
+        kubernetes::routing_status(self.cluster.kubectl())
     }
 
     fn remedy(&self) -> Option<&'static str> {

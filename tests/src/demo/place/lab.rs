@@ -11,10 +11,10 @@ use crate::demo::namespace::Namespace;
 use crate::demo::progress::Progress;
 use crate::demo::story::{GATEWAY, NAMESPACE, SYSTEM, steps};
 use crate::lab::layout::{LabName, Layout};
-use crate::lab::status::Status;
+use crate::lab::status::{NodeStatus, PodStatus, Status};
 use crate::lab::{self, Lab, LabOptions};
 
-use super::Place;
+use super::{Place, metrics_from};
 
 const HTTP_PORT: u16 = 80;
 
@@ -71,11 +71,20 @@ impl Place for LabPlace {
         self.lab.wait_ready(timeout).map_err(text)
     }
 
-    fn namespace(&self, member: &str) -> Namespace {
-        Namespace::of(&self.layout, member)
+    fn outside(&self) -> Namespace {
+        Namespace::of(&self.layout, "world")
     }
 
-    fn entry(&self, status: &Status) -> Result<SocketAddr, String> {
+    fn nodes(&self, status: &Status) -> Vec<Namespace> {
+        let of = |node: &NodeStatus| Namespace::of(&self.layout, &node.name);
+        status.nodes.iter().map(of).collect()
+    }
+
+    fn metrics(&self, proxy: &PodStatus) -> Result<String, String> {
+        metrics_from(self.nodes(&self.status()?).pop(), proxy)
+    }
+
+    fn entry(&mut self, status: &Status) -> Result<SocketAddr, String> {
         let service = status.service(SYSTEM, GATEWAY);
         let address = service.and_then(|service| service.addresses.first());
         address

@@ -88,24 +88,26 @@ impl Report {
     }
 
     fn links(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(before), Some(after)) = (self.before, self.after) else {
+            return writeln!(
+                out,
+                "\nPACKETS: left out. Nobody from here can enter the nodes of a cluster of one's own; the proofs of identity above stand for the encryption."
+            );
+        };
         writeln!(
             out,
             "\n{:<44} {:>9} {:>12} {:>11}",
             "PACKETS CAPTURED", "total", "port 15008", "with text"
         )?;
-        line(out, "without the label, between the nodes", self.before.nodes)?;
-        line(out, "without the label, on the pods' links", self.before.pods)?;
-        line(out, "in the mesh, between the nodes", self.after.nodes)?;
-        line(out, "in the mesh, on the pods' links", self.after.pods)?;
-        line(
-            out,
-            "apart: the client's own link to the gateway",
-            self.after.edge,
-        )?;
+        line(out, "without the label, between the nodes", before.nodes)?;
+        line(out, "without the label, on the pods' links", before.pods)?;
+        line(out, "in the mesh, between the nodes", after.nodes)?;
+        line(out, "in the mesh, on the pods' links", after.pods)?;
+        line(out, "apart: the client's own link to the gateway", after.edge)?;
         writeln!(
             out,
             "Packets that the capture lost: {}",
-            self.before.dropped + self.after.dropped
+            before.dropped + after.dropped
         )
     }
 

@@ -1,0 +1,177 @@
+//! containerd takes the archives, and the programs run as the chart runs them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::cluster::mesh::cgroup_settings;
+use aquifer_tests::cluster::{Cluster, ClusterOptions};
+use serde_json::{Value, json};
+
+use super::archive::{Archive, all, text};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn containerd_takes_the_archives_and_runs_the_programs() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "the cluster needs root");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let options = ClusterOptions::new("test-images".parse().unwrap());
+    let cluster = Cluster::up(&options, &|step| eprintln!("{step}")).unwrap();
+    let archives = all();
+    for archive in &archives {
+        cluster.load(&archive.path).unwrap();
+    }
+    each_has_its_digest(&cluster, &archives);
+    each_program_tells_its_version(&cluster, &archives);
+    a_part_of_the_sample_serves(&cluster, &archives);
+    the_demo_plays_as_on_somebody_elses_cluster(&cluster);
+    what_others_have_there_is_left_alone(&cluster);
+    cluster.down().unwrap();
+}
+
+/// All that it gets is a kubeconfig and a command that loads archives.
+fn the_demo_plays_as_on_somebody_elses_cluster(cluster: &Cluster) {
+    let before = objects(cluster);
+    let folder = tempfile::tempdir().unwrap();
+    let figures = folder.path().join("demo.json");
+    let output = demo(cluster, &["--json", figures.to_str().unwrap()]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    let steps = String::from_utf8_lossy(&output.stderr);
+    eprintln!("{steps}{told}");
+    assert!(output.status.success(), "the demo failed");
+    let figures: Value = serde_json::from_slice(&std::fs::read(figures).unwrap()).unwrap();
+    assert_eq!(
+        (&figures["failures"], &figures["restarts"]),
+        (&json!(0), &json!(0))
+    );
+    assert!(
+        told.contains("PACKETS: left out"),
+        "it is told what was not looked at"
+    );
+    assert_eq!(objects(cluster), before, "it leaves the cluster as it was");
+}
+
+fn what_others_have_there_is_left_alone(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    kubectl.run(&["create", "namespace", "istio-system"]).unwrap();
+    let before = objects(cluster);
+    let output = demo(cluster, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("namespace istio-system of its own, so this is left alone"),
+        "{said}"
+    );
+    assert_eq!(objects(cluster), before);
+}
+
+fn demo(cluster: &Cluster, more: &[&str]) -> Output {
+    let programs = Path::new(env!("CARGO_BIN_EXE_aquifer-demo")).parent().unwrap();
+    let name = cluster.layout().name();
+    let load = format!("{}/aquifer-cluster --name {name} load {{}}", programs.display());
+    let mut command = Command::new(programs.join("aquifer-demo"));
+    command.args(["--kubernetes", "--load-with", &load]);
+    for setting in cgroup_settings().unwrap() {
+        command.args(["--set", &setting]);
+    }
+    command
+        .args(more)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .output()
+        .unwrap()
+}
+
+/// Names of what a mesh brings.
+fn objects(cluster: &Cluster) -> String {
+    let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingwebhookconfigurations,validatingadmissionpolicies";
+    cluster.kubectl().run(&["get", kinds, "-o", "name"]).unwrap()
+}
+
+fn each_has_its_digest(cluster: &Cluster, archives: &[Archive]) {
+    let listed = cluster
+        .exec_command(Member::Node(1), &["ctr", "-n", "k8s.io", "images", "list"])
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for image in archives.iter().flat_map(|archive| &archive.images) {
+        let line = listed
+            .lines()
+            .find(|line| line.starts_with(&format!("{} ", image.reference)));
+        let digest = text(&image.entry["digest"]);
+        assert!(
+            line.is_some_and(|line| line.contains(&digest)),
+            "{} {digest}:\n{listed}",
+            image.reference
+        );
+    }
+}
+
+fn each_program_tells_its_version(cluster: &Cluster, archives: &[Archive]) {
+    for archive in archives.iter().filter(|archive| archive.name != "bookinfo") {
+        let mut pod = pod(archive, 0);
+        pod["spec"]["containers"][0]["args"] = json!(["--version"]);
+        cluster.kubectl().apply(&pod.to_string()).unwrap();
+        wait(cluster, &archive.name, "jsonpath={.status.phase}=Succeeded");
+        let said = cluster.kubectl().run(&["logs", &archive.name]).unwrap();
+        assert!(
+            said.trim().ends_with(env!("CARGO_PKG_VERSION")),
+            "{}: {said}",
+            archive.name
+        );
+    }
+}
+
+fn a_part_of_the_sample_serves(cluster: &Cluster, archives: &[Archive]) {
+    let sample = archives
+        .iter()
+        .find(|archive| archive.name == "bookinfo")
+        .unwrap();
+    let details = |image: &super::archive::Image| image.reference.contains("details-v1");
+    let details = sample.images.iter().position(details).unwrap();
+    let mut pod = pod(sample, details);
+    pod["spec"]["containers"][0]["readinessProbe"] =
+        json!({"httpGet": {"path": "/details/0", "port": 9080}, "periodSeconds": 1});
+    cluster.kubectl().apply(&pod.to_string()).unwrap();
+    wait(cluster, &sample.name, "condition=Ready");
+}
+
+/// As strictly as the product's own pods; the agent's image alone needs root.
+fn pod(archive: &Archive, image: usize) -> Value {
+    let security = json!({
+        "runAsNonRoot": archive.name != "agent",
+        "readOnlyRootFilesystem": true,
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": archive.name},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "containers": [{
+                "name": "program",
+                "image": archive.images[image].reference,
+                "imagePullPolicy": "Never",
+                "securityContext": security,
+            }],
+        },
+    })
+}
+
+fn wait(cluster: &Cluster, pod: &str, what: &str) {
+    let (pod, what) = (format!("pod/{pod}"), format!("--for={what}"));
+    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let waited = cluster.kubectl().run(&["wait", &pod, &what, &limit]);
+    if let Err(error) = waited {
+        let seen = cluster.kubectl().run(&["describe", &pod]);
+        panic!("{error}\n{}", seen.unwrap_or_default());
+    }
+}

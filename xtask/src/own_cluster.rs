@@ -1,0 +1,122 @@
+//! A cluster of one's own in place of one that is made: what has to be said for it, and who it is handed to.
+//!
+//! A KUBECONFIG alone changes nothing: it may be that of a cluster which others live on.
+
+use std::ffi::OsString;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use crate::setup;
+
+/// How a suite is told; `aquifer_tests::cluster::foreign` reads it.
+const VARIABLE: &str = "AQUIFER_OWN_CLUSTER";
+/// The suites that can run there.
+const SUITES: &[&str] = &["kubernetes"];
+/// What pushes images to a registry.
+const PUSHER: &str = "skopeo";
+
+#[derive(Args, Default)]
+pub(crate) struct OwnCluster {
+    /// Run the suite `kubernetes` on the cluster of KUBECONFIG; this command puts an image archive, {}, on its nodes
+    #[arg(long, value_name = "COMMAND")]
+    load_with: Option<String>,
+    /// The same, with images pushed below this place, from where the cluster pulls them
+    #[arg(long, value_name = "HOST/PATH", conflicts_with = "load_with")]
+    registry: Option<String>,
+    /// There: a value of the chart, as in helm's --set; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+impl OwnCluster {
+    fn is_meant(&self) -> bool {
+        self.load_with.is_some() || self.registry.is_some() || !self.settings.is_empty()
+    }
+
+    /// What the suites are to find in their environment; nothing where no cluster of one's own is meant.
+    pub(crate) fn environment(&self, suites: &[&str]) -> Result<Option<(&'static str, OsString)>> {
+        if !self.is_meant() {
+            return Ok(None);
+        }
+        if suites.is_empty() || !suites.iter().all(|suite| SUITES.contains(suite)) {
+            bail!(
+                "on a cluster of one's own runs the suite {} alone: the others stop, restart or fill what they run on. Name it: `cargo xtask test {} ...`",
+                SUITES.join(", "),
+                SUITES.join(" ")
+            );
+        }
+        if self.registry.is_some() {
+            install_pusher()?;
+        }
+        let terms = json!({
+            "load_with": self.load_with,
+            "registry": self.registry,
+            "settings": self.settings,
+        });
+        Ok(Some((VARIABLE, terms.to_string().into())))
+    }
+}
+
+/// Whether the demo is asked for one by these arguments.
+pub(crate) fn is_meant_by(arguments: &[OsString]) -> bool {
+    names(arguments, "--load-with") || pushes(arguments)
+}
+
+/// Whether the demo is asked to push images.
+pub(crate) fn pushes(arguments: &[OsString]) -> bool {
+    names(arguments, "--registry")
+}
+
+fn names(arguments: &[OsString], flag: &str) -> bool {
+    let is = |argument: &OsString| {
+        let rest = argument.to_str().and_then(|text| text.strip_prefix(flag));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    arguments.iter().any(is)
+}
+
+pub(crate) fn install_pusher() -> Result<()> {
+    match crate::process::find_program(PUSHER) {
+        Some(_) => Ok(()),
+        None => setup::install_packages(&[PUSHER]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded() -> OwnCluster {
+        OwnCluster {
+            load_with: Some("kind load image-archive {}".to_owned()),
+            ..OwnCluster::default()
+        }
+    }
+
+    #[test]
+    fn nothing_said_changes_nothing() {
+        assert!(OwnCluster::default().environment(&["lab"]).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_suites_that_disturb_nobody_run_there() {
+        for suites in [&[][..], &["cluster"], &["kubernetes", "apiserver"]] {
+            let error = loaded().environment(suites).unwrap_err().to_string();
+            assert!(error.contains("cargo xtask test kubernetes"), "{error}");
+        }
+        let (variable, terms) = loaded().environment(&["kubernetes"]).unwrap().unwrap();
+        assert_eq!(variable, VARIABLE);
+        assert!(terms.to_str().unwrap().contains("kind load image-archive {}"));
+    }
+
+    #[test]
+    fn the_demos_flags_are_recognised_in_both_forms() {
+        let arguments = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert!(is_meant_by(&arguments(&["--kubernetes", "--load-with", "x {}"])));
+        assert!(is_meant_by(&arguments(&["--registry=host/path"])));
+        assert!(pushes(&arguments(&["--registry", "host/path"])));
+        assert!(!is_meant_by(&arguments(&["--kubernetes", "--keep"])));
+    }
+}
