@@ -5,8 +5,8 @@
 //! every object, and the objects to apply. It performs no I/O and reads no clock.
 //!
 //! [`Compiled::next`] makes the model after a change from the one before, and [`compile`] is that from nothing: there is
-//! one way to make each part. Pods and endpoints, of which there are many, cost what they touch. A change of another
-//! kind is rare, and costs the rules and services that there are.
+//! one way to make each part. Pods, endpoints, Services, VirtualServices and DestinationRules, of which there are many,
+//! cost what they touch. A change of another kind is rare, and costs the rules and services that there are.
 
 pub mod credentials;
 pub mod discovery;
@@ -15,6 +15,7 @@ pub mod inputs;
 pub mod parameters;
 pub mod policies;
 pub mod protocol;
+pub mod reach;
 pub mod references;
 pub mod render;
 pub mod report;
@@ -96,11 +97,11 @@ impl Default for Deployment {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Carry {
     /// Services that have been behind a waypoint: they stay there, also when it is down (fail closed).
-    pub bound: BTreeMap<NamespacedHostname, WaypointKey>,
+    pub bound: imbl::OrdMap<NamespacedHostname, WaypointKey>,
     /// Since which generation a waypoint is given a service's resources.
-    pub offered: BTreeMap<Place, u64>,
+    pub offered: imbl::OrdMap<Place, u64>,
     /// Services that left a waypoint, and since when.
-    pub leaving: BTreeMap<Place, Instant>,
+    pub leaving: imbl::OrdMap<Place, Instant>,
     /// Rendered waypoints that nothing needs any more, and since when.
     pub lingering: BTreeMap<WaypointKey, Instant>,
     /// Waypoints whose objects go with their Gateway, and which therefore cannot outlive it.
@@ -140,6 +141,8 @@ pub struct Compiled {
     attached: Policies,
     pub policies: imbl::OrdMap<Arc<str>, Arc<Authorization>>,
     pub reports: Reports,
+    /// Objects that are not accepted.
+    pub rejected: usize,
     /// Objects to apply.
     pub rendered: Arc<BTreeMap<ObjectKey, serde_json::Value>>,
     pub carry: Arc<Carry>,
@@ -151,7 +154,8 @@ pub struct Compiled {
 
 /// Compiles everything that the store has: the first time, and as what every later time must come to.
 pub fn compile(store: &Store, settings: &Arc<Settings>, carry: &Carry, moment: &Moment) -> Compiled {
-    Compiled::empty(settings).next(store, &store.as_changes(), carry, moment)
+    let changes = store.as_changes();
+    Step::first(&Compiled::empty(settings), store, &changes).run(carry, moment)
 }
 
 impl Compiled {
@@ -171,6 +175,7 @@ impl Compiled {
             attached: Policies::default(),
             policies: imbl::OrdMap::new(),
             reports: Reports::new(),
+            rejected: 0,
             rendered: Arc::default(),
             carry: Arc::default(),
             again_at: None,

@@ -23,8 +23,7 @@ impl ModelMetrics {
         gauge("pilot_services", compiled.discovery.services.len());
         gauge("pilot_virt_services", compiled.inputs.virtual_services.len());
         gauge("pilot_no_ip", compiled.discovery.addressless);
-        let rejected = compiled.reports.values().filter(|r| !r.accepted).count();
-        gauge("pilot_total_rejected_configs", rejected);
+        gauge("pilot_total_rejected_configs", compiled.rejected);
         let work = compiled.delta.work;
         let count = |name: &'static str, made: usize| self.registry.counter(name, &[]).increment(made as u64);
         count("aquifer_workloads_compiled_total", work.workloads);

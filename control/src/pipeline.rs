@@ -293,8 +293,9 @@ impl Pipeline {
     }
 
     fn is_newly_bound(&self, compiled: &Compiled) -> bool {
-        let is_new = |(s, w): (&_, &_)| self.carry.bound.get(s) != Some(w);
-        !Arc::ptr_eq(&self.carry, &compiled.carry) && compiled.carry.bound.iter().any(is_new)
+        use imbl::ordmap::DiffItem;
+        let mut changes = self.carry.bound.diff(&compiled.carry.bound);
+        changes.any(|item| !matches!(item, DiffItem::Remove(..)))
     }
 
     /// How long a model that took so long to make is left to the proxies.

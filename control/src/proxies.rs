@@ -3,6 +3,7 @@
 pub mod describe;
 mod endpoints;
 mod gateway;
+mod parts;
 mod waypoint;
 
 use std::collections::BTreeMap;
@@ -16,12 +17,14 @@ use aquifer_xds::convert::{Address, authorization_to_any};
 use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
+use crate::compile::reach::Reach;
 use crate::compile::references::Resolver;
 use crate::compile::report::PodName;
 use crate::compile::routes::Clusters;
 use crate::compile::waypoints::WaypointKey;
 use crate::envoy::Named;
 use crate::serve::{Resources, VersionedResource};
+use parts::Parts;
 
 /// What decides the resources of a client; clients with one key share them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,27 +47,15 @@ pub struct Picture {
     types: Types,
     /// Clusters by the service that they lead to.
     clusters: BTreeMap<NamespacedHostname, Clusters>,
+    /// Of a waypoint: what it serves.
+    parts: Parts,
 }
 
 impl Picture {
     pub fn of(compiled: &Compiled, key: &ProxyKey) -> Self {
-        Self::default().made_anew(compiled, key)
-    }
-
-    /// The picture after the model changed: made anew where routes may be different, otherwise its endpoints alone.
-    #[must_use]
-    pub fn next(self, compiled: &Compiled, key: &ProxyKey) -> Self {
-        let delta = &compiled.delta;
-        if delta.routing || key.pod().is_some_and(|pod| delta.pods.contains(&pod)) {
-            return self.made_anew(compiled, key);
-        }
-        self.with_endpoints(compiled, key)
-    }
-
-    fn made_anew(self, compiled: &Compiled, key: &ProxyKey) -> Self {
         let collected = match key {
             ProxyKey::Agent => return Self::default(),
-            ProxyKey::Waypoint(key) => waypoint::resources(compiled, key),
+            ProxyKey::Waypoint(key) => return Self::of_waypoint(compiled, key),
             ProxyKey::Gateway { namespace, pod, uid } => gateway::resources(compiled, namespace, pod, uid),
         };
         let mut clusters: BTreeMap<_, Clusters> = BTreeMap::new();
@@ -72,12 +63,43 @@ impl Picture {
             let of_service = clusters.entry(target.service.clone()).or_default();
             of_service.insert(name, target);
         }
-        let new = collected.into_types().into_iter();
-        let types = new.map(|(url, new)| (url, reuse(new, self.types.get(url))));
         Self {
-            types: types.collect(),
+            types: collected.into_types(),
             clusters,
+            parts: Parts::default(),
         }
+    }
+
+    /// The picture after the model changed: what may be different is made anew.
+    #[must_use]
+    pub fn next(self, compiled: &Compiled, key: &ProxyKey) -> Self {
+        let delta = &compiled.delta;
+        if key.pod().is_some_and(|pod| delta.pods.contains(&pod)) {
+            return self.made_anew(compiled, key);
+        }
+        match (&delta.routing, key) {
+            (Reach::Everything, _) => self.made_anew(compiled, key),
+            (Reach::Some(concerned), ProxyKey::Waypoint(waypoint)) => {
+                let with_endpoints = self.with_endpoints(compiled, key);
+                with_endpoints.with_parts(compiled, waypoint, concerned)
+            }
+            (Reach::Some(concerned), ProxyKey::Gateway { namespace, pod, uid })
+                if gateway::is_concerned(compiled, concerned, namespace, pod, uid) =>
+            {
+                self.made_anew(compiled, key)
+            }
+            _ => self.with_endpoints(compiled, key),
+        }
+    }
+
+    /// What is the same as before stays the very same.
+    fn made_anew(self, compiled: &Compiled, key: &ProxyKey) -> Self {
+        let mut new = Self::of(compiled, key);
+        for (url, resources) in &mut new.types {
+            let old = self.types.get(url);
+            *resources = reuse(std::mem::take(resources), old);
+        }
+        new
     }
 
     fn with_endpoints(mut self, compiled: &Compiled, key: &ProxyKey) -> Self {

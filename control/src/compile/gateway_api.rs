@@ -8,18 +8,19 @@ pub mod listeners;
 pub mod ownership;
 pub mod route;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::workload::{Health, Workload};
 
-use crate::compile::discovery::Discovery;
+use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
-use crate::model::http_route::{HttpRoute, ParentRef};
+use crate::model::http_route::{BackendTarget, HttpRoute, ParentKind, ParentRef};
 use crate::model::stream_route::{RouteKind, StreamRoute};
 use listeners::OpenGateway;
+use route::Route;
 
 /// Who answers for gateways and routes, as Istio calls itself: classes that people have name it.
 pub const CONTROLLER: &str = "istio.io/gateway-controller";
@@ -39,6 +40,8 @@ pub struct GatewayApi {
     pub services: BTreeMap<NamespacedHostname, Vec<ServiceRoute<HttpRoute>>>,
     /// Routes of the other connections to a Service, the oldest first.
     pub streams: BTreeMap<NamespacedHostname, Vec<ServiceRoute<StreamRoute>>>,
+    /// Hosts of the Services that routes name, as parents or as backends.
+    named: BTreeSet<Arc<str>>,
 }
 
 /// What becomes of a route.
@@ -78,6 +81,7 @@ impl GatewayApi {
                 parents: parents.collect(),
                 problems: backends::problems(inputs, discovery, route),
             };
+            api.named.extend(named(route));
             api.routes.insert((route.kind(), route.name()), state);
         }
         api
@@ -88,11 +92,21 @@ impl GatewayApi {
         self.services.keys().chain(self.streams.keys())
     }
 
+    /// Whether one is attached to it.
+    pub fn has_route(&self, service: &NamespacedHostname) -> bool {
+        self.services.contains_key(service) || self.streams.contains_key(service)
+    }
+
     /// The route of connections to a port of a service that are not requests.
     pub fn stream_of(&self, service: &NamespacedHostname, port: u16) -> Option<&Entry<StreamRoute>> {
         let mut all = self.streams.get(service)?.iter();
         let found = all.find(|r| r.port.is_none_or(|p| p == port))?;
         Some(&found.route)
+    }
+
+    /// Whether a route names a Service with one of these hosts.
+    pub fn names_any(&self, hosts: &BTreeSet<Arc<str>>) -> bool {
+        hosts.iter().any(|host| self.named.contains(host))
     }
 
     /// Routes to a port of a service for clients of a namespace: those of that namespace, else of the service's own.
@@ -146,6 +160,19 @@ impl GatewayApi {
 pub fn ready_pods(discovery: &Discovery, gateway: &OpenGateway) -> usize {
     let pods = discovery.endpoints(&gateway.service);
     pods.filter(|w| w.health == Health::Healthy).count()
+}
+
+fn named(route: Route<'_>) -> impl Iterator<Item = Arc<str>> {
+    let parents = route.parents().iter().filter(|p| p.kind == ParentKind::Service);
+    let services = route
+        .backends()
+        .into_iter()
+        .filter_map(|backend| match &backend.target {
+            BackendTarget::Service { namespace, name, .. } => Some((name, namespace)),
+            BackendTarget::Other(_) => None,
+        });
+    let all = parents.map(|p| (&p.name, &p.namespace)).chain(services);
+    all.map(|(name, namespace)| hostname(name, namespace).into())
 }
 
 pub fn name<T>(entry: &Entry<T>) -> Name {

@@ -1,5 +1,6 @@
 //! The objects in effect by kind, in the order in which they win.
 
+mod rules;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
 use crate::objects::{Meta, Object, ParsedObject};
 use crate::store::{Changes, Store};
 
+pub use rules::{Rules, Ruling};
 pub use table::{Entry, Table};
 
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
@@ -41,8 +43,8 @@ pub struct Inputs {
     pub grants: Table<ReferenceGrant>,
     /// Whether the source has the kind GatewayClass.
     pub has_gateway_classes: bool,
-    pub virtual_services: Table<VirtualService>,
-    pub destination_rules: Table<DestinationRule>,
+    pub virtual_services: Rules<VirtualService>,
+    pub destination_rules: Rules<DestinationRule>,
     pub gateways: Table<Gateway>,
     pub peer_authentications: Table<PeerAuthentication>,
     pub authorization_policies: Table<AuthorizationPolicy>,
@@ -73,8 +75,8 @@ impl Default for Inputs {
             tcp_routes: Table::by_name(),
             grants: Table::by_name(),
             has_gateway_classes: false,
-            virtual_services: Table::by_age(),
-            destination_rules: Table::by_age(),
+            virtual_services: Rules::default(),
+            destination_rules: Rules::default(),
             gateways: Table::by_age(),
             peer_authentications: Table::by_age(),
             authorization_policies: Table::by_age(),
@@ -135,8 +137,8 @@ impl Inputs {
                 turn(table, meta, spec, way);
             }
             Ok(Object::ReferenceGrant(spec)) => turn(&mut self.grants, meta, spec, way),
-            Ok(Object::VirtualService(spec)) => turn(&mut self.virtual_services, meta, spec, way),
-            Ok(Object::DestinationRule(spec)) => turn(&mut self.destination_rules, meta, spec, way),
+            Ok(Object::VirtualService(spec)) => turn_rules(&mut self.virtual_services, meta, spec, way),
+            Ok(Object::DestinationRule(spec)) => turn_rules(&mut self.destination_rules, meta, spec, way),
             Ok(Object::Gateway(spec)) => turn(&mut self.gateways, meta, spec, way),
             Ok(Object::PeerAuthentication(spec)) => turn(&mut self.peer_authentications, meta, spec, way),
             Ok(Object::AuthorizationPolicy(spec)) => turn(&mut self.authorization_policies, meta, spec, way),
@@ -187,6 +189,16 @@ fn turn<T>(table: &mut Table<T>, meta: &Arc<Meta>, spec: &Arc<T>, way: Way) {
             spec: spec.clone(),
         }),
         Way::Out => table.remove(meta),
+    }
+}
+
+fn turn_rules<T: Ruling>(rules: &mut Rules<T>, meta: &Arc<Meta>, spec: &Arc<T>, way: Way) {
+    match way {
+        Way::In => rules.insert(Entry {
+            meta: meta.clone(),
+            spec: spec.clone(),
+        }),
+        Way::Out => rules.remove(meta, spec),
     }
 }
 

@@ -106,14 +106,18 @@ const MAX_FINDINGS: usize = 8;
 /// Reports by object; clones share them.
 pub type Reports = imbl::OrdMap<ObjectKey, Arc<ObjectReport>>;
 
-/// Says anew what is to be said about these objects; a report that says the same stays the same.
+/// Says anew what is to be said about these objects; a report that says the same stays the same. Gives the number of
+/// objects that are not accepted.
 pub fn update<'k>(
     reports: &mut Reports,
     store: &Store,
     compiled: &Compiled,
     keys: impl Iterator<Item = &'k ObjectKey>,
-) {
+) -> usize {
+    let refused = |report: Option<&Arc<ObjectReport>>| usize::from(report.is_some_and(|r| !r.accepted));
+    let mut rejected = compiled.rejected;
     for key in keys {
+        rejected -= refused(reports.get(key));
         let report = store
             .object(key)
             .and_then(|object| whole(store, compiled, key, object));
@@ -124,7 +128,9 @@ pub fn update<'k>(
             Some(report) if reports.get(key).is_some_and(|old| **old == report) => {}
             Some(report) => drop(reports.insert(key.clone(), Arc::new(report))),
         }
+        rejected += refused(reports.get(key));
     }
+    rejected
 }
 
 fn whole(store: &Store, compiled: &Compiled, key: &ObjectKey, object: &ParsedObject) -> Option<ObjectReport> {

@@ -79,9 +79,9 @@ pub fn mesh_classes<'a>(
 }
 
 fn mesh_rules<'a>(inputs: &'a Inputs, host: &str) -> Vec<&'a Entry<VirtualService>> {
-    let all = inputs.virtual_services.iter();
-    all.filter(|v| v.spec.is_mesh() && v.spec.best_host(host).is_some())
-        .collect()
+    let mut rules = inputs.virtual_services.for_host(host);
+    rules.retain(|v| v.spec.is_mesh());
+    rules
 }
 
 /// The VirtualService that every client follows which no other one is for.
@@ -125,11 +125,8 @@ pub fn shadowed_by<'a>(
 ) -> Vec<(String, &'a Entry<VirtualService>)> {
     let mut shadows = Vec::new();
     for host in rules.spec.hosts.iter().filter(|_| rules.spec.is_mesh()) {
-        let older = inputs.virtual_services.iter().find(|other| {
-            other.spec.is_mesh()
-                && other.spec.hosts.contains(host)
-                && other.spec.visibility == Visibility::All
-        });
+        let mut sharing = inputs.virtual_services.naming(host);
+        let older = sharing.find(|v| v.spec.is_mesh() && v.spec.visibility == Visibility::All);
         let is_another = |o: &&Entry<VirtualService>| {
             (&o.meta.namespace, &o.meta.name) != (&rules.meta.namespace, &rules.meta.name)
         };
@@ -157,31 +154,24 @@ pub fn destination_rules<'a>(
     service_namespace: &str,
     root_namespace: &str,
 ) -> MergedRules<'a> {
+    let mut all = inputs.destination_rules.for_host(host);
+    all.retain(|r| r.spec.visibility.includes(client_namespace));
     let scopes = [client_namespace, service_namespace, root_namespace];
     let found = scopes
         .iter()
-        .map(|scope| in_scope(inputs, host, scope, client_namespace))
+        .map(|scope| in_scope(&all, scope))
         .find(|r| !r.is_empty());
     MergedRules {
         rules: found.unwrap_or_default(),
     }
 }
 
-fn in_scope<'a>(
-    inputs: &'a Inputs,
-    host: &str,
-    scope: &str,
-    client_namespace: &str,
-) -> Vec<&'a Entry<DestinationRule>> {
-    let visible = |r: &&Entry<DestinationRule>| {
-        &*r.meta.namespace == scope
-            && r.spec.host.matches(host)
-            && r.spec.visibility.includes(client_namespace)
-    };
-    let all: Vec<_> = inputs.destination_rules.iter().filter(visible).collect();
-    let best = all.iter().map(|r| r.spec.host.specificity()).max();
-    all.into_iter()
+fn in_scope<'a>(all: &[&'a Entry<DestinationRule>], scope: &str) -> Vec<&'a Entry<DestinationRule>> {
+    let of_scope = || all.iter().filter(|r| *r.meta.namespace == *scope);
+    let best = of_scope().map(|r| r.spec.host.specificity()).max();
+    of_scope()
         .filter(|r| Some(r.spec.host.specificity()) == best)
+        .copied()
         .collect()
 }
 

@@ -8,11 +8,11 @@ use aquifer_core::workload::WorkloadUid;
 
 use crate::compile::discovery::Touched;
 use crate::compile::gateway_api::GatewayApi;
+use crate::compile::reach::{Concerned, Reach, destination_rule};
 use crate::compile::report::{self, PodName};
-use crate::compile::waypoints::Waypoints;
+use crate::compile::waypoints::{Waypoints, World};
 use crate::compile::{Carry, Compiled, Moment, parameters, render};
 use crate::mesh_config::MeshConfig;
-use crate::model::host::HostPattern;
 use crate::objects::{NETWORKING, ObjectKey, SECURITY};
 use crate::store::{Changes, Store};
 
@@ -25,8 +25,8 @@ pub struct Delta {
     pub pods: BTreeSet<PodName>,
     /// Services that are different, or whose endpoints are.
     pub services: BTreeSet<NamespacedHostname>,
-    /// Routes, listeners or clusters may be different, and not only endpoints.
-    pub routing: bool,
+    /// Which routes, listeners or clusters may be different, and not only endpoints.
+    pub routing: Reach,
     /// What is said about some object is different.
     pub reports: bool,
     pub work: Work,
@@ -44,7 +44,11 @@ impl Delta {
     pub fn is_nothing(&self) -> bool {
         // Of pods and endpoints it is known what they touch; any other object may be all that matters to somebody.
         let only_endpoints = self.objects.iter().all(is_endpoint);
-        only_endpoints && !self.routing && !self.reports && self.pods.is_empty() && self.services.is_empty()
+        only_endpoints
+            && self.routing.is_nothing()
+            && !self.reports
+            && self.pods.is_empty()
+            && self.services.is_empty()
     }
 }
 
@@ -54,8 +58,10 @@ enum Role {
     /// Pods and endpoints: many, and changing all the time.
     Endpoint,
     Policy,
+    /// For hosts: many, and of each it is known whom it concerns.
+    Rule,
     /// Everything else, which other objects' meaning may depend on.
-    Routing,
+    Frame,
 }
 
 /// Whether the object is a pod or endpoints: one by one they mean something, and there are many.
@@ -67,7 +73,8 @@ fn role(key: &ObjectKey) -> Role {
     match (&*key.group, &*key.kind) {
         ("", "Pod") | ("discovery.k8s.io", "EndpointSlice") => Role::Endpoint,
         (SECURITY, "AuthorizationPolicy" | "PeerAuthentication") => Role::Policy,
-        _ => Role::Routing,
+        ("", "Service") | (NETWORKING, "VirtualService" | "DestinationRule") => Role::Rule,
+        _ => Role::Frame,
     }
 }
 
@@ -77,8 +84,7 @@ pub(super) struct Step<'a> {
     changes: &'a Changes,
     next: Compiled,
     touched: Touched,
-    /// An object changed that others' meaning may depend on.
-    routing: bool,
+    reach: Reach,
 }
 
 impl<'a> Step<'a> {
@@ -86,67 +92,116 @@ impl<'a> Step<'a> {
         let mut next = before.clone();
         next.inputs.apply(store, changes);
         next.delta = Delta::default();
+        let reach = match changes.keys().any(|key| role(key) == Role::Frame) {
+            true => Reach::Everything,
+            false => Reach::Nothing,
+        };
         Self {
             before,
             store,
             changes,
             next,
             touched: Touched::default(),
-            routing: changes.keys().any(|key| role(key) == Role::Routing),
+            reach,
+        }
+    }
+
+    /// From nothing, with nothing left out.
+    pub(super) fn first(before: &'a Compiled, store: &'a Store, changes: &'a Changes) -> Self {
+        Self {
+            reach: Reach::Everything,
+            ..Self::new(before, store, changes)
         }
     }
 
     pub(super) fn run(mut self, carry: &Carry, moment: &Moment) -> Compiled {
         let (before, next) = (self.before, &mut self.next);
-        if self.routing {
+        if self.reach.is_everything() {
             next.mesh_config = MeshConfig::of(&next.inputs, &next.settings.root_namespace);
         }
         self.touched = next
             .discovery
             .update(&before.inputs, &next.inputs, &next.settings);
         let selected = next.selected.update(&before.inputs, &next.inputs);
-        if self.routing {
-            let api = GatewayApi::of(&next.inputs, &next.discovery);
-            let parameters = parameters::all(&next.inputs, &carry.overlays);
-            next.gateway_api = Arc::new(api);
-            next.parameters = Arc::new(parameters);
+        self.look_at_rules();
+        self.gateway_api(carry);
+        self.waypoints(carry, moment);
+        if let Reach::Some(concerned) = &mut self.reach {
+            concerned.spread(before, &self.next);
         }
-        let waypoints = self.waypoints(carry, moment);
-        let routing = self.routing || waypoints;
-        self.attach_workloads(routing);
-        self.attach_services(waypoints);
-        let gateways = self.gateways_touched();
-        self.report(routing || selected || gateways || self.touched.proxies);
-        self.finish(routing)
+        self.attach_workloads();
+        self.attach_services();
+        let all = self.reach.is_everything() || selected || self.gateways_touched() || self.touched.proxies;
+        self.report(all);
+        self.finish()
     }
 
-    /// Decides about waypoints where that may come out otherwise; whether it did.
-    fn waypoints(&mut self, carry: &Carry, moment: &Moment) -> bool {
-        if !(self.routing || self.touched.proxies || self.changes.is_empty()) {
-            return false;
+    /// Where only rules and Services changed, whom these concern.
+    fn look_at_rules(&mut self) {
+        if self.reach.is_nothing() && self.changes.keys().any(|key| role(key) == Role::Rule) {
+            self.reach = Reach::Some(Concerned::by(&self.before.inputs, &self.next));
         }
+    }
+
+    fn gateway_api(&mut self, carry: &Carry) {
         let next = &mut self.next;
-        let decided = Waypoints::of(
-            &next.inputs,
-            &next.discovery,
-            &next.gateway_api,
+        if self.reach.is_everything() {
+            next.parameters = Arc::new(parameters::all(&next.inputs, &carry.overlays));
+        }
+        let named = self.reach.concerned().is_some_and(|c| c.gateway_api);
+        if self.reach.is_everything() || named {
+            next.gateway_api = Arc::new(GatewayApi::of(&next.inputs, &next.discovery));
+        }
+    }
+
+    /// Decides about waypoints where that may come out otherwise.
+    fn waypoints(&mut self, carry: &Carry, moment: &Moment) {
+        let rules = match &self.reach {
+            Reach::Nothing if !self.touched.proxies && !self.changes.is_empty() => return,
+            Reach::Some(concerned) => Some(concerned.services(self.before, &self.next)),
+            Reach::Nothing | Reach::Everything => None,
+        };
+        let next = &mut self.next;
+        let world = World {
+            inputs: &next.inputs,
+            discovery: &next.discovery,
+            gateway_api: &next.gateway_api,
             carry,
-            &next.settings,
+            settings: &next.settings,
             moment,
-        );
+        };
+        // What was handed over may be another replica's word, too.
+        let continued = !self.touched.proxies && *carry == *self.before.carry;
+        let of_some = rules.filter(|_| continued);
+        if let Some(decided) = of_some.and_then(|services| self.before.waypoints.after(&services, &world)) {
+            self.take(decided);
+            return;
+        }
+        let decided = Waypoints::of(&world);
         let differs = decided != *self.before.waypoints;
         let classes = next.inputs.has_gateway_classes != self.before.inputs.has_gateway_classes;
-        if !(differs || classes || self.routing) {
-            return false;
+        if self.reach.is_nothing() && !differs && !classes {
+            return;
         }
+        if differs || !self.reach.is_nothing() {
+            self.reach = Reach::Everything;
+        }
+        self.take(decided);
+        self.next.rendered = Arc::new(render::all(&self.next));
+    }
+
+    fn take(&mut self, decided: Waypoints) {
+        let next = &mut self.next;
+        let overlays = match self.reach.is_everything() {
+            true => parameters::overlays(&next.parameters),
+            false => self.before.carry.overlays.clone(),
+        };
         next.carry = Arc::new(Carry {
-            overlays: parameters::overlays(&next.parameters),
+            overlays,
             ..decided.carry()
         });
         next.again_at = decided.again_at;
         next.waypoints = Arc::new(decided);
-        next.rendered = Arc::new(render::all(next));
-        differs
     }
 
     /// Whether pods behind a Gateway came, went or changed: it says whether any of them serves.
@@ -155,7 +210,7 @@ impl<'a> Step<'a> {
         gateways.any(|gateway| self.touched.services.contains(&gateway.service))
     }
 
-    fn attach_workloads(&mut self, routing: bool) {
+    fn attach_workloads(&mut self) {
         let namespaces = self.namespaces_of_policies();
         if !namespaces.is_empty() {
             self.next
@@ -165,7 +220,7 @@ impl<'a> Step<'a> {
         let of_workloads = self.before.waypoints.serve_workloads() || self.next.waypoints.serve_workloads();
         let root = &self.next.settings.root_namespace;
         let mut uids = std::mem::take(&mut self.touched.workloads);
-        if (routing && of_workloads) || namespaces.contains(root) {
+        if (self.reach.is_everything() && of_workloads) || namespaces.contains(root) {
             uids.extend(self.next.discovery.workloads.keys().cloned());
         } else if !namespaces.is_empty() {
             let all = self.next.discovery.workloads.iter();
@@ -198,11 +253,13 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn attach_services(&mut self, all: bool) {
+    fn attach_services(&mut self) {
         let next = &mut self.next;
         let mut keys = self.touched.services.clone();
-        if all {
-            keys.extend(next.discovery.services.keys().cloned());
+        match &self.reach {
+            Reach::Nothing => {}
+            Reach::Some(concerned) => keys.extend(concerned.moved.iter().cloned()),
+            Reach::Everything => keys.extend(next.discovery.services.keys().cloned()),
         }
         for key in keys {
             let Some(entry) = next.discovery.services.get(&key) else {
@@ -223,37 +280,30 @@ impl<'a> Step<'a> {
             keys.extend(others.cloned());
         } else {
             keys.extend(self.rules_of_touched_services());
+            let concerned = self.reach.concerned();
+            keys.extend(
+                concerned
+                    .into_iter()
+                    .flat_map(|c| c.reports(&self.before.inputs, &self.next)),
+            );
         }
         self.next.delta.work.reports = keys.len();
         let mut reports = std::mem::take(&mut self.next.reports);
-        report::update(&mut reports, self.store, &self.next, keys.iter());
+        self.next.rejected = report::update(&mut reports, self.store, &self.next, keys.iter());
         self.next.reports = reports;
     }
 
     /// DestinationRules, whose subsets may have lost or got their first pod.
     fn rules_of_touched_services(&self) -> Vec<ObjectKey> {
-        let is_touched = |host: &HostPattern| match host {
-            HostPattern::Exact(host) => {
-                let service = self.next.discovery.by_host.get(host);
-                service.is_some_and(|service| self.touched.services.contains(service))
-            }
-            _ => false,
-        };
-        let rules = self.next.inputs.destination_rules.iter();
-        let touched = rules.filter(|rule| is_touched(&rule.spec.host));
-        touched
-            .map(|rule| {
-                ObjectKey::new(
-                    NETWORKING,
-                    "DestinationRule",
-                    &rule.meta.namespace,
-                    &rule.meta.name,
-                )
-            })
+        let rules = &self.next.inputs.destination_rules;
+        let hosts = self.touched.services.iter().map(|service| &service.hostname);
+        hosts
+            .flat_map(|host| rules.for_host(host))
+            .map(destination_rule)
             .collect()
     }
 
-    fn finish(self, routing: bool) -> Compiled {
+    fn finish(self) -> Compiled {
         let mut next = self.next;
         let pods = self
             .changes
@@ -264,7 +314,7 @@ impl<'a> Step<'a> {
             .collect();
         next.delta.objects = self.changes.keys().cloned().collect();
         next.delta.services = self.touched.services;
-        next.delta.routing = routing;
+        next.delta.routing = self.reach;
         next.delta.reports = !next.reports.ptr_eq(&self.before.reports);
         next.delta.work.workloads = self.touched.made;
         next

@@ -10,6 +10,7 @@
 
 mod explicit;
 mod implicit;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +30,7 @@ use crate::compile::report::PodName;
 use crate::compile::{Carry, Moment, Settings};
 use crate::objects::ObjectKey;
 use crate::objects::gateway_api::Infrastructure;
+use wish::Wish;
 
 pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 pub const MANAGED_LABEL: &str = "gateway.istio.io/managed";
@@ -90,6 +92,17 @@ pub struct Waypoint {
 }
 
 impl Waypoint {
+    fn implicit(key: &WaypointKey) -> Self {
+        Self {
+            key: key.clone(),
+            explicit: false,
+            owner: "".into(),
+            infrastructure: Infrastructure::default(),
+            pods: Vec::new(),
+            serves: Serves::Services,
+        }
+    }
+
     pub fn is_ready(&self) -> bool {
         !self.pods.is_empty()
     }
@@ -154,90 +167,130 @@ impl Binding {
 /// A service at a waypoint.
 pub type Place = (NamespacedHostname, WaypointKey);
 
-#[derive(Debug, Default, PartialEq)]
+/// Clones share everything, so that a change of a few services costs what these do.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waypoints {
-    pub all: BTreeMap<WaypointKey, Waypoint>,
-    pub bindings: BTreeMap<NamespacedHostname, Binding>,
+    pub all: Arc<BTreeMap<WaypointKey, Waypoint>>,
+    pub bindings: imbl::OrdMap<NamespacedHostname, Binding>,
+    /// Services behind a waypoint: what [`Carry::bound`] will be.
+    bound: imbl::OrdMap<NamespacedHostname, WaypointKey>,
+    /// Services that are behind a waypoint because of a rule.
+    implicit: imbl::OrdSet<NamespacedHostname>,
+    /// Services whose binding may be decided otherwise when waypoints have more in effect.
+    unsettled: imbl::OrdSet<NamespacedHostname>,
     /// Since which generation a waypoint is given a service's resources.
-    offered: BTreeMap<Place, u64>,
+    offered: imbl::OrdMap<Place, u64>,
     /// Services that a waypoint goes on serving for a while: some clients do not know yet that they left.
-    leaving: BTreeMap<Place, Instant>,
+    leaving: imbl::OrdMap<Place, Instant>,
     lingering: BTreeMap<WaypointKey, Instant>,
     owned: BTreeSet<WaypointKey>,
     pub again_at: Option<Instant>,
 }
 
+/// What is decided from.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    pub inputs: &'a Inputs,
+    pub discovery: &'a Discovery,
+    pub gateway_api: &'a GatewayApi,
+    pub carry: &'a Carry,
+    pub settings: &'a Settings,
+    pub moment: &'a Moment,
+}
+
+impl World<'_> {
+    /// When something ends that goes on for a while since then.
+    fn end(&self, since: Instant) -> Instant {
+        since + self.settings.waypoint_linger
+    }
+}
+
 impl Waypoints {
-    pub fn of(
-        inputs: &Inputs,
-        discovery: &Discovery,
-        gateway_api: &GatewayApi,
-        carry: &Carry,
-        settings: &Settings,
-        moment: &Moment,
-    ) -> Self {
-        let mut waypoints = Self {
-            all: explicit::waypoints(inputs),
-            ..Self::default()
-        };
-        let needed = match settings.automatic_waypoints {
-            true => implicit::needed(inputs, discovery, gateway_api),
-            false => BTreeSet::new(),
-        };
-        let wanted = waypoints.wanted(inputs, discovery, &needed);
-        let end = |since: Instant| since + settings.waypoint_linger;
-        waypoints.linger(carry, moment.now, end);
-        if settings.deployment.owned {
-            let owned = waypoints.all.values().filter(|w| !w.owner.is_empty());
+    pub fn of(world: &World<'_>) -> Self {
+        let mut waypoints = Self::default();
+        let mut all = explicit::waypoints(world.inputs);
+        if world.settings.deployment.owned {
+            let owned = all.values().filter(|w| !w.owner.is_empty());
             waypoints.owned = owned.map(|w| w.key.clone()).collect();
         }
-        waypoints.judge_readiness(discovery);
-        waypoints.bind(wanted, carry, inputs, discovery, moment);
-        waypoints.leave(carry, discovery, moment.now, end);
+        let wishes = wish::all(world, &mut all);
+        for waypoint in all.values_mut() {
+            waypoint.pods = ready_pods(world.discovery, waypoint);
+        }
+        waypoints.all = Arc::new(all);
+        waypoints.linger(world);
+        for (service, wish) in wishes {
+            waypoints.bind(service, wish, world);
+        }
+        let before = world.carry.bound.iter();
+        waypoints.leave(before.map(|(s, w)| (s.clone(), w.clone())), world);
         waypoints
     }
 
-    /// The waypoint of each service that is to have one.
-    fn wanted(
-        &mut self,
-        inputs: &Inputs,
-        discovery: &Discovery,
-        implicit: &BTreeSet<NamespacedHostname>,
-    ) -> BTreeMap<NamespacedHostname, WaypointKey> {
-        let mut wanted = BTreeMap::new();
-        let of_waypoints: BTreeSet<_> = self.all.keys().map(WaypointKey::service).collect();
-        for (key, entry) in &discovery.services {
-            // A waypoint's own Service: behind a waypoint nothing would reach it.
-            if implicit::is_proxy_service(&entry.meta.labels) || of_waypoints.contains(key) {
-                continue;
-            }
-            match explicit::choice(inputs, &entry.meta) {
-                explicit::Choice::None => {}
-                explicit::Choice::Named(waypoint) => drop(wanted.insert(key.clone(), waypoint)),
-                explicit::Choice::Unsaid if implicit.contains(key) => {
-                    let waypoint = WaypointKey::new(&key.namespace, IMPLICIT_NAME);
-                    self.add_implicit(&waypoint);
-                    wanted.insert(key.clone(), waypoint);
-                }
-                explicit::Choice::Unsaid => {}
-            }
+    /// The waypoints after a change that concerns these services alone; what waypoints have acknowledged is another matter,
+    /// see [`Waypoints::is_outdated`]. None where there may be other waypoints then, or other pods of them: all services
+    /// have to be looked at.
+    pub fn after(&self, services: &BTreeSet<NamespacedHostname>, world: &World<'_>) -> Option<Self> {
+        let mut next = Self {
+            again_at: None,
+            ..self.clone()
+        };
+        for service in services {
+            next.forget(service);
+            next.bind_again(service, world)?;
         }
-        wanted
+        if services.iter().any(|service| next.lost_its_last(self, service)) {
+            return None;
+        }
+        next.linger(world);
+        let of =
+            |service: &NamespacedHostname| Some((service.clone(), world.carry.bound.get(service)?.clone()));
+        next.leave(services.iter().filter_map(of), world);
+        (next.lingering == self.lingering).then_some(next)
     }
 
-    fn add_implicit(&mut self, key: &WaypointKey) {
-        self.all.entry(key.clone()).or_insert_with(|| Waypoint {
-            key: key.clone(),
-            explicit: false,
-            owner: "".into(),
-            infrastructure: Infrastructure::default(),
-            pods: Vec::new(),
-            serves: Serves::Services,
-        });
+    fn forget(&mut self, service: &NamespacedHostname) {
+        if let Some(waypoint) = self.bindings.remove(service).as_ref().and_then(Binding::waypoint) {
+            self.offered.remove(&(service.clone(), waypoint.clone()));
+        }
+        self.bound.remove(service);
+        self.implicit.remove(service);
+        self.unsettled.remove(service);
+    }
+
+    /// None where the service is a waypoint's own, or needs a waypoint that there is not yet.
+    fn bind_again(&mut self, service: &NamespacedHostname, world: &World<'_>) -> Option<()> {
+        let (name, _) = service.hostname.split_once('.')?;
+        let own = WaypointKey::new(&service.namespace, name);
+        if self.all.contains_key(&own) || self.lingering.contains_key(&own) {
+            return None;
+        }
+        let Some(entry) = world.discovery.services.get(service) else {
+            return Some(());
+        };
+        if let Some(wish) = wish::of(world, &self.all, service, entry) {
+            if wish.implicit && !self.all.contains_key(&wish.waypoint) {
+                return None;
+            }
+            self.bind(service.clone(), wish, world);
+        }
+        Some(())
+    }
+
+    /// Whether the service was the last one in its namespace for which there was an implicit waypoint.
+    fn lost_its_last(&self, before: &Self, service: &NamespacedHostname) -> bool {
+        let first = NamespacedHostname::new(&service.namespace, "");
+        let is_there = || {
+            let mut rest = self.implicit.range(first..);
+            rest.next().is_some_and(|s| s.namespace == service.namespace)
+        };
+        before.implicit.contains(service) && !is_there()
     }
 
     /// Keeps what was rendered before for a while after its last need.
-    fn linger(&mut self, carry: &Carry, now: Instant, end: impl Fn(Instant) -> Instant) {
+    fn linger(&mut self, world: &World<'_>) {
+        let (carry, now) = (world.carry, world.moment.now);
+        self.lingering.clear();
         for key in carry
             .rendered
             .iter()
@@ -246,9 +299,9 @@ impl Waypoints {
             .collect::<Vec<_>>()
         {
             let since = carry.lingering.get(&key).copied().unwrap_or(now);
-            if end(since) > now {
+            if world.end(since) > now {
                 self.lingering.insert(key, since);
-                self.look_again_at(end(since));
+                self.look_again_at(world.end(since));
             }
         }
     }
@@ -257,45 +310,32 @@ impl Waypoints {
         self.again_at = Some(self.again_at.map_or(at, |old| old.min(at)));
     }
 
-    fn judge_readiness(&mut self, discovery: &Discovery) {
-        for waypoint in self.all.values_mut() {
-            let service = waypoint.key.service();
-            if !discovery.services.contains_key(&service) {
-                continue;
+    fn bind(&mut self, service: NamespacedHostname, wish: Wish, world: &World<'_>) {
+        if wish.implicit {
+            self.implicit.insert(service.clone());
+        }
+        let waypoint = wish.waypoint;
+        // Another replica may have seen the waypoint serve it; then all hold to that.
+        let entry = world.discovery.services.get(&service);
+        let elsewhere = entry.and_then(|s| s.spec.bound.as_ref());
+        let bound = world.carry.bound.get(&service).or(elsewhere);
+        let binding = match explicit::admits(world.inputs, &self.all, &waypoint, &service.namespace) {
+            Err(reason) => Binding::Refused { waypoint, reason },
+            Ok(()) => {
+                let place = (service.clone(), waypoint.clone());
+                let offered = world.carry.offered.get(&place).copied();
+                let since = offered.unwrap_or(world.moment.generation);
+                self.offered.insert(place, since);
+                self.decide(waypoint, bound, since, world.moment)
             }
-            let serving = discovery
-                .endpoints(&service)
-                .filter(|w| w.native_tunnel && w.health == Health::Healthy);
-            waypoint.pods = serving.map(|w| (w.namespace.clone(), w.name.clone())).collect();
+        };
+        if matches!(binding, Binding::Waiting(_) | Binding::Moving { .. }) {
+            self.unsettled.insert(service.clone());
         }
-    }
-
-    fn bind(
-        &mut self,
-        wanted: BTreeMap<NamespacedHostname, WaypointKey>,
-        carry: &Carry,
-        inputs: &Inputs,
-        discovery: &Discovery,
-        moment: &Moment,
-    ) {
-        for (service, waypoint) in wanted {
-            // Another replica may have seen the waypoint serve it; then all hold to that.
-            let elsewhere = discovery
-                .services
-                .get(&service)
-                .and_then(|s| s.spec.bound.as_ref());
-            let bound = carry.bound.get(&service).or(elsewhere);
-            let binding = match explicit::admits(inputs, &self.all, &waypoint, &service.namespace) {
-                Err(reason) => Binding::Refused { waypoint, reason },
-                Ok(()) => {
-                    let place = (service.clone(), waypoint.clone());
-                    let since = carry.offered.get(&place).copied().unwrap_or(moment.generation);
-                    self.offered.insert(place, since);
-                    self.decide(waypoint, bound, since, moment)
-                }
-            };
-            self.bindings.insert(service, binding);
+        if let Some(advertised) = binding.advertised() {
+            self.bound.insert(service.clone(), advertised.clone());
         }
+        self.bindings.insert(service, binding);
     }
 
     /// A service that is behind a waypoint never falls back to layer 4 while it wants one.
@@ -323,58 +363,65 @@ impl Waypoints {
     }
 
     /// What a waypoint had to serve and no longer has to, it serves for a while longer.
-    fn leave(
-        &mut self,
-        carry: &Carry,
-        discovery: &Discovery,
-        now: Instant,
-        end: impl Fn(Instant) -> Instant,
-    ) {
-        let before = carry
-            .bound
-            .iter()
-            .map(|(s, w)| (s.clone(), w.clone()))
-            .chain(carry.leaving.keys().cloned());
-        for place in before.collect::<BTreeSet<_>>() {
-            let stays = self
-                .bindings
-                .get(&place.0)
-                .is_some_and(|b| b.waypoint() == Some(&place.1) || b.advertised() == Some(&place.1));
+    fn leave(&mut self, bound: impl Iterator<Item = Place>, world: &World<'_>) {
+        let (carry, now) = (world.carry, world.moment.now);
+        self.leaving.clear();
+        for place in bound
+            .chain(carry.leaving.keys().cloned())
+            .collect::<BTreeSet<_>>()
+        {
             let since = carry.leaving.get(&place).copied().unwrap_or(now);
-            if !stays && discovery.services.contains_key(&place.0) && end(since) > now {
+            let exists = world.discovery.services.contains_key(&place.0);
+            if !self.is_bound(&place) && exists && world.end(since) > now {
                 self.leaving.insert(place, since);
-                self.look_again_at(end(since));
+                self.look_again_at(world.end(since));
             }
         }
     }
 
+    /// Whether the waypoint is the service's, now or soon.
+    fn is_bound(&self, (service, waypoint): &Place) -> bool {
+        let binding = self.bindings.get(service);
+        binding.is_some_and(|b| b.waypoint() == Some(waypoint) || b.advertised() == Some(waypoint))
+    }
+
+    /// Services whose waypoints are others than before.
+    pub fn moved_since(&self, before: &Self) -> BTreeSet<NamespacedHostname> {
+        let bindings = before
+            .bindings
+            .diff(&self.bindings)
+            .map(|item| key_of(&item).clone());
+        let leaving = before.leaving.diff(&self.leaving);
+        bindings
+            .chain(leaving.map(|item| key_of(&item).0.clone()))
+            .collect()
+    }
+
+    /// The bindings that wait for a waypoint, with the waypoint and since when it is given the service's resources.
+    fn awaited(&self) -> impl Iterator<Item = (&NamespacedHostname, &WaypointKey, u64)> {
+        self.unsettled.iter().filter_map(|service| {
+            let to = self.bindings.get(service)?.waypoint()?;
+            let since = self.offered.get(&(service.clone(), to.clone()));
+            Some((service, to, *since?))
+        })
+    }
+
     /// Services that wait for a waypoint whose pods are ready, with those of its pods that are not known to serve it.
     pub fn waiting(&self, moment: &Moment) -> Vec<(Place, Vec<PodName>)> {
-        let of = |(service, binding): (&NamespacedHostname, &Binding)| {
-            let (Binding::Waiting(to) | Binding::Moving { to, .. }) = binding else {
-                return None;
-            };
-            let place = (service.clone(), to.clone());
-            let since = *self.offered.get(&place)?;
+        let of = |(service, to, since): (&NamespacedHostname, &WaypointKey, u64)| {
             let waypoint = self.all.get(to).filter(|w| w.is_ready())?;
             let lacks = |pod: &&(Arc<str>, Arc<str>)| moment.in_effect.get(*pod).is_none_or(|g| *g < since);
-            Some((place, waypoint.pods.iter().filter(lacks).cloned().collect()))
+            let lacking = waypoint.pods.iter().filter(lacks).cloned().collect();
+            Some(((service.clone(), to.clone()), lacking))
         };
-        self.bindings.iter().filter_map(of).collect()
+        self.awaited().filter_map(of).collect()
     }
 
     /// Whether a binding would be decided otherwise with what is in effect at the waypoints now.
     pub fn is_outdated(&self, moment: &Moment) -> bool {
-        self.bindings.iter().any(|(service, binding)| {
-            let (Binding::Waiting(to) | Binding::Moving { to, .. }) = binding else {
-                return false;
-            };
-            let since = self
-                .offered
-                .get(&(service.clone(), to.clone()))
-                .copied()
-                .unwrap_or(u64::MAX);
-            self.all.get(to).is_some_and(|w| w.has_in_effect(since, moment))
+        self.awaited().any(|(_, to, since)| {
+            let waypoint = self.all.get(to);
+            waypoint.is_some_and(|w| w.has_in_effect(since, moment))
         })
     }
 
@@ -403,31 +450,22 @@ impl Waypoints {
         }
     }
 
-    /// Services that this waypoint is to serve: those it is or will be advertised for, and those that are leaving it.
+    /// Whether this waypoint is to serve the service: it is or will be advertised for it, or the service is leaving it.
+    pub fn serves(&self, key: &WaypointKey, service: &NamespacedHostname) -> bool {
+        let place = (service.clone(), key.clone());
+        self.is_bound(&place) || self.leaving.contains_key(&place)
+    }
+
+    /// Services that this waypoint is to serve.
     pub fn services_of(&self, key: &WaypointKey) -> BTreeSet<NamespacedHostname> {
-        let current = self
-            .bindings
-            .iter()
-            .filter(|(_, b)| b.waypoint() == Some(key) || b.advertised() == Some(key));
-        let leaving = self
-            .leaving
-            .keys()
-            .filter(|(_, waypoint)| waypoint == key)
-            .map(|(service, _)| service);
-        current
-            .map(|(service, _)| service)
-            .chain(leaving)
-            .cloned()
-            .collect()
+        let leaving = self.leaving.keys().map(|(service, _)| service);
+        let all = self.bindings.keys().chain(leaving);
+        all.filter(|service| self.serves(key, service)).cloned().collect()
     }
 
     pub fn carry(&self) -> Carry {
-        let bound = self
-            .bindings
-            .iter()
-            .filter_map(|(s, b)| Some((s.clone(), b.advertised()?.clone())));
         Carry {
-            bound: bound.collect(),
+            bound: self.bound.clone(),
             offered: self.offered.clone(),
             leaving: self.leaving.clone(),
             lingering: self.lingering.clone(),
@@ -460,5 +498,23 @@ impl Waypoints {
             objects.extend(Proxy::waypoint(&key, owner, infrastructure, &overlays).objects(settings));
         }
         objects
+    }
+}
+
+/// None while its Service is not there.
+fn ready_pods(discovery: &Discovery, waypoint: &Waypoint) -> Vec<(Arc<str>, Arc<str>)> {
+    let service = waypoint.key.service();
+    if !discovery.services.contains_key(&service) {
+        return Vec::new();
+    }
+    let endpoints = discovery.endpoints(&service);
+    let serving = endpoints.filter(|w| w.native_tunnel && w.health == Health::Healthy);
+    serving.map(|w| (w.namespace.clone(), w.name.clone())).collect()
+}
+
+fn key_of<'a, K, V>(item: &imbl::ordmap::DiffItem<'a, 'a, K, V>) -> &'a K {
+    use imbl::ordmap::DiffItem;
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
     }
 }

@@ -10,8 +10,10 @@ use aquifer_xds::type_url;
 
 use crate::compile::Compiled;
 use crate::compile::credentials::{Credentials, authorities_resource, certificate_resource};
+use crate::compile::gateway_api::Name;
 use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
-use crate::compile::inputs::Labels;
+use crate::compile::inputs::{Entry, Labels, selects};
+use crate::compile::reach::Concerned;
 use crate::compile::references::Resolver;
 use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes};
 use crate::compile::servers::{Plan, Served, plan};
@@ -19,13 +21,13 @@ use crate::envoy::listener::{Chain, bound_listener};
 use crate::envoy::server_tls::{authorities_secret, certificate_secret};
 use crate::envoy::{resource, resource_by_content, route_content};
 use crate::model::termination::Termination;
+use crate::objects::kube::Pod;
 use crate::proxies::Collected;
 use crate::proxies::endpoints::Clients;
 
 /// Nothing for a pod that is gone: its stream may live a little longer.
 pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, uid: &str) -> Collected {
-    let found = compiled.inputs.pods.get(namespace, pod);
-    let Some(entry) = found.filter(|entry| *entry.meta.uid == *uid) else {
+    let Some(entry) = living(compiled, namespace, pod, uid) else {
         return Collected::default();
     };
     let (labels, spec) = (&entry.meta.labels, Some(&*entry.spec));
@@ -46,6 +48,30 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, uid: &s
         gateway.kube_port(port, &listeners);
     }
     gateway.collected
+}
+
+/// The pod, while it is the one that asked: another may have taken its name.
+fn living<'a>(compiled: &'a Compiled, namespace: &str, pod: &str, uid: &str) -> Option<&'a Entry<Pod>> {
+    let found = compiled.inputs.pods.get(namespace, pod);
+    found.filter(|entry| *entry.meta.uid == *uid)
+}
+
+/// Whether a change may make something else of a gateway's resources.
+pub(super) fn is_concerned(
+    compiled: &Compiled,
+    concerned: &Concerned,
+    namespace: &str,
+    pod: &str,
+    uid: &str,
+) -> bool {
+    let Some(entry) = living(compiled, namespace, pod, uid) else {
+        return true;
+    };
+    let serves = |(namespace, name): &Name| {
+        let gateway = compiled.inputs.gateways.get(namespace, name);
+        gateway.is_some_and(|g| selects(&g.spec.selector, &entry.meta.labels))
+    };
+    concerned.gateway_api || concerned.namespaces.contains(namespace) || concerned.gateways.iter().any(serves)
 }
 
 /// The listeners of the Gateway API that the pod serves, by its own port.

@@ -1,4 +1,4 @@
-//! Resources of a waypoint: a listener for each port of each service that is behind it.
+//! Resources of a waypoint, service by service: a listener for each port, with what its routes lead to.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,18 +16,21 @@ use crate::envoy::{resource, resource_by_content, route_content};
 use crate::proxies::Collected;
 use crate::proxies::endpoints::Clients;
 
-pub(super) fn resources(compiled: &Compiled, key: &WaypointKey) -> Collected {
-    let own = compiled.waypoints.services_of(key);
+/// What a waypoint has for one of the services that are its own.
+pub(super) fn part(
+    compiled: &Compiled,
+    key: &WaypointKey,
+    own: &BTreeSet<NamespacedHostname>,
+    service: &NamespacedHostname,
+) -> Collected {
     let resolver = Resolver::new(compiled, &key.namespace);
     let mut collected = Collected::default();
-    for name in &own {
-        let Some(entry) = compiled.discovery.services.get(name) else {
-            continue;
-        };
-        for port in &entry.service.ports {
-            let clusters = add_port(&mut collected, resolver, &own, &entry.service, *port);
-            collected.add_clusters(&resolver, &clusters, Clients::Mesh);
-        }
+    let Some(entry) = compiled.discovery.services.get(service) else {
+        return collected;
+    };
+    for port in &entry.service.ports {
+        let clusters = add_port(&mut collected, resolver, own, &entry.service, *port);
+        collected.add_clusters(&resolver, &clusters, Clients::Mesh);
     }
     collected
 }

@@ -1,12 +1,12 @@
 //! The control plane before a mesh of N pods: a real API server full of objects, made-up nodes, clients that speak for
-//! agents.
+//! agents and waypoints.
 //!
 //! Nothing runs for these objects: the controllers that would delete pods of nodes that do not report are stopped. API
 //! server, control plane and clients share the machine's processors, so delays hold the cost of all three.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aquifer_xds::channel::{AddressError, ConnectError, ControlPlane};
 use thiserror::Error;
@@ -23,7 +23,8 @@ mod report;
 mod shares;
 
 use api::Api;
-use fleet::Fleet;
+use fleet::{Client, Fleet, all_clients};
+use objects::Patch;
 use process::ControlProcess;
 use shares::Shares;
 
@@ -31,21 +32,22 @@ pub use report::Report;
 
 /// A first picture of a large mesh for hundreds of clients on a small machine.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Every so often, one pod changes.
+/// Every so often, something changes.
 const CHANGE_EVERY: Duration = Duration::from_millis(100);
 /// Where the chart keeps the definitions of Istio's kinds.
 const DEFINITIONS: &str = "deploy/chart/files/crds";
-/// Shown by agents, so a change of it must reach them all.
-const CHANGED_LABEL: &str = "service.istio.io/canonical-name";
 
 #[derive(Clone, Debug)]
 pub struct Options {
     pub name: String,
     /// Sizes of the mesh, smallest first.
     pub pods: Vec<u32>,
+    /// Agents that are played.
     pub clients: u32,
-    /// Pods that change, ten a second.
+    /// Changes of each kind, ten a second.
     pub changes: u32,
+    /// All of it is given up after this long.
+    pub patience: Duration,
     /// The root of the checkout.
     pub root: PathBuf,
 }
@@ -84,6 +86,8 @@ pub enum ControlBenchError {
     Client(String),
     #[error("{0} did not arrive everywhere within {1:?}")]
     Late(&'static str, Duration),
+    #[error("not done within {0:?}; a smaller mesh, fewer clients or more minutes are to be tried")]
+    TooLong(Duration),
 }
 
 /// One size of the mesh.
@@ -98,12 +102,31 @@ struct Row {
     /// While pods change, and the most there ever was.
     resident_megabytes: f64,
     peak_megabytes: f64,
-    /// Processors' worth of time while clients get their first pictures, and while pods change.
+    /// Processor time until it is ready, until all clients have their first pictures, and while pods change.
+    starting: Shares,
     syncing: Shares,
     changing: Shares,
+    of_pods: Delays,
+    of_services: Delays,
+    of_rules: Delays,
+    bytes_per_change: u64,
+}
+
+/// From a request to change something until the last client that is concerned has acknowledged it.
+#[derive(Clone, Copy, Debug)]
+struct Delays {
     p50: Duration,
     p99: Duration,
-    bytes_per_change: u64,
+}
+
+impl Delays {
+    fn of(mut delays: Vec<Duration>) -> Self {
+        delays.sort();
+        Self {
+            p50: quantile(&delays, 0.5),
+            p99: quantile(&delays, 0.99),
+        }
+    }
 }
 
 /// Brings up a cluster, measures, and takes it down, whatever happens.
@@ -113,9 +136,12 @@ pub fn run(options: &Options) -> Result<Report, ControlBenchError> {
     wanted.nodes = 1;
     let cluster = Cluster::up(&wanted, &|step| say(format_args!("{step}")))?;
     let runtime = tokio::runtime::Runtime::new().map_err(|source| io("start", Path::new("tokio"), source))?;
-    let rows = runtime.block_on(measure_all(&cluster, options));
+    let of_runtime = runtime.enter();
+    let measuring = tokio::time::timeout(options.patience, measure_all(&cluster, options));
+    let rows = runtime.block_on(measuring);
+    drop(of_runtime);
     let down = cluster.down();
-    let rows = rows?;
+    let rows = rows.map_err(|_| ControlBenchError::TooLong(options.patience))??;
     down?;
     Ok(Report {
         clients: options.clients,
@@ -140,6 +166,7 @@ async fn measure_all(cluster: &Cluster, options: &Options) -> Result<Vec<Row>, C
     }
     let api = Api::open(&cluster.kubeconfig()).await?;
     api.fill(objects::foundations().into_iter()).await?;
+    api.fill((0..objects::NAMESPACES).map(objects::waypoint)).await?;
     api.fill((0..options.clients).flat_map(objects::node)).await?;
     api.fill((0..objects::SERVICES).map(objects::service)).await?;
     api.fill((0..objects::VIRTUAL_SERVICES).map(objects::virtual_service))
@@ -164,32 +191,34 @@ async fn measure(
     options: &Options,
     pods: u32,
 ) -> Result<Row, ControlBenchError> {
-    let agents: Vec<String> = (0..options.clients).map(objects::agent_name).collect();
-    let tokens = api
-        .tokens(objects::MESH_NAMESPACE, objects::AGENT_ACCOUNT, &agents)
-        .await?;
+    let clients = api.tokens(all_clients(options.clients)).await?;
     say(format_args!("starting the control plane before {pods} pods"));
-    let started = Instant::now();
+    let before = Shares::before();
     let mut control = ControlProcess::start(&cluster.kubeconfig())?;
     control.ready(PATIENCE).await?;
-    let ready = started.elapsed();
+    let (starting, ready) = Shares::now(&control).since(&before);
     let root = control.root_certificate(api).await?;
     let plane = ControlPlane::new(&control.grpc(), &root)?;
 
-    say(format_args!("connecting {} clients", options.clients));
-    let (connecting, before) = (Instant::now(), Shares::now(&control));
-    let mut fleet = Fleet::start(&plane, tokens);
+    say(format_args!("connecting {} clients", clients.len()));
+    let before = Shares::now(&control);
+    let mut fleet = Fleet::start(&plane, clients);
     fleet.synced(PATIENCE).await?;
-    let synced = connecting.elapsed();
-    let syncing = Shares::now(&control).since(&before, synced);
+    let (syncing, synced) = Shares::now(&control).since(&before);
     let first_bytes = fleet.bytes();
+    // Waypoints have acknowledged what they serve: agents are told of that, and statuses are written.
+    fleet.quiet(PATIENCE).await?;
 
-    say(format_args!("{} pods change", options.changes));
-    let (changed, before) = (Instant::now(), Shares::now(&control));
-    change(api, &fleet, options, pods).await?;
-    let mut delays = fleet.arrived(options.changes as usize, PATIENCE).await?;
-    let changing = Shares::now(&control).since(&before, changed.elapsed());
-    delays.sort();
+    let count = options.changes;
+    say(format_args!(
+        "{count} pods change, then {count} Services, then {count} VirtualServices"
+    ));
+    let (settled, before) = (fleet.bytes(), Shares::now(&control));
+    let of_pods = change(api, &mut fleet, (0..count.min(pods)).map(|n| pod_change(n, pods))).await?;
+    let (changing, _) = Shares::now(&control).since(&before);
+    let bytes_per_change = (fleet.bytes() - settled) / u64::from(count.max(1));
+    let of_services = change(api, &mut fleet, (0..count).map(|n| service_change(n, pods))).await?;
+    let of_rules = change(api, &mut fleet, (0..count).map(|n| rule_change(n, pods))).await?;
     Ok(Row {
         pods,
         ready,
@@ -197,27 +226,70 @@ async fn measure(
         first_bytes,
         resident_megabytes: control.resident_megabytes(),
         peak_megabytes: control.peak_megabytes(),
+        starting,
         syncing,
         changing,
-        p50: quantile(&delays, 0.5),
-        p99: quantile(&delays, 0.99),
-        bytes_per_change: (fleet.bytes() - first_bytes) / u64::from(options.changes.max(1)),
+        of_pods,
+        of_services,
+        of_rules,
+        bytes_per_change,
     })
 }
 
-/// Each change is of another pod, so that none hides another.
-async fn change(api: &Api, fleet: &Fleet, options: &Options, pods: u32) -> Result<(), ControlBenchError> {
-    let mut tick = tokio::time::interval(CHANGE_EVERY);
-    // A value of its own for each size: an equal one would change nothing.
-    let value = format!("changed-{pods}");
-    for index in 0..options.changes.min(pods) {
-        tick.tick().await;
-        let (namespace, name) = (objects::namespace_of(index), objects::pod_name(index));
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        fleet.expect(objects::workload_of(index), Instant::now());
-        api.label(&path, CHANGED_LABEL, &value).await?;
+/// Something that is changed, the resource that shows it, and whom that must reach.
+struct Change {
+    patch: Patch,
+    shown_by: String,
+    concerned: fn(Client, u32) -> bool,
+    index: u32,
+}
+
+/// A value of its own for each size of the mesh: an equal one would change nothing.
+fn pod_change(index: u32, pods: u32) -> Change {
+    Change {
+        patch: objects::pod_labelled(index, &format!("changed-{pods}")),
+        shown_by: objects::workload_of(index),
+        concerned: |_, _| true,
+        index,
     }
-    Ok(())
+}
+
+/// Of Services without rules: agents and waypoints alike are told of their addresses.
+fn service_change(index: u32, pods: u32) -> Change {
+    let service = objects::VIRTUAL_SERVICES + index;
+    #[allow(clippy::cast_possible_truncation, reason = "below 65536 by the remainder")]
+    let port = 9000 + (pods % 50_000) as u16;
+    Change {
+        patch: objects::service_leading_to(service, port),
+        shown_by: objects::address_name_of(service),
+        concerned: |_, _| true,
+        index: service,
+    }
+}
+
+fn rule_change(index: u32, pods: u32) -> Change {
+    let rule = index % objects::VIRTUAL_SERVICES;
+    Change {
+        patch: objects::rule_with_timeout(rule, pods),
+        shown_by: objects::routes_of(rule),
+        concerned: |client, rule| client == Client::Waypoint(rule % objects::NAMESPACES),
+        index: rule,
+    }
+}
+
+/// Each change is of another object, so that none hides another.
+async fn change(
+    api: &Api,
+    fleet: &mut Fleet,
+    changes: impl Iterator<Item = Change>,
+) -> Result<Delays, ControlBenchError> {
+    let mut tick = tokio::time::interval(CHANGE_EVERY);
+    for change in changes {
+        tick.tick().await;
+        fleet.expect(change.shown_by, |client| (change.concerned)(client, change.index));
+        api.patch(&change.patch).await?;
+    }
+    Ok(Delays::of(fleet.arrived(PATIENCE).await?))
 }
 
 /// Of sorted values; zero where there are none.

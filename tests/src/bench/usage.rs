@@ -68,16 +68,26 @@ pub(super) fn peak_megabytes(pid: u32) -> Option<f64> {
     Some(kilobytes / 1e3)
 }
 
-/// Processor time of all processes with these names.
+/// Processor time of all parts of Kubernetes with these names: one program is all of them, by its first argument.
 pub(super) fn cpu_seconds_of(names: &[&str]) -> f64 {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let is_named = |pid: &u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        names.contains(&name.trim())
+        let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments
+            .split('\0')
+            .nth(1)
+            .is_some_and(|name| names.contains(&name))
     };
     let shares = pids.filter(is_named).filter_map(of_process);
     shares.map(|share| share.cpu_seconds).sum()
+}
+
+/// The machine's load average over a minute; zero where it is not told.
+pub(super) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split(' ').next().and_then(|first| first.parse().ok());
+    first.unwrap_or_default()
 }
 
 /// utime, stime and rss: fields 14, 15 and 24; the name before them may hold blanks.

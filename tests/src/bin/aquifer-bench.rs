@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use aquifer_tests::bench::{self, Layer, Options};
-use aquifer_tests::interrupt;
+use aquifer_tests::cluster::layout::ClusterName;
 use aquifer_tests::lab::layout::LabName;
+use aquifer_tests::{cluster, interrupt};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures no mesh against Aquifer, interleaved in one run.
@@ -59,9 +61,12 @@ struct ControlRun {
     /// Clients that speak for agents, each of a node of its own
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5000))]
     clients: u32,
-    /// Changes of pods, ten a second
+    /// Changes of pods, then of Services, then of VirtualServices, ten a second
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=200))]
     changes: u32,
+    /// Give up after so many minutes
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=300))]
+    minutes: u32,
     /// Write the figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -116,11 +121,15 @@ fn serve(port: u16) -> Result<()> {
 #[allow(clippy::print_stdout, reason = "the report is this program's output")]
 fn measure_control(run: ControlRun) -> Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let name: ClusterName = run.name.parse()?;
+    interrupt::on_signal(move || cluster::take_down(&name).map_err(|error| error.to_string()))
+        .context("cannot watch for signals")?;
     let report = bench::control::run(&bench::control::Options {
         name: run.name,
         pods: run.pods,
         clients: run.clients,
         changes: run.changes,
+        patience: Duration::from_secs(u64::from(run.minutes) * 60),
         root,
     })?;
     println!("\n{report}");

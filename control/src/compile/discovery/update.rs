@@ -78,20 +78,44 @@ impl Update<'_> {
         let Some(either) = new.or(old) else { return };
         let (namespace, name) = (&either.meta.namespace, &either.meta.name);
         let key = NamespacedHostname::new(namespace, &hostname(name, namespace));
-        if let Some(old) = self.discovery.remove_service(&key) {
-            self.selected_by(&old);
-        }
-        if let Some(new) = new.and_then(|entry| service_entry(entry, self.settings)) {
-            let new = Arc::new(new);
-            self.discovery.add_service(&new);
-            self.selected_by(&new);
+        let before = self.discovery.remove_service(&key);
+        let after = new
+            .and_then(|entry| service_entry(entry, self.settings))
+            .map(Arc::new);
+        self.serving(&key);
+        if let Some(new) = &after {
+            self.discovery.add_service(new);
+            // Those that it selected before are those that served it.
+            if before
+                .as_ref()
+                .is_none_or(|b| b.spec.selector != new.spec.selector)
+            {
+                self.selected_by(new);
+            }
         }
         self.touched.services.insert(key);
+        let by_hand = |entry: &Arc<ServiceEntry>| entry.spec.selector.is_empty();
+        if before.as_ref().is_some_and(by_hand) || after.as_ref().is_some_and(by_hand) {
+            self.slices_of(namespace, name);
+        }
+    }
+
+    fn slices_of(&mut self, namespace: &str, service: &Arc<str>) {
         let inputs = self.inputs;
         for slice in inputs.endpoint_slices.in_namespace(namespace) {
-            if slice.spec.service == *name {
+            if slice.spec.service == *service {
                 self.slice(&(slice.meta.namespace.clone(), slice.meta.name.clone()));
             }
+        }
+    }
+
+    /// Notes the workloads that serve it; what slices claim is noted with these.
+    fn serving(&mut self, service: &NamespacedHostname) {
+        for workload in self.discovery.endpoints(service) {
+            let name = (workload.namespace.clone(), workload.name.clone());
+            let pod = WorkloadUid::pod(&self.settings.cluster_id, &name.0, &name.1);
+            let is_pod = pod == workload.uid;
+            self.affected.insert(workload.uid.clone(), is_pod.then_some(name));
         }
     }
 

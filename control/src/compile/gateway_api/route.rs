@@ -16,7 +16,7 @@ pub enum Route<'a> {
 }
 
 /// Every route: those of requests by name, then the others, the oldest first, since that one wins.
-pub(super) fn all(inputs: &Inputs) -> Vec<Route<'_>> {
+pub fn all(inputs: &Inputs) -> Vec<Route<'_>> {
     let mut streams: Vec<_> = inputs.tls_routes.iter().chain(&inputs.tcp_routes).collect();
     streams.sort_by_cached_key(|r| (r.meta.creation_timestamp.clone(), name(r)));
     let requests = inputs.http_routes.iter().map(Route::Http);

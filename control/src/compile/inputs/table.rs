@@ -31,7 +31,7 @@ impl<T> PartialEq for Entry<T> {
 }
 
 /// What a table is sorted by.
-type Rank = [Arc<str>; 3];
+pub(super) type Rank = [Arc<str>; 3];
 
 #[derive(Clone, Copy, Debug)]
 enum Order {
@@ -95,6 +95,11 @@ impl<T> Table<T> {
         self.entries.values()
     }
 
+    /// With what they are sorted by.
+    pub(super) fn ranked(&self) -> impl Iterator<Item = (&Rank, &Entry<T>)> {
+        self.entries.iter()
+    }
+
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -148,7 +153,7 @@ fn by_name(namespace: &Arc<str>, name: &Arc<str>) -> Rank {
     [namespace.clone(), name.clone(), namespace.clone()]
 }
 
-type Iter<'t, T> = imbl::ordmap::Values<'t, Rank, Entry<T>, DefaultSharedPtr>;
+pub(super) type Iter<'t, T> = imbl::ordmap::Values<'t, Rank, Entry<T>, DefaultSharedPtr>;
 
 impl<'t, T> IntoIterator for &'t Table<T> {
     type Item = &'t Entry<T>;

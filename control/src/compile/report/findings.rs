@@ -3,13 +3,13 @@
 use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::Compiled;
-use crate::compile::inputs::{Entry, selects};
+use crate::compile::inputs::{Entry, Ruling, selects};
 use crate::compile::references::Resolver;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
 use crate::model::destination_rule::{DestinationRule, Subset};
 use crate::model::host::HostPattern;
-use crate::model::virtual_service::{Action, Destination, GatewayRef, HttpRule, VirtualService};
+use crate::model::virtual_service::{Destination, GatewayRef, HttpRule, VirtualService};
 use crate::objects::{Meta, Notice};
 
 pub(super) fn virtual_service(
@@ -19,7 +19,7 @@ pub(super) fn virtual_service(
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
     gateways(compiled, rules, &mut notices);
-    for destination in destinations(rules) {
+    for destination in rules.destinations() {
         notices.extend(unresolved(compiled, rules, destination));
     }
     if rules.is_mesh() {
@@ -57,17 +57,6 @@ fn gateways(compiled: &Compiled, rules: &VirtualService, notices: &mut Vec<Notic
             notices.push(Notice::unresolved(format!("spec.gateways[{i}]"), message));
         }
     }
-}
-
-fn destinations(rules: &VirtualService) -> impl Iterator<Item = &Destination> {
-    let http = rules.http.iter().filter_map(|rule| match &rule.action {
-        Action::Forward(forward) => Some(&forward.destinations),
-        _ => None,
-    });
-    http.chain(rules.tcp.iter().map(|rule| &rule.destinations))
-        .chain(rules.tls.iter().map(|rule| &rule.destinations))
-        .flatten()
-        .map(|d| &d.destination)
 }
 
 fn unresolved(compiled: &Compiled, rules: &VirtualService, destination: &Destination) -> Option<Notice> {

@@ -141,11 +141,9 @@ pub(super) fn not_covered(found: &[&Arc<ServerCertificate>], host: &HostPattern)
 pub(super) fn addresses(compiled: &Compiled, gateway: &Gateway) -> Vec<Value> {
     let mut addresses = Vec::new();
     for ((namespace, labels), pod) in sorts(compiled, gateway) {
-        let in_front = compiled.inputs.services.iter().filter(|s| {
-            *s.meta.namespace == *namespace
-                && !s.spec.selector.is_empty()
-                && selects(&s.spec.selector, labels)
-        });
+        let of_namespace = compiled.inputs.services.in_namespace(namespace);
+        let in_front =
+            of_namespace.filter(|s| !s.spec.selector.is_empty() && selects(&s.spec.selector, labels));
         for service in in_front {
             let listened: BTreeSet<u16> = gateway
                 .servers

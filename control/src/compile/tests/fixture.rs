@@ -44,7 +44,9 @@ pub(crate) struct Mesh {
     /// Since `last` was compiled.
     changes: Changes,
     last: Option<Compiled>,
-    last_moment: Option<BTreeMap<PodName, u64>>,
+    /// The models that were made one from the other, since somebody took them.
+    steps: Vec<Compiled>,
+    last_moment: Option<(Instant, BTreeMap<PodName, u64>)>,
 }
 
 impl Mesh {
@@ -61,6 +63,7 @@ impl Mesh {
             age: 0,
             changes: Changes::default(),
             last: None,
+            steps: Vec::new(),
             last_moment: None,
         }
     }
@@ -159,16 +162,18 @@ impl Mesh {
             Some(last) => last.next(&self.store, &changes, &self.carry, &self.moment),
             None => compiled.clone(),
         };
-        if self.last_moment.as_ref() == Some(&self.moment.in_effect) || changes.is_empty() {
-            assert_same(&next, &compiled);
-            self.last = Some(next);
-        } else {
-            // Waypoints acknowledged something as well: the pipeline looks at that on its own.
-            let next = next.next(&self.store, &Changes::default(), &self.carry, &self.moment);
-            assert_same(&next, &compiled);
-            self.last = Some(next);
+        let moment = (self.moment.now, self.moment.in_effect.clone());
+        self.steps.push(next);
+        if self.last_moment.as_ref() != Some(&moment) && !changes.is_empty() {
+            // Waypoints acknowledged something, or time went by: the pipeline looks at that on its own.
+            let last = &self.steps[self.steps.len() - 1];
+            let next = last.next(&self.store, &Changes::default(), &self.carry, &self.moment);
+            self.steps.push(next);
         }
-        self.last_moment = Some(self.moment.in_effect.clone());
+        let next = &self.steps[self.steps.len() - 1];
+        assert_same(next, &compiled);
+        self.last = Some(next.clone());
+        self.last_moment = Some(moment);
         self.carry = Carry::clone(&compiled.carry);
         self.moment.generation += 1;
         compiled
@@ -179,6 +184,11 @@ impl Mesh {
         let key = ObjectKey::new(group, kind, namespace, name);
         let origin: Arc<str> = key.to_string().into();
         self.apply(SourceEvent::Deleted { origin, key });
+    }
+
+    /// The models that were made one from the other since this was asked last.
+    pub(crate) fn take_steps(&mut self) -> Vec<Compiled> {
+        std::mem::take(&mut self.steps)
     }
 
     /// The model that was made last, from the one before it.
@@ -206,6 +216,7 @@ pub(crate) fn assert_same(a: &Compiled, b: &Compiled) {
     assert_eq!(a.reports, b.reports);
     assert_eq!(a.rendered, b.rendered);
     assert_eq!(a.carry, b.carry);
+    assert_eq!(a.rejected, b.rejected);
     assert_eq!(a.discovery.addressless, b.discovery.addressless);
     assert_eq!(a.discovery.by_host, b.discovery.by_host);
     for service in b.services.keys() {

@@ -21,31 +21,50 @@ struct Event {
     name: u8,
     /// Chooses among the kind's contents; none deletes.
     content: Option<u8>,
+    /// What else happened by then.
+    besides: Besides,
+}
+
+/// What is no change of an object.
+#[derive(Clone, Copy, Debug)]
+enum Besides {
+    Nothing,
+    /// All pods have everything in effect.
+    Acknowledged,
+    /// Long enough that a waypoint is done with a service that left it.
+    Later,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let content = prop_oneof![4 => (0u8..6).prop_map(Some), 1 => Just(None)];
-    (0..KINDS.len(), 0..NAMESPACES.len(), 0u8..3, content).prop_map(|(kind, namespace, name, content)| {
-        Event {
-            kind,
-            namespace,
-            name,
-            content,
-        }
+    let besides = prop_oneof![
+        8 => Just(Besides::Nothing),
+        1 => Just(Besides::Acknowledged),
+        1 => Just(Besides::Later),
+    ];
+    let place = (0..KINDS.len(), 0..NAMESPACES.len(), 0u8..3);
+    (place, content, besides).prop_map(|((kind, namespace, name), content, besides)| Event {
+        kind,
+        namespace,
+        name,
+        content,
+        besides,
     })
 }
 
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
     ("", "Service", service),
     ("discovery.k8s.io", "EndpointSlice", slice),
     ("networking.istio.io", "VirtualService", rules),
+    ("networking.istio.io", "VirtualService", rules),
     ("networking.istio.io", "DestinationRule", subsets),
+    ("gateway.networking.k8s.io", "HTTPRoute", route),
     ("security.istio.io", "PeerAuthentication", peers),
     ("security.istio.io", "AuthorizationPolicy", policy),
 ];
@@ -84,20 +103,21 @@ fn namespace(_: u8, content: u8) -> String {
 fn service(name: u8, content: u8) -> String {
     let selector = [
         "app: a",
-        "app: b",
+        "app: b, version: v2",
         "",
         "gateway.networking.k8s.io/gateway-name: waypoint",
-        "app: a, version: v2",
+        "gateway.networking.k8s.io/gateway-name: waypoint",
         "istio: gw",
     ];
-    let name = if content == 3 {
-        "waypoint".to_owned()
-    } else {
-        format!("o{name}")
+    let own = match content {
+        3 => "waypoint".to_owned(),
+        4 => "wp".to_owned(),
+        _ => format!("o{name}"),
     };
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.{content}, selector: {{{}}}, ports: [{{name: http, port: 80}}]}}",
-        selector[usize::from(content)]
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {own}}}\nspec: {{clusterIP: 10.96.{name}.{content}, selector: {{{}}}, ports: [{{name: http, port: 80, targetPort: {}}}]}}",
+        selector[usize::from(content)],
+        8080 + u16::from(content)
     )
 }
 
@@ -117,19 +137,60 @@ fn slice(name: u8, content: u8) -> String {
 }
 
 fn rules(name: u8, content: u8) -> String {
-    let hosts = ["o0", "o1", "'*'", "o0, o2", "o9", "o0"];
-    let gateways = if content == 5 { "gateways: [g]," } else { "" };
+    let hosts = [
+        "o0",
+        "o1",
+        "'*'",
+        "o0, o2",
+        "o9",
+        "o0, '*.shop.svc.cluster.local'",
+    ];
+    let gateways = match content {
+        5 => "gateways: [g],",
+        1 => "gateways: [mesh, shop/g], exportTo: ['.'],",
+        _ => "",
+    };
     let broken = if content == 4 { "htp: []," } else { "" };
+    // Also to another service, of another namespace, and to one that nobody has.
+    let to = [
+        "o0, subset: v2",
+        "o2",
+        "o1.shop.svc.cluster.local, subset: v2",
+        "o1",
+        "o9",
+        "o2.other.svc.cluster.local",
+    ];
     format!(
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: o{name}}}\nspec: {{hosts: [{}], {gateways} {broken} http: [{{route: [{{destination: {{host: o0, subset: v2}}}}]}}]}}",
-        hosts[usize::from(content)]
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: o{name}}}\nspec: {{hosts: [{}], {gateways} {broken} http: [{{route: [{{destination: {{host: {}}}}}]}}]}}",
+        hosts[usize::from(content)],
+        to[usize::from(content)]
     )
 }
 
 fn subsets(name: u8, content: u8) -> String {
-    let host = content % 3;
+    let host = ["o0", "o1", "o2", "'*'", "o0.shop.svc.cluster.local", "o1"][usize::from(content)];
+    let more = match content {
+        2 => ", exportTo: ['.']",
+        5 => ", trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+        _ => "",
+    };
     format!(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: o{name}}}\nspec: {{host: o{host}, subsets: [{{name: v2, labels: {{version: v2}}}}]}}"
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: o{name}}}\nspec: {{host: {host}, subsets: [{{name: v2, labels: {{version: v2}}}}]{more}}}"
+    )
+}
+
+fn route(name: u8, content: u8) -> String {
+    let parents = [
+        "kind: Service, group: '', name: o0",
+        "kind: Service, group: '', name: o1, port: 80",
+        "kind: Service, group: '', name: o0, namespace: shop",
+        "name: kg, namespace: shop",
+    ];
+    let backends = ["o1", "o2", "o0, namespace: shop"];
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: o{name}}}\nspec: {{parentRefs: [{{{}}}], rules: [{{backendRefs: [{{name: {}, port: 80}}]}}]}}",
+        parents[usize::from(content) % parents.len()],
+        backends[usize::from(content) % backends.len()]
     )
 }
 
@@ -158,9 +219,19 @@ fn policy(name: u8, content: u8) -> String {
 }
 
 const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, labels: {istio.io/waypoint-for: all}}\nspec: {gatewayClassName: istio-waypoint, listeners: []}";
+const KUBE_GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: kg}\nspec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]}";
 const GATEWAY: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {selector: {istio: gw}, servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}]}";
 
 fn happen(mesh: &mut Mesh, event: &Event) {
+    match event.besides {
+        Besides::Nothing => {}
+        Besides::Acknowledged => {
+            for (namespace, pod) in NAMESPACES.iter().flat_map(|ns| [(ns, "o0"), (ns, "o1")]) {
+                mesh.acknowledge(namespace, pod, mesh.moment.generation);
+            }
+        }
+        Besides::Later => mesh.moment.now += mesh.settings.waypoint_linger,
+    }
     let (group, kind, content) = KINDS[event.kind];
     let namespace = NAMESPACES[event.namespace];
     match event.content {
@@ -170,6 +241,59 @@ fn happen(mesh: &mut Mesh, event: &Event) {
         }
         None if kind == "Namespace" => mesh.forget(group, kind, "", namespace),
         None => mesh.forget(group, kind, namespace, &format!("o{}", event.name)),
+    }
+}
+
+/// What is there before anything happens: a change may matter only where much else is.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Empty,
+    /// Rules for every host, and no Service that has one.
+    Rules,
+    /// Waypoints and gateways at work.
+    Full,
+}
+
+fn start() -> impl Strategy<Value = Start> {
+    prop_oneof![1 => Just(Start::Empty), 1 => Just(Start::Rules), 3 => Just(Start::Full)]
+}
+
+impl Start {
+    fn mesh(self) -> Mesh {
+        let mut mesh = Mesh::new();
+        mesh.add("shop", GATEWAY)
+            .add("shop", KUBE_GATEWAY)
+            .add("other", WAYPOINT);
+        let mut put = |namespace: &str, yaml: String| {
+            mesh.add(namespace, &yaml.replace("NAMESPACE", namespace));
+        };
+        match self {
+            Self::Empty => {}
+            Self::Rules => {
+                put("shop", rules(0, 2));
+                put("other", rules(1, 2));
+            }
+            Self::Full => {
+                for at in ["shop", "other"] {
+                    put(at, namespace(0, 0));
+                    (0..3).for_each(|name| put(at, service(name, name)));
+                }
+                // A gateway, a waypoint and an application.
+                put("shop", pod(0, 4));
+                put("shop", pod(1, 3));
+                put("shop", pod(2, 1));
+                put("shop", service(0, 3));
+                put("other", pod(1, 3));
+                put("other", service(0, 4));
+                put("shop", service(0, 5).replace("name: o0", "name: kg-istio"));
+                put("shop", rules(0, 3));
+                put("shop", rules(1, 1));
+                put("shop", subsets(0, 1));
+                put("shop", route(0, 1));
+                put("shop", route(1, 3));
+            }
+        }
+        mesh
     }
 }
 
@@ -192,8 +316,9 @@ fn the_small_world_is_accepted_but_for_what_is_broken_on_purpose() {
     }
 }
 
-fn proxies() -> [ProxyKey; 3] {
+fn proxies() -> [ProxyKey; 4] {
     [
+        ProxyKey::Waypoint(WaypointKey::new("other", "waypoint")),
         ProxyKey::Waypoint(WaypointKey::new("shop", "waypoint")),
         ProxyKey::Waypoint(WaypointKey::new("other", "wp")),
         ProxyKey::Gateway {
@@ -209,10 +334,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn one_change_after_another_comes_to_the_same(groups in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..12)) {
-        let mut mesh = Mesh::new();
-        mesh.add("shop", GATEWAY).add("other", WAYPOINT);
+    fn one_change_after_another_comes_to_the_same(
+        start in start(),
+        groups in prop::collection::vec(prop::collection::vec(event(), 1..3), 1..12),
+    ) {
+        let mut mesh = start.mesh();
         let first = mesh.compile();
+        mesh.take_steps();
         let mut pictures = proxies().map(|key| Picture::of(&first, &key));
         let mut told = ambient(&first, Types::new(), None);
         let mut before = first;
@@ -222,14 +350,15 @@ proptest! {
             }
             // Compares the two ways.
             mesh.compile();
-            let next = mesh.last().clone();
-            told = ambient(&next, told, Some(&before));
-            prop_assert_eq!(&told, &ambient(&next, Types::new(), None));
-            for (picture, key) in pictures.iter_mut().zip(proxies()) {
-                *picture = std::mem::take(picture).next(&next, &key);
-                prop_assert_eq!(picture.types(&told), Picture::of(&next, &key).types(&told));
+            for next in mesh.take_steps() {
+                told = ambient(&next, told, Some(&before));
+                prop_assert_eq!(&told, &ambient(&next, Types::new(), None));
+                for (picture, key) in pictures.iter_mut().zip(proxies()) {
+                    *picture = std::mem::take(picture).next(&next, &key);
+                    prop_assert_eq!(picture.types(&told), Picture::of(&next, &key).types(&told));
+                }
+                before = next;
             }
-            before = next;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aquifer_core::workload::Workload;
+use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::discovery::{WAYPOINT_CLASS, is_waypoint_class};
 use crate::compile::inputs::{Inputs, Labels};
@@ -113,6 +113,11 @@ pub(super) fn of_workload(
     workload: &Workload,
 ) -> Option<WaypointKey> {
     if !waypoints.serve_workloads() {
+        return None;
+    }
+    // An endpoint without a pod has its Service's name: a pod of that name is somebody else.
+    let of_pod = WorkloadUid::pod(&workload.cluster, &workload.namespace, &workload.name);
+    if workload.uid != of_pod {
         return None;
     }
     let pod = inputs.pods.get(&workload.namespace, &workload.name)?;

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::{Method, Request};
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use serde_json::{Value, json};
 
 use super::ControlBenchError;
-use super::objects::Wanted;
+use super::fleet::Client;
+use super::objects::{self, Patch, Wanted};
 
 /// Requests under way at a time; the API server has two processors to itself and us.
 const PARALLEL: usize = 48;
@@ -17,13 +18,13 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
 #[derive(Clone)]
-pub(super) struct Api(Client);
+pub(super) struct Api(kube::Client);
 
 impl Api {
     pub(super) async fn open(kubeconfig: &Path) -> Result<Self, ControlBenchError> {
         let read = Kubeconfig::read_from(kubeconfig)?;
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
-        Ok(Self(Client::try_from(config)?))
+        Ok(Self(kube::Client::try_from(config)?))
     }
 
     /// Creates all; what is there already is replaced in what it says.
@@ -67,9 +68,8 @@ impl Api {
             .map(drop)
     }
 
-    pub(super) async fn label(&self, pod: &str, key: &str, value: &str) -> Result<(), ControlBenchError> {
-        let body = json!({"metadata": {"labels": {key: value}}});
-        self.send(Method::PATCH, pod, Some(MERGE_PATCH), &body)
+    pub(super) async fn patch(&self, (path, body): &Patch) -> Result<(), ControlBenchError> {
+        self.send(Method::PATCH, path, Some(MERGE_PATCH), body)
             .await
             .map(drop)
     }
@@ -94,15 +94,21 @@ impl Api {
         Ok(answer["status"]["token"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// A token for each pod, in their order.
+    /// The clients with their tokens.
     pub(super) async fn tokens(
         &self,
-        namespace: &str,
-        account: &str,
-        pods: &[String],
-    ) -> Result<Vec<String>, ControlBenchError> {
-        stream::iter(pods)
-            .map(|pod| self.token(namespace, account, pod))
+        clients: impl Iterator<Item = Client>,
+    ) -> Result<Vec<(Client, String)>, ControlBenchError> {
+        let token = async |client: Client| {
+            let (namespace, pod) = client.pod();
+            let account = match client {
+                Client::Agent(_) => objects::AGENT_ACCOUNT,
+                Client::Waypoint(_) => objects::WAYPOINT,
+            };
+            let token = self.token(&namespace, account, &pod).await?;
+            Ok((client, token))
+        };
+        stream::iter(clients.map(token))
             .buffered(PARALLEL)
             .try_collect()
             .await

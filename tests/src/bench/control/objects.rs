@@ -10,6 +10,9 @@ pub(super) const SERVICES: u32 = 2_000;
 pub(super) const VIRTUAL_SERVICES: u32 = 500;
 pub(super) const MESH_NAMESPACE: &str = "istio-system";
 pub(super) const AGENT_ACCOUNT: &str = "ztunnel";
+/// The control plane calls the waypoints so that rules need, and their Services.
+pub(super) const WAYPOINT: &str = "waypoint";
+pub(super) const WAYPOINT_POD: &str = "waypoint-0";
 
 /// Where an object is created, and the object.
 #[derive(Debug)]
@@ -52,6 +55,10 @@ fn address_of(pod: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0x0A01_0000 + pod)
 }
 
+fn waypoint_address(namespace: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0AFE_0000 + namespace)
+}
+
 fn agent_address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0x0AFF_0000 + node)
 }
@@ -77,7 +84,7 @@ pub(super) fn foundations() -> Vec<Wanted> {
     for index in 0..NAMESPACES {
         let name = namespace_of(index);
         wanted.push(labelled(&name, json!({"istio.io/dataplane-mode": "ambient"})));
-        wanted.push(account(&name, "app"));
+        wanted.extend([account(&name, "app"), account(&name, WAYPOINT)]);
     }
     wanted
 }
@@ -99,6 +106,25 @@ pub(super) fn node(index: u32) -> [Wanted; 2] {
             status: Some(running(agent_address(index))),
         },
     ]
+}
+
+/// The pod of the waypoint that the rules of a namespace need; a client will speak for it.
+pub(super) fn waypoint(namespace: u32) -> Wanted {
+    let labels = json!({
+        "gateway.networking.k8s.io/gateway-name": WAYPOINT,
+        "gateway.networking.k8s.io/gateway-class-name": "istio-waypoint",
+        "istio.io/dataplane-mode": "none",
+    });
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": WAYPOINT_POD, "labels": labels},
+        "spec": {"nodeName": "made-up-0", "serviceAccountName": WAYPOINT, "containers": [{"name": "istio-proxy", "image": "made-up"}]},
+    });
+    Wanted {
+        collection: core(&namespace_of(namespace), "pods"),
+        object,
+        status: Some(running(waypoint_address(namespace))),
+    }
 }
 
 pub(super) fn pod(index: u32, nodes: u32) -> Wanted {
@@ -133,6 +159,57 @@ fn running(address: Ipv4Addr) -> Value {
 
 fn service_name(index: u32) -> String {
     format!("service-{index}")
+}
+
+/// The host of a Service, and the names under which the mesh knows it and its route table.
+fn host_of(service: u32) -> String {
+    format!(
+        "{}.{}.svc.cluster.local",
+        service_name(service),
+        namespace_of(service)
+    )
+}
+
+pub(super) fn address_name_of(service: u32) -> String {
+    format!("{}/{}", namespace_of(service), host_of(service))
+}
+
+pub(super) fn routes_of(service: u32) -> String {
+    format!("inbound-vip|80|http|{}", host_of(service))
+}
+
+/// A change: where, and what is merged into the object.
+pub(super) type Patch = (String, Value);
+
+pub(super) fn pod_labelled(index: u32, value: &str) -> Patch {
+    let path = format!("{}/{}", core(&namespace_of(index), "pods"), pod_name(index));
+    (
+        path,
+        json!({"metadata": {"labels": {"service.istio.io/canonical-name": value}}}),
+    )
+}
+
+/// Its pods are told of, too.
+pub(super) fn service_leading_to(index: u32, port: u16) -> Patch {
+    let path = format!(
+        "{}/{}",
+        core(&namespace_of(index), "services"),
+        service_name(index)
+    );
+    let ports = json!([{"name": "http", "port": 80, "targetPort": port}]);
+    (path, json!({"spec": {"ports": ports}}))
+}
+
+pub(super) fn rule_with_timeout(index: u32, seconds: u32) -> Patch {
+    let path = format!("{}/{}", rules(&namespace_of(index)), service_name(index));
+    let spec = virtual_service(index).object["spec"].clone();
+    let mut patch = json!({"spec": spec});
+    patch["spec"]["http"][0]["timeout"] = json!(format!("{seconds}s"));
+    (path, patch)
+}
+
+fn rules(namespace: &str) -> String {
+    format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtualservices")
 }
 
 /// Pods and Services of one index share a namespace: [`SERVICES`] is a multiple of [`NAMESPACES`].
@@ -176,8 +253,7 @@ pub(super) fn virtual_service(index: u32) -> Wanted {
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": host},
         "spec": {"hosts": [host], "http": [{"timeout": "10s", "route": [{"destination": {"host": host}}]}]},
     });
-    let collection = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtualservices");
-    Wanted::plain(collection, object)
+    Wanted::plain(rules(&namespace), object)
 }
 
 #[cfg(test)]
@@ -195,6 +271,7 @@ mod tests {
 
     #[test]
     fn addresses_of_pods_and_agents_do_not_meet() {
-        assert!(address_of(50_000) < agent_address(0));
+        assert!(address_of(200_000) < waypoint_address(0));
+        assert!(waypoint_address(NAMESPACES) < agent_address(0));
     }
 }

@@ -36,7 +36,10 @@ impl ControlProcess {
         let log = folder.path().join("log");
         let output = fs::File::create(&log).map_err(|source| io("write", &log, source))?;
         let (grpc, monitoring) = (free_port()?, free_port()?);
-        let child = Command::new(&program)
+        // Whatever ends this program ends it, too.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(&program)
             .env("KUBECONFIG", kubeconfig)
             .env("POD_NAME", "bench")
             .env("POD_NAMESPACE", objects::MESH_NAMESPACE)

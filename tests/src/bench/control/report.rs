@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::shares::Shares;
-use super::{Row, objects};
+use super::{Delays, Row, objects};
 
 /// For the largest mesh: seconds until it serves, and until all clients have everything; megabytes; milliseconds.
 const AIMS: &str = "aims for 50000 pods and 500 clients: 30 s, 1500 MB, p99 100 ms";
@@ -27,11 +27,13 @@ impl Report {
                 "first_bytes": row.first_bytes,
                 "resident_megabytes": row.resident_megabytes,
                 "peak_megabytes": row.peak_megabytes,
-                "processors_while_syncing": shares(&row.syncing),
-                "processors_while_changing": shares(&row.changing),
-                "p50_ms": row.p50.as_secs_f64() * 1e3,
-                "p99_ms": row.p99.as_secs_f64() * 1e3,
-                "bytes_per_change": row.bytes_per_change,
+                "processor_seconds_until_ready": shares(&row.starting),
+                "processor_seconds_while_syncing": shares(&row.syncing),
+                "processor_seconds_while_pods_change": shares(&row.changing),
+                "pod_change_ms": delays(row.of_pods),
+                "service_change_ms": delays(row.of_services),
+                "rule_change_ms": delays(row.of_rules),
+                "bytes_per_pod_change": row.bytes_per_change,
             })
         });
         json!({"clients": self.clients, "changes": self.changes, "sizes": rows.collect::<Vec<_>>()})
@@ -39,15 +41,23 @@ impl Report {
 }
 
 fn shares(shares: &Shares) -> Value {
-    json!({"control": shares.control, "api_server": shares.api_server, "clients": shares.clients})
+    json!({
+        "control": shares.control, "api_server": shares.api_server, "clients": shares.clients,
+        "load_average": shares.load,
+    })
+}
+
+fn delays(delays: Delays) -> Value {
+    json!({"p50": delays.p50.as_secs_f64() * 1e3, "p99": delays.p99.as_secs_f64() * 1e3})
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} clients, {} Services, {} VirtualServices; {} pods change, ten a second",
+            "{} agents and {} waypoints, {} Services, {} VirtualServices; {} of each change, ten a second",
             self.clients,
+            objects::NAMESPACES,
             objects::SERVICES,
             objects::VIRTUAL_SERVICES,
             self.changes
@@ -55,22 +65,25 @@ impl fmt::Display for Report {
         writeln!(f, "{AIMS}")?;
         writeln!(
             f,
-            "{:>8} {:>9} {:>11} {:>11} {:>8} {:>8} {:>8} {:>8} {:>11}",
-            "PODS", "ready", "all synced", "first data", "memory", "peak", "p50", "p99", "per change"
+            "{:>8} {:>8} {:>10} {:>10} {:>8} {:>8} {:>10}",
+            "PODS", "ready", "all synced", "first data", "memory", "peak", "per change"
         )?;
-        for row in &self.rows {
-            figures(f, row)?;
-        }
+        self.rows.iter().try_for_each(|row| figures(f, row))?;
+        writeln!(f, "from a change to the last acknowledgement, p50 and p99 in ms:")?;
         writeln!(
             f,
-            "processors' worth of time, control plane + API server and etcd + clients:"
+            "{:>8} {:>14} {:>14} {:>14}",
+            "PODS", "pod", "Service", "VirtualService"
+        )?;
+        self.rows.iter().try_for_each(|row| all_delays(f, row))?;
+        writeln!(
+            f,
+            "processor seconds of control plane + API server and etcd + clients, at a load average of:"
         )?;
         for row in &self.rows {
-            write!(f, "{:>8} first pictures ", row.pods)?;
-            processors(f, &row.syncing)?;
-            write!(f, ", changes ")?;
-            processors(f, &row.changing)?;
-            writeln!(f)?;
+            processors(f, row.pods, "until ready", &row.starting)?;
+            processors(f, row.pods, "first pictures", &row.syncing)?;
+            processors(f, row.pods, "pods change", &row.changing)?;
         }
         Ok(())
     }
@@ -79,24 +92,40 @@ impl fmt::Display for Report {
 fn figures(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
     writeln!(
         f,
-        "{:>8} {:>7.1} s {:>9.1} s {:>8} MB {:>5.0} MB {:>5.0} MB {:>5.0} ms {:>5.0} ms {:>8} kB",
+        "{:>8} {:>6.1} s {:>8.1} s {:>7} MB {:>5.0} MB {:>5.0} MB {:>7} kB",
         row.pods,
         row.ready.as_secs_f64(),
         row.synced.as_secs_f64(),
         row.first_bytes / 1_000_000,
         row.resident_megabytes,
         row.peak_megabytes,
-        row.p50.as_secs_f64() * 1e3,
-        row.p99.as_secs_f64() * 1e3,
         row.bytes_per_change / 1000,
     )
 }
 
-fn processors(f: &mut fmt::Formatter<'_>, shares: &Shares) -> fmt::Result {
+fn all_delays(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
+    write!(f, "{:>8}", row.pods)?;
+    for Delays { p50, p99 } in [row.of_pods, row.of_services, row.of_rules] {
+        write!(
+            f,
+            " {:>6.0} {:>7.0}",
+            p50.as_secs_f64() * 1e3,
+            p99.as_secs_f64() * 1e3
+        )?;
+    }
+    writeln!(f)
+}
+
+fn processors(f: &mut fmt::Formatter<'_>, pods: u32, phase: &str, shares: &Shares) -> fmt::Result {
     let Shares {
         control,
         api_server,
         clients,
+        load,
+        ..
     } = shares;
-    write!(f, "{control:.2} + {api_server:.2} + {clients:.2}")
+    writeln!(
+        f,
+        "{pods:>8} {phase:<14} {control:>6.1} + {api_server:>5.1} + {clients:>5.1}, {load:.1}"
+    )
 }

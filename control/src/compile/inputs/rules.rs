@@ -1,0 +1,180 @@
+//! Rules of one kind, found by the hosts that they are for and by the hosts that they lead to.
+//!
+//! A mesh has many rules, and few of them concern one host: whoever asks about a host must not pay for the others. Rules
+//! with a wildcard are looked at one by one; there are few of these.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::compile::inputs::table::{Entry, Iter, Rank, Table};
+use crate::model::destination_rule::DestinationRule;
+use crate::model::host::HostPattern;
+use crate::model::virtual_service::{Action, Destination, VirtualService};
+use crate::objects::Meta;
+
+/// A rule, as an index sees it.
+pub trait Ruling {
+    fn hosts(&self) -> &[HostPattern];
+    /// Where it sends what is for its hosts.
+    fn destinations(&self) -> Vec<&Destination>;
+}
+
+impl Ruling for VirtualService {
+    fn hosts(&self) -> &[HostPattern] {
+        &self.hosts
+    }
+
+    fn destinations(&self) -> Vec<&Destination> {
+        let http = self.http.iter().filter_map(|rule| match &rule.action {
+            Action::Forward(forward) => Some(&forward.destinations),
+            _ => None,
+        });
+        let all = http
+            .chain(self.tcp.iter().map(|rule| &rule.destinations))
+            .chain(self.tls.iter().map(|rule| &rule.destinations));
+        all.flatten().map(|d| &d.destination).collect()
+    }
+}
+
+impl Ruling for DestinationRule {
+    fn hosts(&self) -> &[HostPattern] {
+        std::slice::from_ref(&self.host)
+    }
+
+    fn destinations(&self) -> Vec<&Destination> {
+        Vec::new()
+    }
+}
+
+/// Oldest first. Clones share everything.
+#[derive(Debug)]
+pub struct Rules<T> {
+    all: Table<T>,
+    exact: ByHost<T>,
+    /// Those with a wildcard among their hosts.
+    wild: Table<T>,
+    leading_to: ByHost<T>,
+}
+
+type ByHost<T> = imbl::OrdMap<Arc<str>, Table<T>>;
+
+impl<T> Default for Rules<T> {
+    fn default() -> Self {
+        Self {
+            all: Table::by_age(),
+            exact: ByHost::new(),
+            wild: Table::by_age(),
+            leading_to: ByHost::new(),
+        }
+    }
+}
+
+impl<T> Clone for Rules<T> {
+    fn clone(&self) -> Self {
+        Self {
+            all: self.all.clone(),
+            exact: self.exact.clone(),
+            wild: self.wild.clone(),
+            leading_to: self.leading_to.clone(),
+        }
+    }
+}
+
+impl<T: Ruling> Rules<T> {
+    pub(super) fn insert(&mut self, entry: Entry<T>) {
+        for host in entry.spec.hosts() {
+            match host {
+                HostPattern::Exact(host) => enter(&mut self.exact, host, &entry),
+                HostPattern::Suffix(_) | HostPattern::Any => self.wild.insert(entry.clone()),
+            }
+        }
+        for destination in entry.spec.destinations() {
+            enter(&mut self.leading_to, &destination.host, &entry);
+        }
+        self.all.insert(entry);
+    }
+
+    pub(super) fn remove(&mut self, meta: &Meta, spec: &T) {
+        for host in spec.hosts() {
+            match host {
+                HostPattern::Exact(host) => leave(&mut self.exact, host, meta),
+                HostPattern::Suffix(_) | HostPattern::Any => self.wild.remove(meta),
+            }
+        }
+        for destination in spec.destinations() {
+            leave(&mut self.leading_to, &destination.host, meta);
+        }
+        self.all.remove(meta);
+    }
+
+    /// Those that are for the host.
+    pub fn for_host(&self, host: &str) -> Vec<&Entry<T>> {
+        let exact = self.exact.get(host).into_iter().flat_map(Table::ranked);
+        let covers = |entry: &Entry<T>| entry.spec.hosts().iter().any(|h| h.matches(host));
+        let wild = self.wild.ranked().filter(|(_, entry)| covers(entry));
+        let found: BTreeMap<&Rank, &Entry<T>> = exact.chain(wild).collect();
+        found.into_values().collect()
+    }
+
+    /// Those that have this very host, as it is written.
+    pub fn naming<'t, 'h>(
+        &'t self,
+        host: &'h HostPattern,
+    ) -> impl Iterator<Item = &'t Entry<T>> + use<'t, 'h, T> {
+        let (exact, wild) = match host {
+            HostPattern::Exact(host) => (self.exact.get(host), None),
+            HostPattern::Suffix(_) | HostPattern::Any => (None, Some(&self.wild)),
+        };
+        let candidates = exact.into_iter().chain(wild).flat_map(Table::iter);
+        candidates.filter(move |entry| entry.spec.hosts().contains(host))
+    }
+
+    /// Those with a destination of this host.
+    pub fn leading_to<'t>(&'t self, host: &str) -> impl Iterator<Item = &'t Entry<T>> + use<'t, T> {
+        self.leading_to.get(host).into_iter().flat_map(Table::iter)
+    }
+
+    pub fn iter(&self) -> Iter<'_, T> {
+        self.all.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// See [`Table::changes`].
+    pub fn changes<'t>(
+        &'t self,
+        newer: &'t Self,
+    ) -> impl Iterator<Item = (Option<&'t Entry<T>>, Option<&'t Entry<T>>)> {
+        self.all.changes(&newer.all)
+    }
+}
+
+fn enter<T>(index: &mut ByHost<T>, host: &Arc<str>, entry: &Entry<T>) {
+    let place = index.entry(host.clone()).or_insert_with(Table::by_age);
+    place.insert(entry.clone());
+}
+
+fn leave<T>(index: &mut ByHost<T>, host: &Arc<str>, meta: &Meta) {
+    let is_empty = index.get_mut(host).is_some_and(|place| {
+        place.remove(meta);
+        place.is_empty()
+    });
+    if is_empty {
+        index.remove(host);
+    }
+}
+
+impl<'t, T: Ruling> IntoIterator for &'t Rules<T> {
+    type Item = &'t Entry<T>;
+    type IntoIter = Iter<'t, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
