@@ -40,7 +40,7 @@ pub struct GatewayApi {
     pub services: BTreeMap<NamespacedHostname, Vec<ServiceRoute<HttpRoute>>>,
     /// Routes of the other connections to a Service, the oldest first.
     pub streams: BTreeMap<NamespacedHostname, Vec<ServiceRoute<StreamRoute>>>,
-    /// Hosts of the Services that routes name, as parents or as backends.
+    /// Hosts of the Services that routes name, as parents or as backends, and of those in front of Gateways' pods.
     named: BTreeSet<Arc<str>>,
 }
 
@@ -84,6 +84,9 @@ impl GatewayApi {
             api.named.extend(named(route));
             api.routes.insert((route.kind(), route.name()), state);
         }
+        // Where their ports lead decides which listeners meet.
+        let in_front = api.gateways.values().map(|g| g.service.hostname.clone());
+        api.named.extend(in_front);
         api
     }
 
@@ -104,7 +107,7 @@ impl GatewayApi {
         Some(&found.route)
     }
 
-    /// Whether a route names a Service with one of these hosts.
+    /// Whether a route names a Service with one of these hosts, or a Gateway has it in front.
     pub fn names_any(&self, hosts: &BTreeSet<Arc<str>>) -> bool {
         hosts.iter().any(|host| self.named.contains(host))
     }

@@ -16,7 +16,7 @@ use crate::envoy::action::WeightedName;
 use crate::model::virtual_service::{Action, Destination, HttpRule, WeightedDestination};
 
 pub use gateway::{GatewayPort, Table, gateway_ports, gateway_routes, listening_port};
-pub use http_routes::listener_routes;
+pub use http_routes::{is_narrower, listener_routes};
 pub use mesh::{mesh_destinations, mesh_routes};
 pub use streams::{StreamRoute, Streams, listener_streams};
 

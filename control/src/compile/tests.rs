@@ -12,5 +12,6 @@ mod policies;
 mod properties;
 mod routing;
 mod service_routes;
+mod shared_ports;
 mod statuses;
 mod waypoints;

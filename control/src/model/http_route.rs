@@ -71,11 +71,6 @@ impl HttpRoute {
             rules: rules(&spec.rules, &meta.namespace)?,
         })
     }
-
-    /// The Services that it routes requests to.
-    pub fn service_parents(&self) -> impl Iterator<Item = &ParentRef> {
-        self.parents.iter().filter(|p| p.kind == ParentKind::Service)
-    }
 }
 
 /// The parents of a route that may be wrong otherwise.

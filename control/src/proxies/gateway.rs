@@ -11,12 +11,12 @@ use aquifer_xds::type_url;
 use crate::compile::Compiled;
 use crate::compile::credentials::{Credentials, authorities_resource, certificate_resource};
 use crate::compile::gateway_api::Name;
-use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
+use crate::compile::gateway_api::listeners::conflicts::{Opened, in_effect};
 use crate::compile::inputs::{Entry, Labels, selects};
 use crate::compile::reach::Concerned;
 use crate::compile::references::Resolver;
 use crate::compile::routes::{Routed, Table, gateway_ports, gateway_routes};
-use crate::compile::servers::{Plan, Served, plan};
+use crate::compile::servers::{Plan, Served, Use, plan};
 use crate::envoy::listener::{Chain, bound_listener};
 use crate::envoy::server_tls::{authorities_secret, certificate_secret};
 use crate::envoy::{resource, resource_by_content, route_content};
@@ -38,14 +38,22 @@ pub(super) fn resources(compiled: &Compiled, namespace: &str, pod: &str, uid: &s
         labels,
         collected: Collected::default(),
     };
-    for port in gateway_ports(&compiled.inputs, namespace, labels, spec) {
-        if let Some(plan) = plan(&port) {
-            gateway.port(port.port, &plan);
+    let istio = gateway_ports(&compiled.inputs, namespace, labels, spec);
+    let mut istio: BTreeMap<u16, Plan<'_>> = istio
+        .iter()
+        .filter_map(|port| Some((port.port, plan(port)?)))
+        .collect();
+    // Where both APIs open one port of one pod, Istio's servers keep it for TLS and for bytes: nobody's Gateway is to take
+    // the place of what asks clients for certificates. Of plain HTTP the Gateway API's listeners are served, where they
+    // lead anywhere.
+    for (port, listeners) in kube_listeners(compiled, namespace, pod) {
+        let kept = istio.get(&port).is_some_and(|plan| plan.usage != Use::Http);
+        if !kept && gateway.kube_port(port, listeners) {
+            istio.remove(&port);
         }
     }
-    // Where both APIs open one port of one pod, the Gateway API's listeners are served.
-    for (port, listeners) in kube_listeners(compiled, namespace, pod) {
-        gateway.kube_port(port, &listeners);
+    for (port, plan) in &istio {
+        gateway.port(*port, plan);
     }
     gateway.collected
 }
@@ -74,7 +82,7 @@ pub(super) fn is_concerned(
     concerned.gateway_api || concerned.namespaces.contains(namespace) || concerned.gateways.iter().any(serves)
 }
 
-/// The listeners of the Gateway API that the pod serves, by its own port.
+/// The listeners of the Gateway API that want a port of the pod, by its own port.
 fn kube_listeners<'a>(
     compiled: &'a Compiled,
     namespace: &'a str,
@@ -97,9 +105,6 @@ fn kube_listeners<'a>(
     }
     ports
 }
-
-/// A listener and the Gateway that has it.
-type Opened<'a> = (&'a OpenGateway, &'a OpenListener);
 
 /// A gateway whose resources are being made.
 struct Gateway<'a> {
@@ -128,13 +133,15 @@ impl Gateway<'_> {
             .extend([resource(type_url::LISTENER, name, &listener)]);
     }
 
-    /// A port of the Gateway API's listeners.
-    fn kube_port(&mut self, port: u16, listeners: &[Opened<'_>]) {
+    /// A port of the Gateway API's listeners; whether it leads anywhere.
+    fn kube_port(&mut self, port: u16, listeners: Vec<Opened<'_>>) -> bool {
         let name = format!("0.0.0.0_{port}");
-        let chains = self.kube_chains(&name, port, listeners);
-        if !chains.is_empty() {
-            self.listen(&name, port, &chains);
+        let chains = self.kube_chains(&name, port, &in_effect(listeners));
+        if chains.is_empty() {
+            return false;
         }
+        self.listen(&name, port, &chains);
+        true
     }
 
     /// Makes the route table of the servers.

@@ -9,6 +9,7 @@ use crate::compile::gateway_api::route::Route;
 use crate::compile::gateway_api::{GatewayApi, ParentState, ServiceRoute};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
+use crate::compile::routes::is_narrower;
 use crate::compile::rules::mesh_owner;
 use crate::model::host::HostPattern;
 use crate::model::http_route::{ParentKind, ParentRef};
@@ -112,6 +113,8 @@ impl GatewayApi {
             return Ok(());
         };
         let OpenGateway { listeners, entry, .. } = gateway;
+        let served = listeners.iter().filter(|l| l.is_served());
+        let served: Vec<(u16, HostPattern)> = served.map(|l| (l.port, l.hostname.clone())).collect();
         let mut nearest: Option<Refusal> = None;
         let mut attached = false;
         let meant = listeners
@@ -120,6 +123,7 @@ impl GatewayApi {
             .filter(|(_, l)| is_meant(l, parent));
         for (i, listener) in meant {
             let hosts = hosts(inputs, listener, entry, i, route);
+            let hosts = hosts.and_then(|hosts| own_hosts(&served, listener, route, hosts));
             match hosts.and_then(|hostnames| listener.take(route, hostnames)) {
                 Ok(()) => attached = true,
                 Err(next) if nearest.as_ref().is_none_or(|r| r.step < next.step) => nearest = Some(next),
@@ -330,4 +334,27 @@ fn hosts(
         return Err(Refusal::at(Step::NoMatchingListenerHostname, message));
     }
     Ok(both)
+}
+
+/// Connections for a name are the narrowest listener's, as its chains are: the rest is left to a route that is no HTTPRoute.
+fn own_hosts(
+    served: &[(u16, HostPattern)],
+    listener: &OpenListener,
+    route: Route<'_>,
+    mut hosts: Vec<HostPattern>,
+) -> Result<Vec<HostPattern>, Refusal> {
+    if route.kind() == RouteKind::Http {
+        return Ok(hosts);
+    }
+    let beside = served.iter().filter(|(port, _)| *port == listener.port);
+    let others: Vec<&HostPattern> = beside.map(|(_, hostname)| hostname).collect();
+    hosts.retain(|host| !is_narrower(others.iter().copied(), &listener.hostname, host));
+    if hosts.is_empty() {
+        let message = format!(
+            "all of the route's hostnames at listener {} ({}) belong to narrower listeners of port {}; name one of these as parent, or choose other hostnames",
+            listener.name, listener.hostname, listener.port
+        );
+        return Err(Refusal::at(Step::NoMatchingListenerHostname, message));
+    }
+    Ok(hosts)
 }

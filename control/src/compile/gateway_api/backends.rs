@@ -14,7 +14,7 @@ use crate::model::virtual_service::{
 };
 
 /// RFC 2606: no service is called so, and no cluster.
-const NOWHERE: &str = "backend.invalid";
+pub const NOWHERE: &str = "backend.invalid";
 
 /// A backend that leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Gateways of our classes and their listeners: which of them are served, and which not and why.
 
+pub mod conflicts;
 mod protocol;
 
 use std::collections::BTreeMap;
@@ -9,10 +10,10 @@ use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::discovery::hostname;
 use crate::compile::gateway_api::classes::{self, Class};
+use crate::compile::gateway_api::grants::{self, Referent, Referrer};
 use crate::compile::gateway_api::{Name, name};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::compile::report::Condition;
-use crate::compile::servers::Use;
 use crate::model::gateway::ServerKind;
 use crate::model::host::HostPattern;
 use crate::model::http_route::HttpRoute;
@@ -35,8 +36,8 @@ pub struct OpenGateway {
     /// The name of the objects that are made for it; none where it names a Service that is there.
     pub deployed: Option<Arc<str>>,
     pub listeners: Vec<OpenListener>,
-    /// Why nothing of it is done.
-    pub refused: Option<String>,
+    /// Why nothing of it is done, and no listener of it is served: its condition `Accepted`.
+    pub refused: Option<Condition>,
 }
 
 #[derive(Debug)]
@@ -98,6 +99,12 @@ impl OpenListener {
 }
 
 impl OpenGateway {
+    /// What orders Gateways that want the same: the oldest is the first.
+    pub fn age(&self) -> (&str, &str, &str) {
+        let meta = &self.entry.meta;
+        (&meta.creation_timestamp, &meta.namespace, &meta.name)
+    }
+
     /// Its listeners that end TLS, with how.
     pub fn terminations(&self) -> impl Iterator<Item = (&OpenListener, &Termination)> {
         self.listeners.iter().filter_map(|l| Some((l, l.termination()?)))
@@ -109,33 +116,63 @@ pub fn gateways(inputs: &Inputs) -> BTreeMap<Name, OpenGateway> {
         .kube_gateways
         .iter()
         .filter(|g| classes::of(inputs, &g.spec.gateway_class_name) == Class::Gateway);
-    let mut gateways = ours.map(|gateway| (name(gateway), open(gateway))).collect();
-    settle(&mut gateways);
+    let mut gateways = ours
+        .map(|gateway| (name(gateway), open(inputs, gateway)))
+        .collect();
+    conflicts::settle(inputs, &mut gateways);
     gateways
 }
 
-fn open(entry: &Entry<Gateway>) -> OpenGateway {
+fn open(inputs: &Inputs, entry: &Entry<Gateway>) -> OpenGateway {
     let meta = &entry.meta;
     let named = named_service(&entry.spec, &meta.namespace);
     let deployed = named
         .is_none()
         .then(|| object_name(meta, &entry.spec.gateway_class_name));
-    let own = |name: &Arc<str>| NamespacedHostname::new(&meta.namespace, &hostname(name, &meta.namespace));
     let too_long = deployed.as_ref().filter(|name| name.len() > MAX_NAME);
-    let refused = too_long.map(|name| {
-        format!(
+    let too_long = too_long.map(|name| {
+        let message = format!(
             "its Service would be called {name}, which has more than {MAX_NAME} letters; set {NAME_OVERRIDE}"
-        )
+        );
+        protocol::refused("Invalid", message)
     });
+    let refused = too_long.or_else(|| not_granted(inputs, &meta.namespace, named.as_ref()?));
+    let own = || {
+        (
+            meta.namespace.clone(),
+            deployed.clone().unwrap_or_else(|| meta.name.clone()),
+        )
+    };
+    let (namespace, name) = named.unwrap_or_else(own);
     OpenGateway {
-        service: named
-            .or_else(|| deployed.as_ref().map(own))
-            .unwrap_or_else(|| own(&meta.name)),
+        service: NamespacedHostname::new(&namespace, &hostname(&name, &namespace)),
         deployed: deployed.filter(|_| refused.is_none()),
-        listeners: listeners(entry),
+        listeners: listeners(entry, refused.as_ref()),
         entry: entry.clone(),
         refused,
     }
+}
+
+/// Pods of another namespace serve a Gateway only where that namespace says so: whoever may write a Gateway would
+/// otherwise open ports at anybody's pods.
+fn not_granted(inputs: &Inputs, namespace: &str, (in_namespace, name): &Name) -> Option<Condition> {
+    let from = Referrer {
+        kind: "Gateway",
+        namespace,
+    };
+    let to = Referent {
+        kind: "Service",
+        namespace: in_namespace,
+        name,
+    };
+    if grants::allow(inputs, from, to) {
+        return None;
+    }
+    let message = format!(
+        "spec.addresses: {}; create one there (from kind Gateway of namespace {namespace}, to kind Service)",
+        grants::missing(from, to)
+    );
+    Some(protocol::refused("RefNotPermitted", message))
 }
 
 fn object_name(meta: &Meta, class: &str) -> Arc<str> {
@@ -145,89 +182,32 @@ fn object_name(meta: &Meta, class: &str) -> Arc<str> {
         .unwrap_or_else(|| format!("{}-{class}", meta.name).into())
 }
 
-/// A Gateway whose address is the name of a Service is served by the pods behind that.
-fn named_service(gateway: &Gateway, namespace: &str) -> Option<NamespacedHostname> {
+/// Namespace and name of the Service whose pods serve a Gateway: of the one that an address names.
+fn named_service(gateway: &Gateway, namespace: &Arc<str>) -> Option<Name> {
     let address = gateway
         .addresses
         .iter()
         .find(|a| a.kind.as_deref() == Some("Hostname"))?;
-    let mut parts = address.value.split('.');
+    let host = address.value.to_ascii_lowercase();
+    let mut parts = host.split('.');
     let name = parts.next().filter(|name| !name.is_empty())?;
-    let namespace = parts.next().unwrap_or(namespace);
-    Some(NamespacedHostname::new(namespace, &hostname(name, namespace)))
+    let namespace = parts.next().map_or_else(|| namespace.clone(), Arc::from);
+    Some((namespace, name.into()))
 }
 
-fn listeners(gateway: &Entry<Gateway>) -> Vec<OpenListener> {
-    let mut open: Vec<OpenListener> = Vec::with_capacity(gateway.spec.listeners.len());
-    for (index, listener) in gateway.spec.listeners.iter().enumerate() {
-        let mut next = OpenListener::of(gateway, index, listener);
-        if let Some(conflict) = open.iter().find_map(|earlier| conflict(earlier, &next)) {
-            next.conflicted = conflict;
+/// None of a Gateway that is refused is served.
+fn listeners(gateway: &Entry<Gateway>, refused: Option<&Condition>) -> Vec<OpenListener> {
+    let written = gateway.spec.listeners.iter().enumerate();
+    let mut all: Vec<OpenListener> = written
+        .map(|(index, listener)| OpenListener::of(gateway, index, listener))
+        .collect();
+    if let Some(refused) = refused {
+        for listener in &mut all {
+            listener.kind = None;
+            listener.accepted = protocol::refused("Invalid", refused.message.as_str());
         }
-        open.push(next);
     }
-    open
-}
-
-/// The earlier of two listeners that want the same is served.
-fn conflict(earlier: &OpenListener, listener: &OpenListener) -> Option<Condition> {
-    let (first, second) = (Use::of(earlier.served()?), Use::of(listener.served()?));
-    if earlier.port != listener.port {
-        return None;
-    }
-    if first != second {
-        let message = format!(
-            "listener {} uses the port for {}, and comes first",
-            earlier.name,
-            first.as_str()
-        );
-        return Some(Condition::new("Conflicted", true, "ProtocolConflict", message));
-    }
-    (earlier.hostname == listener.hostname).then(|| {
-        let message = format!(
-            "listener {} has the same port and hostname, and comes first",
-            earlier.name
-        );
-        Condition::new("Conflicted", true, "HostnameConflict", message)
-    })
-}
-
-/// Gateways that are served by the same pods share their ports: the oldest decides. Of HTTP, hosts are merged.
-fn settle(gateways: &mut BTreeMap<Name, OpenGateway>) {
-    let mut order: Vec<Name> = gateways.keys().cloned().collect();
-    order.sort_by_cached_key(|name| {
-        gateways
-            .get(name)
-            .map(|g| g.entry.meta.creation_timestamp.clone())
-    });
-    for (i, name) in order.iter().enumerate() {
-        let Some(mut gateway) = gateways.remove(name) else {
-            continue;
-        };
-        let older = order[..i].iter().filter_map(|name| gateways.get(name));
-        for older in older.filter(|older| older.service == gateway.service) {
-            for listener in &mut gateway.listeners {
-                if let Some(conflicted) = of_older(older, listener) {
-                    listener.conflicted = conflicted;
-                }
-            }
-        }
-        gateways.insert(name.clone(), gateway);
-    }
-}
-
-fn of_older(older: &OpenGateway, listener: &OpenListener) -> Option<Condition> {
-    let is_http = matches!(listener.served()?, ServerKind::Http { .. });
-    let found = older.listeners.iter().find_map(|l| conflict(l, listener))?;
-    if is_http && found.reason == "HostnameConflict" {
-        return None;
-    }
-    let meta = &older.entry.meta;
-    let message = format!(
-        "Gateway {}/{} is older and served by the same pods: {}",
-        meta.namespace, meta.name, found.message
-    );
-    Some(Condition { message, ..found })
+    all
 }
 
 impl OpenListener {

@@ -136,7 +136,8 @@ fn inside(compiled: &Compiled, service: &NamespacedHostname) -> Vec<Value> {
 
 /// Where clients outside reach the Gateway; empty while nobody has assigned an address.
 fn addresses(compiled: &Compiled, gateway: &OpenGateway) -> Vec<Value> {
-    let Some(entry) = compiled.discovery.services.get(&gateway.service) else {
+    let service = compiled.discovery.services.get(&gateway.service);
+    let Some(entry) = service.filter(|_| gateway.refused.is_none()) else {
         return Vec::new();
     };
     if &*entry.spec.kind != "LoadBalancer" {
@@ -183,6 +184,7 @@ fn open(compiled: &Compiled, gateway: &OpenGateway, report: &mut ObjectReport) {
     }
     report.notices.extend(certificates::notices(compiled, gateway));
     report.notices.extend(unknown_kinds(gateway));
+    report.notices.extend(without_effect(&gateway.entry.spec));
     report.conditions.extend([accepted, programmed]);
     report.fields.insert("addresses", addresses.into());
 }
@@ -197,6 +199,13 @@ fn unknown_kinds(gateway: &OpenGateway) -> impl Iterator<Item = Notice> {
     })
 }
 
+/// Of `spec.tls`; listeners refuse the rest of it.
+fn without_effect(gateway: &Gateway) -> Option<Notice> {
+    let backend = gateway.tls.as_ref()?.get("backend")?;
+    let message = "the gateway shows backends no certificate of its own in this version";
+    (!backend.is_null()).then(|| Notice::not_supported("spec.tls.backend", message))
+}
+
 /// The Gateway goes on as it was deployed last.
 fn wrong_parameters(compiled: &Compiled, name: &Name) -> Option<Condition> {
     let problem = compiled.parameters.get(name)?.problem.as_ref()?;
@@ -205,8 +214,8 @@ fn wrong_parameters(compiled: &Compiled, name: &Name) -> Option<Condition> {
 }
 
 fn accepted(gateway: &OpenGateway) -> Condition {
-    if let Some(reason) = &gateway.refused {
-        return Condition::new("Accepted", false, "Invalid", reason.clone());
+    if let Some(refused) = &gateway.refused {
+        return refused.clone();
     }
     let served = gateway.listeners.iter().filter(|l| l.is_served()).count();
     let message = format!("{served} of {} listeners are valid", gateway.listeners.len());
@@ -221,7 +230,10 @@ fn accepted(gateway: &OpenGateway) -> Condition {
 fn programmed(compiled: &Compiled, gateway: &OpenGateway, accepted: &Condition, homeless: bool) -> Condition {
     let no = |reason, message: String| Condition::new("Programmed", false, reason, message);
     let service = &gateway.service;
-    if !gateway.listeners.iter().any(OpenListener::is_served) || gateway.refused.is_some() {
+    if let Some(refused) = &gateway.refused {
+        return no(refused.reason, refused.message.clone());
+    }
+    if !gateway.listeners.iter().any(OpenListener::is_served) {
         return no("Invalid", accepted.message.clone());
     }
     if homeless {

@@ -132,7 +132,10 @@ fn domains<'a>(listeners: &[&'a OpenListener]) -> BTreeMap<HostPattern, Vec<Plac
     for listener in listeners {
         domains.entry(listener.hostname.clone()).or_default();
         for attached in &listener.routes {
-            let belongs = |host: &&HostPattern| !is_narrower(listeners, listener, host);
+            let belongs = |host: &&HostPattern| {
+                let all = listeners.iter().map(|l| &l.hostname);
+                !is_narrower(all, &listener.hostname, host)
+            };
             for host in attached.hostnames.iter().filter(belongs) {
                 let placed = Placed::all(&attached.route, entrance(listener));
                 domains.entry(host.clone()).or_default().extend(placed);
@@ -149,10 +152,11 @@ fn entrance(listener: &OpenListener) -> Entrance {
     }
 }
 
-/// Whether another listener is for all of `host`, and for less than this one.
-pub(super) fn is_narrower(all: &[&OpenListener], listener: &OpenListener, host: &HostPattern) -> bool {
-    all.iter().any(|other| {
-        other.hostname.specificity() > listener.hostname.specificity()
-            && other.hostname.intersect(host).as_ref() == Some(host)
-    })
+/// Whether another of the hostnames of a port's listeners is for all of `host`, and for less than `own`.
+pub fn is_narrower<'h>(
+    mut all: impl Iterator<Item = &'h HostPattern>,
+    own: &HostPattern,
+    host: &HostPattern,
+) -> bool {
+    all.any(|other| other.specificity() > own.specificity() && other.intersect(host).as_ref() == Some(host))
 }

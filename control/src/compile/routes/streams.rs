@@ -110,7 +110,8 @@ pub fn listener_streams(
 ) -> Vec<StreamRoute> {
     let own = BTreeSet::<NamespacedHostname>::new();
     let route = |attached: &Attached<Model>| {
-        let belongs = |host: &&HostPattern| !is_narrower(all, listener, host);
+        let hostnames = || all.iter().map(|l| &l.hostname);
+        let belongs = |host: &&HostPattern| !is_narrower(hostnames(), &listener.hostname, host);
         let server_names: Vec<_> = attached.hostnames.iter().filter(belongs).cloned().collect();
         let meta = &attached.route.meta;
         let mut scope = Scope::new(resolver, &own, listener.port);

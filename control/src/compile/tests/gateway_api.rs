@@ -24,6 +24,8 @@ pub(super) const TO_A: &str = "backendRefs: [{name: a, port: 80}]";
 pub(super) const TO_B: &str = "backendRefs: [{name: b, port: 80}]";
 const A: &str = "outbound|80||a.shop.svc.cluster.local=1";
 const B: &str = "outbound|80||b.shop.svc.cluster.local=1";
+/// Lets Gateways of `shop` be served behind Services.
+pub(super) const SERVICES_TO_SHOP: &str = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: edge}\nspec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: shop}], to: [{group: '', kind: Service, name: gw}]}";
 const HTTP: &str = "{name: http, port: 80, protocol: HTTP}";
 
 pub(super) fn mesh() -> Mesh {
@@ -216,6 +218,7 @@ fn a_named_service_is_used_instead() {
         "{name: http, port: 80, targetPort: 8080}",
     );
     mesh.add("shop", &format!("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{gatewayClassName: istio, addresses: [{{type: Hostname, value: gw.edge.svc.cluster.local}}], listeners: [{HTTP}]}}"));
+    mesh.add("edge", SERVICES_TO_SHOP);
     mesh.add(
         "shop",
         &route("r", "{name: g}", &format!(", rules: [{{{TO_A}}}]")),

@@ -6,7 +6,7 @@ use aquifer_core::http::listener::{Chain, Listener, ListenerProtocol};
 use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, message, report};
-use super::gateway_api::{TO_A, gateway, held, mesh, route, run};
+use super::gateway_api::{SERVICES_TO_SHOP, TO_A, gateway, held, mesh, route, run};
 use super::gateway_tls::secret;
 use crate::compile::Compiled;
 use crate::compile::credentials::namespaces;
@@ -191,6 +191,7 @@ fn a_secret_goes_to_pods_of_the_namespace_that_it_was_granted_to() {
     mesh.pod("edge", "gw-1", "istio: gw", "10.244.5.1");
     mesh.service("edge", "gw", "istio: gw", "10.96.0.9", "{name: https, port: 443}");
     mesh.add("shop", &format!("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{gatewayClassName: istio, addresses: [{{type: Hostname, value: gw.edge.svc.cluster.local}}], listeners: [{}]}}", https("a", "a.org", "{name: x}")));
+    mesh.add("edge", SERVICES_TO_SHOP);
     mesh.add("shop", &secret("x", &["a.org"]));
     let key = ProxyKey::Gateway {
         namespace: "edge".into(),
@@ -390,6 +391,7 @@ fn tls_is_passed_on_by_the_routes_names() {
         [
             "a.example.com -> outbound|80||a.shop.svc.cluster.local=3 outbound|80||b.shop.svc.cluster.local=1",
             "b.example.com -> outbound|80||b.shop.svc.cluster.local=1",
+            "*.example.com -> backend.invalid=1",
             "own.example.com -> http https.443.own.g.shop",
         ],
         "a name belongs to the oldest route, and to the listener that is for it alone"

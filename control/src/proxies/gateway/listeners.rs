@@ -1,17 +1,21 @@
 //! The chains of a port that listeners of the Gateway API share.
 
-use crate::compile::credentials::{Credentials, server_tls};
+use aquifer_core::http::server_tls::ServerTls;
+
+use crate::compile::credentials::{of_open, server_tls};
+use crate::compile::gateway_api::backends::NOWHERE;
 use crate::compile::gateway_api::listeners::OpenListener;
+use crate::compile::gateway_api::listeners::conflicts::Opened;
 use crate::compile::routes::{StreamRoute, listener_routes, listener_streams};
 use crate::compile::servers::Use;
 use crate::envoy::listener::{Chain, Handling};
 use crate::model::gateway::ServerKind;
 use crate::model::termination::Termination;
+use crate::proxies::gateway::Gateway;
 use crate::proxies::gateway::chains::{ALPN, plain, server_names, without_doubles};
-use crate::proxies::gateway::{Gateway, Opened};
 
 impl Gateway<'_> {
-    /// None where the port leads nowhere. Listeners that another one keeps out are not among these.
+    /// None where the port leads nowhere. Listeners that another one keeps out are not among them.
     pub(super) fn kube_chains(&mut self, name: &str, port: u16, listeners: &[Opened<'_>]) -> Vec<Chain> {
         let all: Vec<&OpenListener> = listeners.iter().map(|(_, listener)| *listener).collect();
         let usage = all.first().and_then(|l| l.served()).map(Use::of);
@@ -69,11 +73,12 @@ impl Gateway<'_> {
                     tls: Some(tls.clone()),
                     ..self.passing(route)
                 });
-                chains.collect()
+                chains.chain([closed(port, opened)]).collect()
             }
             Some(ServerKind::Passthrough) => {
                 let routes = self.streams_of(opened, all);
-                routes.into_iter().map(|route| self.passing(route)).collect()
+                let chains = routes.into_iter().map(|route| self.passing(route));
+                chains.chain([closed(port, opened)]).collect()
             }
             // Others are kept off ports with TLS.
             Some(ServerKind::Http { .. } | ServerKind::Tcp) | None => Vec::new(),
@@ -81,14 +86,8 @@ impl Gateway<'_> {
     }
 
     /// Ends TLS with the certificates that are of use; one that is not takes none of the others with it.
-    fn kube_tls(
-        &mut self,
-        (gateway, _): Opened<'_>,
-        termination: &Termination,
-        alpn: &[&str],
-    ) -> aquifer_core::http::server_tls::ServerTls {
-        let inputs = self.resolver.inputs;
-        let credentials = Credentials::of_gateway(inputs, self.namespace, &gateway.entry.meta.namespace);
+    fn kube_tls(&mut self, (gateway, _): Opened<'_>, termination: &Termination, alpn: &[&str]) -> ServerTls {
+        let credentials = of_open(self.resolver.inputs, gateway);
         let of_use = termination.certificates.iter();
         let of_use = of_use.filter(|r| credentials.certificate(r).is_ok()).cloned();
         let usable = Termination {
@@ -97,5 +96,19 @@ impl Gateway<'_> {
         };
         self.secrets(&credentials, &usable);
         server_tls(&usable, alpn)
+    }
+}
+
+/// Closes connections to names of a listener for TLS that none of its routes has: a listener that is for more names would
+/// take them otherwise, and end TLS that was to pass.
+fn closed(port: u16, (gateway, listener): Opened<'_>) -> Chain {
+    let meta = &gateway.entry.meta;
+    Chain {
+        name: format!("closed.{port}.{}.{}.{}", listener.name, meta.name, meta.namespace),
+        server_names: server_names(std::iter::once(&listener.hostname)),
+        tls: None,
+        handling: Handling::Tcp {
+            clusters: vec![(NOWHERE.to_owned(), 1)],
+        },
     }
 }
