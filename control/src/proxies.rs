@@ -88,6 +88,9 @@ impl Picture {
             {
                 self.made_anew(compiled, key)
             }
+            (_, ProxyKey::Gateway { .. }) if gateway::may_serve_others(compiled) => {
+                self.made_anew(compiled, key)
+            }
             _ => self.with_endpoints(compiled, key),
         }
     }

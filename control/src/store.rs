@@ -9,8 +9,8 @@ mod stand_in;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::compile::inputs::SECRETS_OF;
-use crate::objects::{ObjectKey, ParsedObject, RawObject};
+use crate::compile::inputs::{GATEWAY_CLASSES, SECRETS_OF};
+use crate::objects::{GATEWAY_API, ObjectKey, ParsedObject, RawObject};
 
 pub use changes::{Change, Changes};
 pub use stand_in::{Origin, StandIn};
@@ -98,13 +98,13 @@ impl Store {
         Some(Change { key, before })
     }
 
-    /// Only of Secrets something is said in the status of others.
+    /// Of Secrets something is said in the status of others; of classes those are made that lack.
     fn note(&mut self, origin: Arc<str>, mut problems: Vec<String>) -> Option<Change> {
         let of_secrets = origin.strip_prefix(SECRETS_OF);
-        let change = of_secrets.map(|namespace| Change {
-            key: ObjectKey::new("", "Secret", namespace, ""),
-            before: None,
-        });
+        let of_classes =
+            (&*origin == GATEWAY_CLASSES).then(|| ObjectKey::new(GATEWAY_API, "GatewayClass", "", ""));
+        let key = of_secrets.map(|namespace| ObjectKey::new("", "Secret", namespace, ""));
+        let change = key.or(of_classes).map(|key| Change { key, before: None });
         problems.truncate(MAX_PROBLEMS);
         for problem in &problems {
             tracing::warn!(origin = %origin, reason = %problem, "cannot read a part of the objects");

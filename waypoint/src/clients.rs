@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Refusals are told in one line for so long.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -48,6 +49,22 @@ fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+    }
+}
+
+/// What a connection takes of both limits: all of it until the last of those that hold it has ended, also where bytes go
+/// on when HTTP has ended, as after an upgrade.
+pub(crate) struct Admission {
+    _among_all: OwnedSemaphorePermit,
+    _of_client: Place,
+}
+
+impl Admission {
+    pub(crate) fn new(among_all: OwnedSemaphorePermit, of_client: Place) -> Self {
+        Self {
+            _among_all: among_all,
+            _of_client: of_client,
+        }
     }
 }
 

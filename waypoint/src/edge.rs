@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::clients::Admission;
 use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy, TlsFacts};
 use crate::rewound::Rewound;
@@ -31,6 +32,7 @@ pub(crate) struct Arrival {
     pub(crate) listener: Arc<Listener>,
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// Why a connection was closed before it carried anything.
@@ -127,6 +129,7 @@ impl Arrival {
             local: self.local,
             series: SeriesCache::default(),
             tls,
+            _admission: Some(self.admission.clone()),
         };
         let downstream = Downstream {
             proxy: self.proxy.clone(),

@@ -21,6 +21,7 @@ use aquifer_core::http::rewrite::without_port;
 use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
+use crate::clients::Admission;
 use crate::source::ClientInfo;
 use crate::state::Shared;
 use crate::telemetry::Telemetry;
@@ -51,6 +52,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) series: SeriesCache,
     /// Where TLS of a client outside the mesh ended here.
     pub(crate) tls: Option<TlsFacts>,
+    /// Of a client outside the mesh, for as long as anything of its connection lives.
+    pub(crate) _admission: Option<Arc<Admission>>,
 }
 
 /// What a handshake with a client outside the mesh has shown.

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clients::{Clients, Refusals};
+use crate::clients::{Admission, Clients, Refusals};
 use crate::edge::Arrival;
 use crate::proxy::Proxy;
 
@@ -188,14 +188,9 @@ impl Accepting {
         let Some(place) = self.limits.clients.admit(client.ip()) else {
             return self.refused(client, EdgeLimit::Client);
         };
-        let Some(arrival) = self.arrival(&stream, client) else {
-            return;
-        };
-        let close = self.close.clone();
-        self.connections.spawn(async move {
-            arrival.serve(stream, close).await;
-            drop((permit, place));
-        });
+        if let Some(arrival) = self.arrival(&stream, client, Admission::new(permit, place)) {
+            self.connections.spawn(arrival.serve(stream, self.close.clone()));
+        }
     }
 
     fn refused(&self, client: SocketAddr, limit: EdgeLimit) {
@@ -206,7 +201,7 @@ impl Accepting {
     }
 
     /// The connection with the listener as it is now; `None` where it has just gone.
-    fn arrival(&self, stream: &TcpStream, client: SocketAddr) -> Option<Arrival> {
+    fn arrival(&self, stream: &TcpStream, client: SocketAddr, admission: Admission) -> Option<Arrival> {
         // A socket that cannot answer these has been closed by its peer.
         stream.set_nodelay(true).ok()?;
         Some(Arrival {
@@ -214,6 +209,7 @@ impl Accepting {
             listener: self.proxy.shared.proxy().listeners.get(&self.name).cloned()?,
             client: SocketAddr::new(client.ip().to_canonical(), client.port()),
             local: stream.local_addr().ok()?,
+            admission: Arc::new(admission),
         })
     }
 }

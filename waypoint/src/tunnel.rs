@@ -54,6 +54,7 @@ impl WaypointTunnels {
                     local,
                     series: SeriesCache::default(),
                     tls: None,
+                    _admission: None,
                 };
                 let downstream = Downstream {
                     proxy: self.proxy.clone(),

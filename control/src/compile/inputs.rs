@@ -54,7 +54,7 @@ pub struct Inputs {
 pub const SECRETS_OF: &str = "secrets of ";
 
 /// What the source calls the kind where it cannot be read.
-const GATEWAY_CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
+pub const GATEWAY_CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 
 static NO_LABELS: Labels = BTreeMap::new();
 

@@ -129,7 +129,7 @@ impl Concerned {
         let leading: Vec<Entry<VirtualService>> = rules.cloned().collect();
         for rules in leading {
             self.named_by(&rules.spec);
-            self.route_for(next, &rules.spec.hosts);
+            self.route_for(next, rules.spec.hosts());
         }
         if next.gateway_api.names_any(&self.hosts) {
             self.gateway_api = true;

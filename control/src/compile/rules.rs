@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
 
-use crate::compile::inputs::{Entry, Inputs};
+use crate::compile::inputs::{Entry, Inputs, Ruling as _};
 use crate::compile::references::Resolver;
 use crate::model::destination_rule::{Balance, DestinationRule, Subset};
 use crate::model::http_route::HttpRoute;
@@ -79,9 +79,7 @@ pub fn mesh_classes<'a>(
 }
 
 fn mesh_rules<'a>(inputs: &'a Inputs, host: &str) -> Vec<&'a Entry<VirtualService>> {
-    let mut rules = inputs.virtual_services.for_host(host);
-    rules.retain(|v| v.spec.is_mesh());
-    rules
+    inputs.virtual_services.for_host(host)
 }
 
 /// The VirtualService that every client follows which no other one is for.
@@ -124,9 +122,9 @@ pub fn shadowed_by<'a>(
     rules: &Entry<VirtualService>,
 ) -> Vec<(String, &'a Entry<VirtualService>)> {
     let mut shadows = Vec::new();
-    for host in rules.spec.hosts.iter().filter(|_| rules.spec.is_mesh()) {
+    for host in rules.spec.hosts() {
         let mut sharing = inputs.virtual_services.naming(host);
-        let older = sharing.find(|v| v.spec.is_mesh() && v.spec.visibility == Visibility::All);
+        let older = sharing.find(|v| v.spec.visibility == Visibility::All);
         let is_another = |o: &&Entry<VirtualService>| {
             (&o.meta.namespace, &o.meta.name) != (&rules.meta.namespace, &rules.meta.name)
         };

@@ -12,6 +12,8 @@ mod explicit;
 mod implicit;
 mod wish;
 
+pub use implicit::opted_in;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;

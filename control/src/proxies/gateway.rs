@@ -74,6 +74,13 @@ pub(super) fn is_concerned(
     concerned.gateway_api || concerned.namespaces.contains(namespace) || concerned.gateways.iter().any(serves)
 }
 
+/// Whether other pods than before may stand in front of a Gateway of the Gateway API.
+pub(super) fn may_serve_others(compiled: &Compiled) -> bool {
+    let touched = &compiled.delta.services;
+    let mut gateways = compiled.gateway_api.gateways.values();
+    !touched.is_empty() && gateways.any(|gateway| touched.contains(&gateway.service))
+}
+
 /// The listeners of the Gateway API that the pod serves, by its own port.
 fn kube_listeners<'a>(
     compiled: &'a Compiled,

@@ -111,6 +111,9 @@ impl Picture {
             && let Some(clusters) = self.clusters.get_mut(&service)
         {
             clusters.remove(&*name);
+            if clusters.is_empty() {
+                self.clusters.remove(&service);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::body::{BodyError, Budget};
+use super::body::{BodyError, Budget, Held};
 use super::review::answer;
 use crate::serve::grpc::ServingCertificate;
 use crate::snapshots::Snapshots;
@@ -104,18 +104,24 @@ impl Judge {
                 let Ok(_place) = self.places.acquire().await else {
                     return refused(&BodyError::Stopping);
                 };
-                self.judge(&body.bytes)
+                self.judge(body).await
             }
             Ok(Err(error)) => refused(&error),
             Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
         }
     }
 
-    fn judge(&self, body: &[u8]) -> Response<Full<Bytes>> {
+    /// Compiling takes a while in a large mesh; proxies are served meanwhile.
+    async fn judge(&self, body: Held) -> Response<Full<Bytes>> {
         let compiled = self.snapshots.compiled();
-        match answer(body, compiled.as_deref()) {
-            Ok(answer) => reply(StatusCode::OK, "application/json", answer.to_string()),
-            Err(error) => refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+        let judged = tokio::task::spawn_blocking(move || answer(&body.bytes, compiled.as_deref())).await;
+        match judged {
+            Ok(Ok(answer)) => reply(StatusCode::OK, "application/json", answer.to_string()),
+            Ok(Err(error)) => refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+            Err(_) => refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the object could not be judged",
+            ),
         }
     }
 }

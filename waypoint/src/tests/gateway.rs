@@ -7,11 +7,12 @@ use aquifer_core::http::table::VirtualHost;
 use aquifer_telemetry::readiness::Readiness;
 use bytes::Bytes;
 use http::Request;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::sockets::Sockets;
 use crate::state::Changes;
-use crate::testing::app::Named;
+use crate::testing::app::{Named, Socket};
 use crate::testing::client::{Http, app};
 use crate::testing::model::{http_listener, route, to};
 use crate::testing::{DEADLINE, Mesh};
@@ -87,7 +88,6 @@ async fn serves_hosts_and_changes_listeners_live() {
 
 /// Whether the gateway keeps the connection: one that it refuses ends at once.
 async fn is_kept(http: &mut TcpStream) -> bool {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let ask = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n";
     let mut byte = [0];
     http.write_all(ask).await.is_ok() && matches!(http.read(&mut byte).await, Ok(1))
@@ -114,4 +114,43 @@ async fn a_client_has_no_more_connections_than_its_share() {
     let again = async { while !is_kept(&mut connect(address).await).await {} };
     tokio::time::timeout(DEADLINE, again).await.unwrap();
     assert!(is_kept(&mut second).await, "the others go on");
+}
+
+/// HTTP is over on such a connection, the connection is not.
+#[tokio::test]
+async fn a_websocket_counts_as_long_as_it_is_open() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "v1", Socket).await;
+    mesh.cluster("v1", vec![pod]);
+    mesh.table(vec![VirtualHost {
+        name: "shop".into(),
+        domains: vec!["shop.example".into()],
+        routes: vec![route("r", to("v1"))],
+        ..VirtualHost::default()
+    }]);
+    let address = free_port().await;
+    mesh.listener(http_listener("first", &address.to_string(), Binding::Bound));
+    let (proxy, drain, connections) = (mesh.proxy.clone(), mesh.drain.clone(), mesh.connections.clone());
+    let sockets = Sockets::new(proxy, drain, connections, 1);
+    let up = Readiness::default().wait_for("listeners", "sockets");
+    mesh.connections.spawn(sockets.run(up));
+
+    let mut socket = connect(address).await;
+    let ask = b"GET /ws HTTP/1.1\r\nhost: shop.example\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    socket.write_all(ask).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    // Both directions, so that hyper has let go of the connection.
+    socket.write_all(b"frame").await.unwrap();
+    let mut frame = [0; 5];
+    socket.read_exact(&mut frame).await.unwrap();
+    for _ in 0..3 {
+        assert!(!is_kept(&mut connect(address).await).await);
+    }
+    drop(socket);
+    let again = async { while !is_kept(&mut connect(address).await).await {} };
+    tokio::time::timeout(DEADLINE, again).await.unwrap();
 }

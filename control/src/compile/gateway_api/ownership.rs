@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::compile::gateway_api::attach::ownership;
 use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::inputs::Inputs;
-use crate::model::http_route::parents_of;
+use crate::compile::waypoints::opted_in;
+use crate::model::http_route::{ParentKind, parents_of};
 use crate::objects::{GATEWAY_API, ParsedObject};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,12 @@ pub fn of(inputs: &Inputs, object: &ParsedObject) -> Ownership {
 
 fn of_route(inputs: &Inputs, object: &ParsedObject) -> Ownership {
     let parents = parents_of(&object.raw, &object.meta);
-    let owned: Vec<Option<bool>> = parents.iter().map(|p| ownership(inputs, p)).collect();
+    // A Service outside this mesh may be in another one, whose routes may have fields that ours do not know.
+    let owned = parents.iter().map(|parent| match parent.kind {
+        ParentKind::Service if !opted_in(inputs, &parent.namespace) => None,
+        _ => ownership(inputs, parent),
+    });
+    let owned: Vec<Option<bool>> = owned.collect();
     if owned.is_empty() {
         return Ownership::Unclear;
     }

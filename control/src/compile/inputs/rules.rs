@@ -14,6 +14,7 @@ use crate::objects::Meta;
 
 /// A rule, as an index sees it.
 pub trait Ruling {
+    /// Of the mesh's clients: what a rule is for at gateways is theirs to look up.
     fn hosts(&self) -> &[HostPattern];
     /// Where it sends what is for its hosts.
     fn destinations(&self) -> Vec<&Destination>;
@@ -21,7 +22,10 @@ pub trait Ruling {
 
 impl Ruling for VirtualService {
     fn hosts(&self) -> &[HostPattern] {
-        &self.hosts
+        match self.is_mesh() {
+            true => &self.hosts,
+            false => &[],
+        }
     }
 
     fn destinations(&self) -> Vec<&Destination> {

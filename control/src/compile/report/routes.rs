@@ -15,7 +15,7 @@ use crate::compile::gateway_api::backends::Problem;
 use crate::compile::gateway_api::{ParentState, RouteState};
 use crate::model::http_route::{ParentKind, ParentRef, parents_of};
 use crate::model::stream_route::RouteKind;
-use crate::objects::{Meta, Notice, NoticeKind, ParsedObject};
+use crate::objects::{Notice, NoticeKind, ParsedObject};
 
 /// What is said about a route at one parent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -63,10 +63,11 @@ pub(super) fn route(
 }
 
 fn missing_gateway(compiled: &Compiled, parent: &ParentRef) -> Option<Notice> {
-    let is_it = |m: &Meta| m.namespace == parent.namespace && m.name == parent.name;
-    let exists = compiled.inputs.kube_gateways.iter().any(|g| is_it(&g.meta));
+    let found = compiled.inputs.kube_gateways.get(&parent.namespace, &parent.name);
     let message = format!("no Gateway {}/{}", parent.namespace, parent.name);
-    (!exists).then(|| Notice::unresolved("spec.parentRefs", message))
+    found
+        .is_none()
+        .then(|| Notice::unresolved("spec.parentRefs", message))
 }
 
 fn resolved(kind: RouteKind, state: &RouteState) -> Condition {

@@ -55,7 +55,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
@@ -65,6 +65,7 @@ const KINDS: [Kind; 11] = [
     ("networking.istio.io", "VirtualService", rules),
     ("networking.istio.io", "DestinationRule", subsets),
     ("gateway.networking.k8s.io", "HTTPRoute", route),
+    ("gateway.networking.k8s.io", "TCPRoute", stream),
     ("security.istio.io", "PeerAuthentication", peers),
     ("security.istio.io", "AuthorizationPolicy", policy),
 ];
@@ -130,9 +131,10 @@ fn slice(name: u8, content: u8) -> String {
         endpoints,
         "{{addresses: [10.0.0.{name}], targetRef: {{kind: Pod, name: o{name}}}}}"
     );
+    // The last one is in front of a gateway.
+    let service = ["o0", "o1", "o2", "o0", "o1", "kh-istio"][usize::from(content)];
     format!(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: o{name}, labels: {{kubernetes.io/service-name: o{}}}}}\naddressType: IPv4\nendpoints: [{endpoints}]\nports: [{{name: http, port: 8080}}]",
-        content % 3
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: o{name}, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\nendpoints: [{endpoints}]\nports: [{{name: http, port: 8080}}]"
     )
 }
 
@@ -194,6 +196,20 @@ fn route(name: u8, content: u8) -> String {
     )
 }
 
+fn stream(name: u8, content: u8) -> String {
+    let parents = [
+        "kind: Service, group: '', name: o0",
+        "kind: Service, group: '', name: o1, port: 80",
+        "name: kh, namespace: shop",
+    ];
+    let backends = ["o1", "o2"];
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {{name: o{name}}}\nspec: {{parentRefs: [{{{}}}], rules: [{{backendRefs: [{{name: {}, port: 80}}]}}]}}",
+        parents[usize::from(content) % parents.len()],
+        backends[usize::from(content) % backends.len()]
+    )
+}
+
 fn peers(name: u8, content: u8) -> String {
     let specs = [
         "{mtls: {mode: STRICT}}",
@@ -220,6 +236,8 @@ fn policy(name: u8, content: u8) -> String {
 
 const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, labels: {istio.io/waypoint-for: all}}\nspec: {gatewayClassName: istio-waypoint, listeners: []}";
 const KUBE_GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: kg}\nspec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]}";
+/// Of which pods it is served, an EndpointSlice alone tells.
+const SLICED_GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: kh}\nspec: {gatewayClassName: istio, listeners: [{name: tcp, port: 81, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}, {name: http, port: 82, protocol: HTTP}]}";
 const GATEWAY: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {selector: {istio: gw}, servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}]}";
 
 fn happen(mesh: &mut Mesh, event: &Event) {
@@ -263,6 +281,7 @@ impl Start {
         let mut mesh = Mesh::new();
         mesh.add("shop", GATEWAY)
             .add("shop", KUBE_GATEWAY)
+            .add("shop", SLICED_GATEWAY)
             .add("other", WAYPOINT);
         let mut put = |namespace: &str, yaml: String| {
             mesh.add(namespace, &yaml.replace("NAMESPACE", namespace));
@@ -286,6 +305,9 @@ impl Start {
                 put("other", pod(1, 3));
                 put("other", service(0, 4));
                 put("shop", service(0, 5).replace("name: o0", "name: kg-istio"));
+                put("shop", service(1, 2).replace("name: o1", "name: kh-istio"));
+                put("shop", slice(0, 5));
+                put("shop", stream(0, 2));
                 put("shop", rules(0, 3));
                 put("shop", rules(1, 1));
                 put("shop", subsets(0, 1));

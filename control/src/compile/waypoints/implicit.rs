@@ -9,13 +9,7 @@ use crate::compile::waypoints::{GATEWAY_NAME_LABEL, MANAGED_LABEL, World};
 pub(super) fn is_needed(world: &World<'_>, service: &NamespacedHostname) -> bool {
     let (inputs, host) = (world.inputs, &service.hostname);
     let routed = || world.gateway_api.has_route(service);
-    let ruled = || {
-        inputs
-            .virtual_services
-            .for_host(host)
-            .iter()
-            .any(|v| v.spec.is_mesh())
-    };
+    let ruled = || !inputs.virtual_services.for_host(host).is_empty();
     let balanced = || {
         let rules = inputs.destination_rules.for_host(host);
         rules.iter().any(|r| r.spec.needs_waypoint)
@@ -28,7 +22,8 @@ pub(super) fn is_proxy_service(labels: &Labels) -> bool {
     labels.contains_key(GATEWAY_NAME_LABEL) || labels.contains_key(MANAGED_LABEL)
 }
 
-fn opted_in(inputs: &Inputs, namespace: &str) -> bool {
+/// Whether pods of the namespace are of the mesh where they say nothing else.
+pub fn opted_in(inputs: &Inputs, namespace: &str) -> bool {
     let facts = PodFacts {
         host_network: false,
         has_sidecar: false,

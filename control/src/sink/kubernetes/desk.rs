@@ -58,6 +58,8 @@ struct Seen {
     uid: Option<String>,
     version: Option<String>,
     ours: bool,
+    /// The version that the API server serves it in.
+    api_version: Option<String>,
     value: Value,
 }
 
@@ -215,6 +217,7 @@ impl Seen {
             uid: text("/metadata/uid"),
             version: text("/metadata/resourceVersion"),
             ours: is_made(whole),
+            api_version: text("/apiVersion"),
             value,
         }
     }
@@ -327,13 +330,11 @@ impl Inner {
 
 /// None for an object that is not there: everything with a status is watched.
 fn status_action(key: &ObjectKey, wanted: Option<&Value>, seen: Option<&Seen>) -> Option<Action> {
-    let Seen {
-        uid, version, value, ..
-    } = seen?;
-    let (uid, before) = (uid.clone(), value.clone());
+    let seen = seen?;
+    let (uid, version, before) = (seen.uid.clone(), &seen.version, seen.value.clone());
     let mut value = match wanted {
         Some(value) => value.clone(),
-        None if has_ours(&before) => empty_status(key)?,
+        None if has_ours(&before) => empty_status(key, seen)?,
         None => return None,
     };
     let status = value.get_mut("status")?;
@@ -349,9 +350,8 @@ fn status_action(key: &ObjectKey, wanted: Option<&Value>, seen: Option<&Seen>) -
 }
 
 /// What takes back everything that was said.
-fn empty_status(key: &ObjectKey) -> Option<Value> {
-    let kind = crate::kubernetes::kinds::of(key)?;
-    let version = kind.resource(kind.versions.first()?).api_version;
+fn empty_status(key: &ObjectKey, seen: &Seen) -> Option<Value> {
+    let version = seen.api_version.as_ref()?;
     Some(json!({
         "apiVersion": version,
         "kind": *key.kind,
