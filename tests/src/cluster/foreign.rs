@@ -151,13 +151,13 @@ pub struct Access {
     programs: PathBuf,
     /// This run's name: what it made carries it.
     run: String,
-    /// Holds the kubeconfig.
+    /// Holds the kubeconfig, and image archives while they are delivered.
     folder: Arc<tempfile::TempDir>,
 }
 
 impl Access {
     pub fn take(programs: &Path) -> Result<Self, ForeignError> {
-        let folder = make_folder()?;
+        let folder = make_folder(&std::env::temp_dir())?;
         Ok(Self {
             kubectl: access(folder.path())?,
             programs: programs.to_owned(),
@@ -166,12 +166,12 @@ impl Access {
         })
     }
 
-    /// Removes what this run put there, as the last that the process does: nothing is dropped then, the copy of the
-    /// kubeconfig neither.
+    /// Removes what this run put there, as the last that the process does: nothing is dropped then, so the folder with the
+    /// copy of the kubeconfig is removed here.
     pub fn clear_and_end(&self) -> Result<(), ForeignError> {
         let cleared = self.clear();
         let removed = fs::remove_dir_all(self.folder.path()).map_err(|source| ForeignError::Io {
-            action: "remove the copy of the kubeconfig",
+            action: "remove the folder with the copy of the kubeconfig",
             source,
         });
         cleared.and(removed)
@@ -331,7 +331,7 @@ impl Foreign {
         access.make_room(terms.clear, tell)?;
         access.refuse_what_is_there(&[wanted.namespaces, wanted.later].concat())?;
         tell("loading images");
-        let folder = make_folder()?;
+        let folder = make_folder(access.folder.path())?;
         let mut archives = programs::archives(&access.programs, folder.path())?;
         archives.extend((wanted.images)()?);
         let cluster = Self {
@@ -441,8 +441,8 @@ fn names(kubectl: &Kubectl, what: &[&str]) -> Result<Vec<String>, ForeignError> 
     Ok(list.lines().map(str::to_owned).collect())
 }
 
-fn make_folder() -> Result<tempfile::TempDir, ForeignError> {
-    tempfile::tempdir().map_err(|source| ForeignError::Io {
+fn make_folder(below: &Path) -> Result<tempfile::TempDir, ForeignError> {
+    tempfile::tempdir_in(below).map_err(|source| ForeignError::Io {
         action: "make a folder",
         source,
     })
