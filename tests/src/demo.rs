@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cluster::foreign::Terms;
+use crate::cluster::foreign::{Access, Terms};
 
 mod client;
 mod failure;
@@ -59,7 +59,7 @@ pub enum Stage {
     /// A cluster of real parts, with the mesh installed by helm.
     Kubernetes,
     /// A cluster that is there, on these terms.
-    Foreign(Terms),
+    Foreign(Terms, Access),
 }
 
 /// Runs the demo and takes the lab down, whatever happens, unless it is to be kept.

@@ -1,10 +1,12 @@
-//! Ctrl-C in the programs that bring up a lab or a cluster of their own: it goes with them.
+//! Ctrl-C in the programs that bring up a lab or a cluster of their own, or put something on somebody else's: it goes
+//! with them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use parking_lot::Mutex;
 
 use crate::lab;
 use crate::lab::layout::LabName;
@@ -14,6 +16,8 @@ const INTERRUPTED_STATUS: i32 = 130;
 
 /// Set once a signal is being answered: then only the watcher ends the process.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Held by whoever makes something or takes it down: the watcher waits for what the main thread has begun.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// From now on SIGINT and SIGTERM take the lab down, whatever the main thread is doing, and end the
 /// process.
@@ -34,6 +38,7 @@ pub fn on_signal(take_down: impl FnOnce() -> Result<(), String> + Send + 'static
         let Ok(signal) = signals.wait() else { return };
         INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("\n{signal}: taking everything down");
+        let _turn = TURN.lock();
         if let Err(error) = take_down() {
             eprintln!("{error}");
         }
@@ -43,6 +48,20 @@ pub fn on_signal(take_down: impl FnOnce() -> Result<(), String> + Send + 'static
         .name("signals".to_owned())
         .spawn(watch)
         .map(drop)
+}
+
+/// Runs what makes, or removes, something that the watcher would have to remove: a signal does not cut it in two, and it
+/// does not begin once one is being answered. Not to be nested.
+pub fn in_turn<T>(act: impl FnOnce() -> T) -> T {
+    let _turn = loop {
+        let turn = TURN.lock();
+        if !INTERRUPTED.load(Ordering::SeqCst) {
+            break turn;
+        }
+        drop(turn);
+        wait_if_interrupted();
+    };
+    act()
 }
 
 /// Waits for the watcher to end the process, if it is about to: what the main thread would say now is

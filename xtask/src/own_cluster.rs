@@ -28,11 +28,14 @@ pub(crate) struct OwnCluster {
     /// There: a value of the chart, as in helm's --set; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// There: first remove the mesh and the namespaces that an earlier run of the demo or the suite left
+    #[arg(long)]
+    clear: bool,
 }
 
 impl OwnCluster {
     fn is_meant(&self) -> bool {
-        self.load_with.is_some() || self.registry.is_some() || !self.settings.is_empty()
+        self.load_with.is_some() || self.registry.is_some() || !self.settings.is_empty() || self.clear
     }
 
     /// What the suites are to find in their environment; nothing where no cluster of one's own is meant.
@@ -54,6 +57,7 @@ impl OwnCluster {
             "load_with": self.load_with,
             "registry": self.registry,
             "settings": self.settings,
+            "clear": self.clear,
         });
         Ok(Some((VARIABLE, terms.to_string().into())))
     }

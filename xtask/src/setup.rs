@@ -73,6 +73,16 @@ const TOOLS: &[Tool] = &[
         needs: Needs::Lab,
     },
     Tool {
+        program: "curl",
+        package: "curl",
+        needs: Needs::Everything,
+    },
+    Tool {
+        program: "openssl",
+        package: "openssl",
+        needs: Needs::Everything,
+    },
+    Tool {
         program: "wrk",
         package: "wrk",
         needs: Needs::Everything,

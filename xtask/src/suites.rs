@@ -96,9 +96,16 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String], own: &OwnCluster) ->
     if suites.iter().any(|suite| matches!(suite, Suite::File(_))) {
         workspace.build_binaries()?;
     }
-    let environment = environment(workspace, &suites, own)?;
+    let mut environment = Environment::from_iter(own);
     let before = Leftovers::look(workspace);
-    let failed = run_each(workspace, &suites, &environment);
+    let mut failed = Vec::new();
+    if needs_images(&suites, &environment)
+        && let Err(error) = make_images(workspace, &mut environment)
+    {
+        eprintln!("==> the images cannot be made: {error:#}");
+        failed.push("the making of images".to_owned());
+    }
+    failed.extend(run_each(workspace, &suites, &environment));
     let left = Leftovers::look(workspace).since(&before);
     if !left.is_empty() {
         bail!("left behind by the tests (or started by someone else meanwhile):\n{left}");
@@ -116,18 +123,15 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String], own: &OwnCluster) ->
 }
 
 /// The images that ship are made for the suite that looks at them, and for somebody's own cluster, whose nodes lack the
-/// libraries of this machine; having been made, they are what every other cluster of this run gets.
-fn environment(
-    workspace: &Workspace,
-    suites: &[Suite],
-    own: Option<(&'static str, OsString)>,
-) -> Result<Environment> {
-    let mut environment = Environment::new();
-    if own.is_some() || suites.iter().any(|suite| suite.name() == IMAGES) {
-        environment.push((image::FOLDER_VARIABLE, image::for_tests(workspace)?.into()));
-    }
-    environment.extend(own);
-    Ok(environment)
+/// libraries of this machine.
+fn needs_images(suites: &[Suite], environment: &Environment) -> bool {
+    !environment.is_empty() || suites.iter().any(|suite| suite.name() == IMAGES)
+}
+
+/// Having been made, they are what every other cluster of this run gets.
+fn make_images(workspace: &Workspace, environment: &mut Environment) -> Result<()> {
+    environment.push((image::FOLDER_VARIABLE, image::for_tests(workspace)?.into()));
+    Ok(())
 }
 
 /// Names of the suites that failed; one failure does not hide the next.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use aquifer_tests::cluster;
-use aquifer_tests::cluster::foreign::{self, Terms};
+use aquifer_tests::cluster::foreign::{Access, Terms};
 use aquifer_tests::cluster::layout::ClusterName;
 use aquifer_tests::demo::{self, Options, Report, Stage};
 use aquifer_tests::interrupt;
@@ -60,7 +60,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         print(&match options.stage {
             Stage::Lab => hints(&arguments.name),
             Stage::Kubernetes => cluster_hints(&arguments.name),
-            Stage::Foreign(_) => FOREIGN_HINTS.to_owned(),
+            Stage::Foreign(..) => FOREIGN_HINTS.to_owned(),
         });
     }
     let problems = report.problems();
@@ -81,9 +81,9 @@ fn watch_for_signals(options: &Options) -> Result<()> {
             let name: ClusterName = options.name.parse()?;
             interrupt::on_signal(move || cluster::take_down(&name).map_err(|error| error.to_string()))
         }
-        Stage::Foreign(_) => {
-            let programs = options.programs().to_owned();
-            interrupt::on_signal(move || foreign::clear(&programs).map_err(|error| error.to_string()))
+        Stage::Foreign(_, access) => {
+            let access = access.clone();
+            interrupt::on_signal(move || access.clear_and_end().map_err(|error| error.to_string()))
         }
     };
     watched.context("cannot watch for signals")
@@ -91,20 +91,21 @@ fn watch_for_signals(options: &Options) -> Result<()> {
 
 fn options(arguments: &Arguments) -> Result<Options> {
     let program = std::env::current_exe().context("cannot find this program's folder")?;
+    let programs = program.parent().unwrap_or_else(|| Path::new("."));
     Ok(Options {
         name: arguments.name.clone(),
-        stage: stage(arguments)?,
+        stage: stage(arguments, programs)?,
         keep: arguments.keep,
         requests: arguments.requests,
         load: Duration::from_secs(3),
         samples: Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples"),
-        bookinfo: program.with_file_name("bookinfo"),
+        bookinfo: programs.join("bookinfo"),
     })
 }
 
-fn stage(arguments: &Arguments) -> Result<Stage> {
+fn stage(arguments: &Arguments, programs: &Path) -> Result<Stage> {
     Ok(match (arguments.own.clone().given()?, arguments.kubernetes) {
-        (Some(terms), true) => Stage::Foreign(terms),
+        (Some(terms), true) => Stage::Foreign(terms, Access::take(programs)?),
         (Some(_), false) => bail!("--load-with and --registry are for --kubernetes"),
         (None, true) => Stage::Kubernetes,
         (None, false) => Stage::Lab,
@@ -127,7 +128,7 @@ const FOREIGN_HINTS: &str = "The mesh and bookinfo are still on the cluster. To 
   kubectl -n istio-system logs -l app=istiod     what the control plane did
   kubectl -n bookinfo logs -l gateway.networking.k8s.io/gateway-name=waypoint
   kubectl -n istio-system port-forward service/istio-ingressgateway 8080:80
-The next demo or suite on this cluster removes them; so does
+The next demo or suite on this cluster removes them first when it is told --clear; so do
   kubectl delete namespace bookinfo; aquifer uninstall --purge; kubectl delete namespace istio-system";
 
 fn cluster_hints(name: &str) -> String {

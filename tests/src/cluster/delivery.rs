@@ -8,12 +8,16 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::image;
+
 /// What stands for an archive's path in the owner's command.
 const PLACE: &str = "{}";
 /// Registries that are reached without TLS, as container runtimes do.
 const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
 /// Where the images of samples and suites are named from.
 const SAMPLES: [&str; 2] = ["docker.io/istio/", "aquifer-cluster/"];
+/// Digits of the digest that tell one build's images from another's.
+const REVISION_DIGITS: usize = 12;
 
 /// One of the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,35 +67,89 @@ impl Delivery {
     }
 
     /// Puts every image of these archives where the cluster's nodes find it.
-    pub fn deliver(&self, archives: &[PathBuf]) -> Result<(), DeliveryError> {
-        for archive in archives {
-            match self {
-                Self::Command(command) => load(command, archive)?,
-                Self::Registry(registry) => push(registry, archive)?,
+    pub fn deliver(self, archives: &[PathBuf]) -> Result<Delivered, DeliveryError> {
+        match self {
+            Self::Command(command) => {
+                archives.iter().try_for_each(|archive| load(&command, archive))?;
+                Ok(Delivered::Loaded)
+            }
+            Self::Registry(registry) => {
+                let contents = archives.iter().map(|archive| Contents::of(archive));
+                let contents: Vec<Contents> = contents.collect::<Result<_, _>>()?;
+                let place = Pushed {
+                    revision: revision(&contents),
+                    registry,
+                };
+                contents.iter().try_for_each(|contents| push(&place, contents))?;
+                Ok(Delivered::Pushed(place))
             }
         }
-        Ok(())
     }
+}
 
+/// Where a cluster has the images from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// On its nodes, under their own names.
+    Loaded,
+    Pushed(Pushed),
+}
+
+/// Below a registry's path, with what they are in their tags: a node that has the tag has the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    registry: String,
+    /// Of all the images that were pushed together.
+    revision: String,
+}
+
+impl Delivered {
     /// Manifests of samples and suites, with the names that their images have on that cluster.
     pub fn rename(&self, manifests: &str) -> String {
-        let Self::Registry(registry) = self else {
+        let Self::Pushed(place) = self else {
             return manifests.to_owned();
         };
-        let below = format!("{registry}/");
-        SAMPLES
-            .iter()
-            .fold(manifests.to_owned(), |text, prefix| text.replace(prefix, &below))
+        let rename = |text: String, prefix: &&str| place.rename(&text, prefix);
+        SAMPLES.iter().fold(manifests.to_owned(), rename)
     }
 
-    /// The chart's values.
-    pub fn values(&self) -> Value {
+    /// The chart's values for images whose own tag is this.
+    pub fn values(&self, tag: &str) -> Value {
         match self {
             // What was loaded is there; pulling would find somebody else's or nothing.
-            Self::Command(_) => json!({"imagePullPolicy": "Never"}),
-            // The same tag was another image in an earlier run.
-            Self::Registry(registry) => json!({"hub": registry, "imagePullPolicy": "Always"}),
+            Self::Loaded => json!({"tag": tag, "imagePullPolicy": "Never"}),
+            Self::Pushed(place) => json!({
+                "hub": place.registry,
+                "tag": place.tag(tag),
+                "imagePullPolicy": "IfNotPresent",
+            }),
         }
+    }
+}
+
+impl Pushed {
+    fn tag(&self, own: &str) -> String {
+        format!("{own}-{}", self.revision)
+    }
+
+    /// The last part of an image's name, and its tag, below the registry's path.
+    fn below(&self, name: &str) -> String {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        format!("{}/{}", self.registry, self.tag(last))
+    }
+
+    /// Every image whose name begins like this.
+    fn rename(&self, manifests: &str, prefix: &str) -> String {
+        let mut parts = manifests.split(prefix);
+        let mut renamed = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || "-._:".contains(letter);
+            let end = part.find(|letter| !is_of_name(letter)).unwrap_or(part.len());
+            let (name, rest) = part.split_at(end);
+            renamed.push_str(&self.below(name));
+            renamed.push_str(rest);
+        }
+        renamed
     }
 }
 
@@ -105,15 +163,15 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn push(registry: &str, archive: &Path) -> Result<(), DeliveryError> {
-    for name in names(archive)? {
-        let from = format!("docker-archive:{}:{name}", archive.display());
+fn push(place: &Pushed, contents: &Contents) -> Result<(), DeliveryError> {
+    for name in &contents.names {
+        let from = format!("docker-archive:{}:{name}", contents.archive.display());
         let mut skopeo = Command::new("skopeo");
         skopeo.args(["copy", "--quiet", "--insecure-policy"]);
-        if without_tls(registry) {
+        if without_tls(&place.registry) {
             skopeo.arg("--dest-tls-verify=false");
         }
-        skopeo.args([from, format!("docker://{}", below(registry, &name))]);
+        skopeo.args([from, format!("docker://{}", place.below(name))]);
         run("skopeo", &mut skopeo)?;
     }
     Ok(())
@@ -124,27 +182,44 @@ fn without_tls(registry: &str) -> bool {
     LOOPBACK.contains(&host)
 }
 
-/// The last part of an image's name, and its tag, below the registry's path.
-fn below(registry: &str, name: &str) -> String {
-    format!("{registry}/{}", name.rsplit('/').next().unwrap_or(name))
+/// What docker reads in an archive.
+struct Contents<'a> {
+    archive: &'a Path,
+    /// Of every image.
+    names: Vec<String>,
+    /// Names each image's configuration by its digest, and that its layers by theirs.
+    manifest: Vec<u8>,
 }
 
-/// Every image of an archive, as docker reads it.
-fn names(archive: &Path) -> Result<Vec<String>, DeliveryError> {
-    let broken = |message: String| DeliveryError::Archive {
-        path: archive.to_owned(),
-        message,
-    };
-    fs::metadata(archive).map_err(|error| broken(error.to_string()))?;
-    let mut tar = Command::new("tar");
-    tar.args(["--extract", "--to-stdout", "--file"])
-        .arg(archive)
-        .arg("manifest.json");
-    let manifest: Value =
-        serde_json::from_slice(&run("tar", &mut tar)?).map_err(|error| broken(error.to_string()))?;
-    let images = manifest.as_array().into_iter().flatten();
-    let tags = images.flat_map(|image| image["RepoTags"].as_array().into_iter().flatten());
-    Ok(tags.filter_map(Value::as_str).map(str::to_owned).collect())
+impl<'a> Contents<'a> {
+    fn of(archive: &'a Path) -> Result<Self, DeliveryError> {
+        let broken = |message: String| DeliveryError::Archive {
+            path: archive.to_owned(),
+            message,
+        };
+        fs::metadata(archive).map_err(|error| broken(error.to_string()))?;
+        let mut tar = Command::new("tar");
+        tar.args(["--extract", "--to-stdout", "--file"])
+            .arg(archive)
+            .arg("manifest.json");
+        let manifest = run("tar", &mut tar)?;
+        let read: Value = serde_json::from_slice(&manifest).map_err(|error| broken(error.to_string()))?;
+        let images = read.as_array().into_iter().flatten();
+        let tags = images.flat_map(|image| image["RepoTags"].as_array().into_iter().flatten());
+        Ok(Self {
+            archive,
+            names: tags.filter_map(Value::as_str).map(str::to_owned).collect(),
+            manifest,
+        })
+    }
+}
+
+/// The same for the same images, and for no others.
+fn revision(contents: &[Contents]) -> String {
+    let manifests: Vec<&[u8]> = contents.iter().map(|contents| &*contents.manifest).collect();
+    let mut digest = image::hex(&manifests.concat());
+    digest.truncate(REVISION_DIGITS);
+    digest
 }
 
 fn run(program: &'static str, command: &mut Command) -> Result<Vec<u8>, DeliveryError> {
@@ -206,18 +281,52 @@ mod tests {
 
     #[test]
     fn images_keep_their_last_name_below_a_registry() {
-        let registry = "registry.example.com/team";
+        let place = Pushed {
+            registry: "registry.example.com/team".to_owned(),
+            revision: "0123".to_owned(),
+        };
         assert_eq!(
-            below(registry, "istio/examples-bookinfo-reviews-v1:1.20.3"),
-            "registry.example.com/team/examples-bookinfo-reviews-v1:1.20.3"
+            place.below("istio/examples-bookinfo-reviews-v1:1.20.3"),
+            "registry.example.com/team/examples-bookinfo-reviews-v1:1.20.3-0123"
         );
-        let delivery = Delivery::by_registry(registry).unwrap();
         let manifest =
             "image: docker.io/istio/examples-bookinfo-details-v1:1.20.3\nimage: 'aquifer-cluster/app:1'";
+        let delivered = Delivered::Pushed(place);
         assert_eq!(
-            delivery.rename(manifest),
-            "image: registry.example.com/team/examples-bookinfo-details-v1:1.20.3\nimage: 'registry.example.com/team/app:1'"
+            delivered.rename(manifest),
+            "image: registry.example.com/team/examples-bookinfo-details-v1:1.20.3-0123\nimage: 'registry.example.com/team/app:1-0123'"
         );
+        assert_eq!(delivered.values("1.0")["tag"], "1.0-0123");
+        assert_eq!(Delivered::Loaded.rename(manifest), manifest);
+    }
+
+    #[test]
+    fn another_build_has_another_tag() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = |name: &str, program: &[u8]| {
+            let path = folder.path().join(name);
+            let image = image::Image {
+                name: image::APP,
+                path: "app",
+                program,
+                arguments: &[],
+            };
+            image.write(fs::File::create(&path).unwrap()).unwrap();
+            path
+        };
+        let revision = |archive: &Path| revision(&[Contents::of(archive).unwrap()]);
+        let (one, same, other) = (
+            archive("one", b"a"),
+            archive("same", b"a"),
+            archive("other", b"b"),
+        );
+        assert_eq!(revision(&one), revision(&same));
+        assert_ne!(revision(&one), revision(&other));
+        assert_eq!(Contents::of(&one).unwrap().names, [image::APP]);
+    }
+
+    #[test]
+    fn a_registry_of_this_machine_is_reached_without_tls() {
         assert!(without_tls("localhost:5000/mesh") && !without_tls("localhost.example.com/mesh"));
     }
 }

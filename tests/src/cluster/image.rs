@@ -164,7 +164,8 @@ fn end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 2 * BLOCK])
 }
 
-fn hex(content: &[u8]) -> String {
+/// SHA-256 of it.
+pub(super) fn hex(content: &[u8]) -> String {
     let digest = digest(&SHA256, content);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -80,6 +80,11 @@ impl Kubectl {
         self.feed(&arguments, manifests)
     }
 
+    /// Makes what these manifests say; what is there already is an error.
+    pub fn create(&self, manifests: &str) -> Result<String, KubectlError> {
+        self.feed(&["create", "-f", "-"], manifests)
+    }
+
     fn feed(&self, arguments: &[&str], manifests: &str) -> Result<String, KubectlError> {
         let mut command = self.command(arguments);
         command

@@ -103,8 +103,13 @@ impl<'a> Mesh<'a> {
 
     /// Installs the chart, with more values as helm takes them, and waits until all of it is ready.
     pub fn install(&self, settings: &[&str], timeout: Duration) -> Result<(), MeshError> {
-        self.helm_with_chart("install", &["--create-namespace"], settings)?;
+        self.put(settings)?;
         self.wait_ready(timeout)
+    }
+
+    /// Installs it, and does not wait.
+    pub fn put(&self, settings: &[&str]) -> Result<(), MeshError> {
+        self.helm_with_chart("install", &["--create-namespace"], settings)
     }
 
     /// Upgrades the release to the chart as it is, with these values in place of the earlier ones.

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -70,6 +71,8 @@ impl Client {
             let mut pending = JoinSet::new();
             let mut outcomes = Vec::new();
             let mut tick = tokio::time::interval(Duration::from_secs(1) / per_second);
+            // After a pause of this machine's no burst, which would say nothing of the mesh.
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break,

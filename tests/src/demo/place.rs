@@ -54,7 +54,9 @@ pub(crate) fn build(options: &Options, progress: Progress) -> Result<Box<dyn Pla
     Ok(match &options.stage {
         Stage::Lab => Box::new(lab::LabPlace::build(options, progress)?),
         Stage::Kubernetes => Box::new(cluster::ClusterPlace::build(options, progress)?),
-        Stage::Foreign(terms) => Box::new(foreign::ForeignPlace::build(options, terms, progress)?),
+        Stage::Foreign(terms, access) => {
+            Box::new(foreign::ForeignPlace::build(options, terms, access, progress)?)
+        }
     })
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use aquifer_tests::cluster::foreign::{Foreign, Terms};
+use aquifer_tests::cluster::foreign::{Access, Foreign, Terms, Wanted};
 use aquifer_tests::cluster::kubectl::Kubectl;
 use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::cluster::mesh::Mesh;
@@ -12,10 +12,10 @@ use aquifer_tests::cluster::tunnel::Tunnel;
 use aquifer_tests::cluster::{Cluster, ClusterOptions};
 use serde_json::Value;
 
+use super::world::UNMESHED;
+
 /// Namespaces that chapters make.
-const MADE_LATER: [&str; 2] = ["own", "kinds"];
-/// What a chapter puts into the namespace of everybody.
-const IN_DEFAULT: [&str; 3] = ["deployment/client", "-n", "default"];
+const MADE_LATER: [&str; 3] = ["own", "kinds", UNMESHED];
 
 pub(crate) enum Ground {
     Ours(Cluster),
@@ -38,21 +38,14 @@ impl Ground {
     /// The cluster of KUBECONFIG, with the namespace and all images on it.
     pub(crate) fn find(terms: &Terms, programs: &Path, namespace: &str) -> Self {
         let tell = |step: &str| eprintln!("{step}");
-        let cluster = Foreign::attach(terms, programs, &[namespace], &MADE_LATER, &tell)
-            .unwrap_or_else(|error| panic!("{error}"));
-        let client = cluster
-            .kubectl()
-            .run(&[&["get", "--ignore-not-found"], &IN_DEFAULT[..]].concat());
-        assert_eq!(
-            client.unwrap(),
-            "",
-            "the cluster has a deployment client of its own in default"
-        );
-        let application = Parts::find_or_build(&tell).unwrap().app_image();
-        cluster
-            .deliver(&[application])
-            .unwrap_or_else(|error| panic!("{error}"));
-        Self::Theirs(cluster)
+        let wanted = Wanted {
+            namespaces: &[namespace],
+            later: &MADE_LATER,
+            images: &|| Ok(vec![Parts::find_or_build(&tell)?.app_image()]),
+        };
+        let cluster =
+            Access::take(programs).and_then(|access| Foreign::attach(terms, access, &wanted, &tell));
+        Self::Theirs(cluster.unwrap_or_else(|error| panic!("{error}")))
     }
 
     pub(crate) fn kubectl(&self) -> &Kubectl {
@@ -73,7 +66,7 @@ impl Ground {
     pub(crate) fn adapt(&self, manifests: &str) -> String {
         match self {
             Self::Ours(_) => manifests.to_owned(),
-            Self::Theirs(cluster) => cluster.rename(&inside(manifests, &cluster.mark())),
+            Self::Theirs(cluster) => cluster.rename(&inside(manifests, &cluster.marks())),
         }
     }
 
@@ -107,21 +100,19 @@ impl Ground {
                 cluster.down().unwrap();
                 assert!(!layout.state_dir().exists());
             }
-            Self::Theirs(cluster) => {
-                let delete = [&["delete", "--ignore-not-found"], &IN_DEFAULT[..]].concat();
-                cluster.kubectl().run(&delete).unwrap();
-                cluster.leave().unwrap();
-            }
+            Self::Theirs(cluster) => cluster.leave().unwrap(),
         }
     }
 }
 
 /// Nothing takes a port of the nodes or a balancer of theirs, and every namespace tells whose it is.
-fn inside(manifests: &str, (key, value): &(&str, &str)) -> String {
+fn inside(manifests: &str, marks: &[(&str, &str)]) -> String {
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
     for document in &mut documents {
         if document["kind"] == "Namespace" {
-            document["metadata"]["labels"][key] = Value::from(*value);
+            for &(key, value) in marks {
+                document["metadata"]["labels"][key] = Value::from(value);
+            }
         }
         if document["kind"] != "Service" {
             continue;

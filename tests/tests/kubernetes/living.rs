@@ -157,6 +157,10 @@ pub(crate) fn assert_encrypted(seen: &Seen) {
     let mesh = seen.mesh();
     eprintln!("watched: {mesh:?}, {} not seen", seen.dropped);
     assert!(mesh.hbone > 0 && mesh.plaintext == 0, "{seen:?}");
+    assert!(
+        seen.dropped * 100 <= mesh.packets,
+        "too much was not seen: {seen:?}"
+    );
 }
 
 /// Replaces pods and waits until the new ones are enrolled.

@@ -2,7 +2,7 @@
 
 use aquifer_tests::cluster::layout::Member;
 
-use super::world::{NAMESPACE, World};
+use super::world::{NAMESPACE, UNMESHED, World};
 
 const STRICT: &str = "
 apiVersion: security.istio.io/v1
@@ -85,20 +85,23 @@ spec:
       - {name: client, image: 'aquifer-cluster/app:1', args: [serve, '8080']}
 ";
 
+const PLACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: unmeshed}}";
+
 const NAME: &str = "http://probed.bookinfo.svc.cluster.local/";
 
 pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
     world.apply(NAMESPACE, PROBED);
     world.apply(NAMESPACE, CLIENT);
-    world.apply("default", CLIENT);
+    world.apply(UNMESHED, PLACE);
+    world.apply(UNMESHED, CLIENT);
     world.available(NAMESPACE);
-    world.available("default");
+    world.available(UNMESHED);
     enrolled(world, "probed", 2);
     enrolled(world, "checked", 1);
     enrolled(world, "client", 1);
     assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
     assert!(
-        world.get_from("default", "client", NAME).is_ok(),
+        world.get_from(UNMESHED, "client", NAME).is_ok(),
         "plaintext is taken until STRICT"
     );
 
@@ -108,7 +111,7 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
         .until(
             "a client without the mesh is refused",
             super::world::PATIENCE,
-            || match world.get_from("default", "client", NAME) {
+            || match world.get_from(UNMESHED, "client", NAME) {
                 Err(_) => Ok(()),
                 Ok(answer) => Err(aquifer_tests::cluster::kubectl::KubectlError::Failed {
                     arguments: NAME.to_owned(),

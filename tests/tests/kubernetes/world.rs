@@ -21,6 +21,8 @@ use super::ground::{Ground, Way};
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
+/// Where a client is that the mesh never has.
+pub(crate) const UNMESHED: &str = "unmeshed";
 /// Generous: the machine may be busy with other builds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Pages; each is three to five requests through the mesh.
@@ -41,9 +43,9 @@ spec:
 ";
 
 pub(crate) struct World {
-    ground: Ground,
-    /// To productpage, past every gateway.
+    /// To productpage, past every gateway; closed before the ground goes.
     front: OnceCell<Way>,
+    ground: Ground,
     /// What could not be looked at, since the nodes are somebody else's.
     left_out: RefCell<BTreeSet<&'static str>>,
     /// What each node had before the mesh.

@@ -39,6 +39,9 @@ fn git(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
     let output = process::output(
         "git",
         Command::new("git")
+            // Root may look at a checkout of somebody else's.
+            .arg("-c")
+            .arg(format!("safe.directory={}", workspace.root().display()))
             .arg("-C")
             .arg(workspace.root())
             .args(arguments)

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cluster::foreign::{Foreign, Terms};
+use crate::cluster::foreign::{Access, Foreign, ForeignError, Terms, Wanted};
 use crate::cluster::tunnel::Tunnel;
 use crate::demo::Options;
 use crate::demo::failure::{Failure, OrFailed, Step};
 use crate::demo::namespace::Namespace;
 use crate::demo::progress::Progress;
 use crate::demo::story::{GATEWAY, NAMESPACE, SYSTEM};
+use crate::interrupt;
 use crate::lab::status::{PodStatus, Status};
 
 use super::{METRICS_PATH, METRICS_PORT, Place, kubernetes};
@@ -33,34 +34,46 @@ const HTTP_PORT: u16 = 80;
 const READY: Duration = Duration::from_secs(180);
 
 pub(super) struct ForeignPlace {
-    cluster: Foreign,
-    /// To the ingress gateway.
+    /// To the ingress gateway; closed before the cluster is cleared.
     tunnel: Option<Tunnel>,
+    cluster: Foreign,
 }
 
 impl ForeignPlace {
-    pub(super) fn build(options: &Options, terms: &Terms, progress: Progress) -> Result<Self, Failure> {
-        let tell = |step: &str| progress.say(step);
-        let cluster =
-            Foreign::attach(terms, options.programs(), &[NAMESPACE], &[], &tell).or_failed(CLUSTER)?;
-        progress.say("loading images, installing the chart by helm");
-        let installed = cluster.deliver(&[]).or_failed(IMAGES).and_then(|()| {
-            let mesh = cluster.mesh().or_failed(INSTALL)?;
-            mesh.install(&[], READY).or_failed(INSTALL)
-        });
-        let place = Self {
+    /// What fails here, or later, is cleared as it is dropped.
+    pub(super) fn build(
+        options: &Options,
+        terms: &Terms,
+        access: &Access,
+        progress: Progress,
+    ) -> Result<Self, Failure> {
+        let wanted = Wanted {
+            namespaces: &[NAMESPACE],
+            later: &[],
+            images: &|| Ok(Vec::new()),
+        };
+        let mut cluster = Foreign::attach(terms, access.clone(), &wanted, &|step| progress.say(step))
+            .map_err(|error| step_of(&error).failed(error))?;
+        if options.keep {
+            cluster.keep();
+        }
+        progress.say("installing the chart by helm");
+        let mesh = cluster.mesh().or_failed(INSTALL)?;
+        interrupt::in_turn(|| mesh.put(&[])).or_failed(INSTALL)?;
+        mesh.wait_ready(READY).or_failed(INSTALL)?;
+        drop(mesh);
+        progress.say("  control plane, node agents and ingress gateway are ready");
+        Ok(Self {
             cluster,
             tunnel: None,
-        };
-        match installed {
-            Ok(()) => progress.say("  control plane, node agents and ingress gateway are ready"),
-            Err(failure) if options.keep => return Err(failure),
-            Err(failure) => {
-                place.cluster.leave().or_failed(CLUSTER)?;
-                return Err(failure);
-            }
-        }
-        Ok(place)
+        })
+    }
+}
+
+fn step_of(error: &ForeignError) -> Step {
+    match error {
+        ForeignError::Delivery(_) => IMAGES,
+        _ => CLUSTER,
     }
 }
 
@@ -70,7 +83,8 @@ impl Place for ForeignPlace {
     }
 
     fn apply(&self, namespace: &str, manifests: &str) -> Result<(), String> {
-        kubernetes::apply(self.cluster.kubectl(), namespace, &self.cluster.rename(manifests))
+        let manifests = self.cluster.rename(manifests);
+        interrupt::in_turn(|| kubernetes::apply(self.cluster.kubectl(), namespace, &manifests))
     }
 
     fn apply_path(&self, namespace: &str, path: &Path) -> Result<(), String> {

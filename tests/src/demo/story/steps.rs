@@ -61,5 +61,6 @@ pub(crate) const WEIGHTS: Step = Step {
 };
 pub(crate) const DOWN: Step = Step {
     name: "clean-up",
-    remedy: "`cargo xtask lab --name demo down` removes the rest",
+    remedy: "`cargo xtask lab --name demo down` removes the rest of a lab, `cargo xtask cluster --name demo down` that of a \
+             made cluster",
 };
