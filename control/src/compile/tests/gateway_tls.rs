@@ -262,7 +262,7 @@ fn tls_is_passed_on_by_name() {
         ),
     );
     let chains = chains(&held(&mut mesh));
-    let [https, passed] = &chains[..] else {
+    let [https, passed, closed] = &chains[..] else {
         panic!("{chains:?}")
     };
     assert!(https.tls.is_some());
@@ -270,6 +270,11 @@ fn tls_is_passed_on_by_name() {
     assert_eq!(
         (&passed.tls, &passed.server_names[..]),
         (&None, &["a.p.org".into()][..])
+    );
+    // No server for more names takes those without a route, and ends TLS that was to pass.
+    assert_eq!(
+        (&closed.tls, &closed.server_names[..]),
+        (&None, &["*.p.org".into()][..])
     );
     let ListenerProtocol::Tcp(tcp) = &passed.protocol else {
         panic!("{passed:?}")

@@ -1,8 +1,10 @@
 //! The chains of a gateway's listener: one for everybody, or one for each server that TLS asks for by name.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use crate::compile::credentials::{Credentials, server_tls};
+use crate::compile::gateway_api::backends::NOWHERE;
 use crate::compile::routes::{StreamRoute, Streams};
 use crate::compile::servers::{Plan, Served, Use};
 use crate::envoy::listener::{Chain, Handling};
@@ -63,14 +65,15 @@ impl Gateway<'_> {
             }
             ServerKind::Tls(termination) => {
                 let Some(route) = self.streams().bytes(served) else {
-                    return Vec::new();
+                    return vec![closed(name, hosts(served))];
                 };
                 let handling = self.stream(route);
                 vec![self.ended(format!("tls.{name}"), served, termination, &[], handling)]
             }
             ServerKind::Passthrough => {
                 let routes = self.streams().passthrough(served);
-                routes.into_iter().map(|route| self.passing(route)).collect()
+                let chains = routes.into_iter().map(|route| self.passing(route));
+                chains.chain([closed(name, hosts(served))]).collect()
             }
             // The plan keeps servers without TLS off ports with it.
             ServerKind::Http { .. } | ServerKind::Tcp => Vec::new(),
@@ -80,7 +83,7 @@ impl Gateway<'_> {
     fn ended(
         &mut self,
         name: String,
-        (_, server): Served<'_>,
+        served: Served<'_>,
         termination: &Termination,
         alpn: &[&str],
         handling: Handling,
@@ -89,7 +92,7 @@ impl Gateway<'_> {
         self.secrets(&credentials, termination);
         Chain {
             name,
-            server_names: server_names(server.hosts.iter().map(|h| &h.host)),
+            server_names: hosts(served),
             tls: Some(server_tls(termination, alpn)),
             handling,
         }
@@ -102,6 +105,24 @@ impl Gateway<'_> {
             tls: None,
             handling: self.stream(route),
         }
+    }
+}
+
+/// The names that a server is for.
+fn hosts((_, server): Served<'_>) -> Vec<String> {
+    server_names(server.hosts.iter().map(|h| &h.host))
+}
+
+/// Closes connections to names of a server or listener with TLS that none of its routes has: one that is for more names
+/// would take them otherwise, and end TLS that was to pass.
+pub(super) fn closed(name: impl Display, server_names: Vec<String>) -> Chain {
+    Chain {
+        name: format!("closed.{name}"),
+        server_names,
+        tls: None,
+        handling: Handling::Tcp {
+            clusters: vec![(NOWHERE.to_owned(), 1)],
+        },
     }
 }
 

@@ -3,7 +3,6 @@
 use aquifer_core::http::server_tls::ServerTls;
 
 use crate::compile::credentials::{of_open, server_tls};
-use crate::compile::gateway_api::backends::NOWHERE;
 use crate::compile::gateway_api::listeners::OpenListener;
 use crate::compile::gateway_api::listeners::conflicts::Opened;
 use crate::compile::routes::{StreamRoute, listener_routes, listener_streams};
@@ -12,7 +11,7 @@ use crate::envoy::listener::{Chain, Handling};
 use crate::model::gateway::ServerKind;
 use crate::model::termination::Termination;
 use crate::proxies::gateway::Gateway;
-use crate::proxies::gateway::chains::{ALPN, plain, server_names, without_doubles};
+use crate::proxies::gateway::chains::{ALPN, closed, plain, server_names, without_doubles};
 
 impl Gateway<'_> {
     /// None where the port leads nowhere. Listeners that another one keeps out are not among them.
@@ -73,12 +72,12 @@ impl Gateway<'_> {
                     tls: Some(tls.clone()),
                     ..self.passing(route)
                 });
-                chains.chain([closed(port, opened)]).collect()
+                chains.chain([of_no_route(port, opened)]).collect()
             }
             Some(ServerKind::Passthrough) => {
                 let routes = self.streams_of(opened, all);
                 let chains = routes.into_iter().map(|route| self.passing(route));
-                chains.chain([closed(port, opened)]).collect()
+                chains.chain([of_no_route(port, opened)]).collect()
             }
             // Others are kept off ports with TLS.
             Some(ServerKind::Http { .. } | ServerKind::Tcp) | None => Vec::new(),
@@ -99,16 +98,8 @@ impl Gateway<'_> {
     }
 }
 
-/// Closes connections to names of a listener for TLS that none of its routes has: a listener that is for more names would
-/// take them otherwise, and end TLS that was to pass.
-fn closed(port: u16, (gateway, listener): Opened<'_>) -> Chain {
+fn of_no_route(port: u16, (gateway, listener): Opened<'_>) -> Chain {
     let meta = &gateway.entry.meta;
-    Chain {
-        name: format!("closed.{port}.{}.{}.{}", listener.name, meta.name, meta.namespace),
-        server_names: server_names(std::iter::once(&listener.hostname)),
-        tls: None,
-        handling: Handling::Tcp {
-            clusters: vec![(NOWHERE.to_owned(), 1)],
-        },
-    }
+    let name = format!("{port}.{}.{}.{}", listener.name, meta.name, meta.namespace);
+    closed(name, server_names(std::iter::once(&listener.hostname)))
 }
