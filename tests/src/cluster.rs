@@ -36,6 +36,7 @@ mod forward;
 mod member;
 mod netns;
 mod pki;
+mod power;
 mod root;
 mod services;
 mod supervisor;
@@ -53,8 +54,6 @@ pub use supervisor::ServiceState;
 /// Where the program `aquifer-cluster` is, when it is not beside the running one.
 const PROGRAM_ENV: &str = "AQUIFER_CLUSTER";
 const PROGRAM: &str = "aquifer-cluster";
-/// For a service that is killed when it does not end by itself.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -307,71 +306,6 @@ impl Cluster {
             .collect()
     }
 
-    /// Stops a service, waits until it has ended, and keeps it so until `start_service`.
-    pub fn stop_service(&self, member: Member, service: &str) -> Result<Vec<ServiceState>, ClusterError> {
-        self.call(member, &format!("stop {service}"))?;
-        let ended = |states: &[ServiceState]| states.iter().all(|s| s.name != service || s.pid.is_none());
-        let what = format!("{service} of {member} has ended");
-        let stopped = self.kubectl.until(&what, STOP_PATIENCE, || {
-            let states = self.services(member).map_err(|error| not_so(&what, error))?;
-            if ended(&states) {
-                Ok(states)
-            } else {
-                Err(not_so(&what, "it still runs"))
-            }
-        });
-        Ok(stopped?)
-    }
-
-    pub fn start_service(&self, member: Member, service: &str) -> Result<Vec<ServiceState>, ClusterError> {
-        self.call(member, &format!("start {service}"))
-    }
-
-    /// Kills a service with SIGKILL; its supervisor starts it again.
-    pub fn kill_service(&self, member: Member, service: &str) -> Result<Vec<ServiceState>, ClusterError> {
-        self.call(member, &format!("kill {service}"))
-    }
-
-    /// What a member's supervisor knows of its services.
-    pub fn services(&self, member: Member) -> Result<Vec<ServiceState>, ClusterError> {
-        self.call(member, "status")
-    }
-
-    /// Cuts a member's power: all its processes and its network go at once, its disk stays.
-    pub fn stop_member(&self, member: Member) -> Result<(), ClusterError> {
-        let (cgroups, cgroup) = (Cgroups::find()?, self.layout.member_cgroup(member));
-        cgroups.kill(&cgroup)?;
-        cgroups.remove(&cgroup)?;
-        Ok(netns::unplug(&self.layout, member)?)
-    }
-
-    /// Starts a member that is not running, with the disk that it had.
-    pub fn start_member(&self, member: Member) -> Result<(), ClusterError> {
-        netns::plug(&self.layout, member, self.record.nodes)?;
-        Cgroups::find()?.create(&self.layout.member_cgroup(member))?;
-        if member == Member::World {
-            return Ok(());
-        }
-        let spec = self.layout.spec(member);
-        let output = Command::new(&self.program)
-            .arg("launch")
-            .arg(&spec)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| io_error("run", &self.program, error))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(ClusterError::Launch { member, message })
-    }
-
-    /// What a member goes through that loses its power for a moment.
-    pub fn restart_member(&self, member: Member) -> Result<(), ClusterError> {
-        self.stop_member(member)?;
-        self.start_member(member)
-    }
-
     /// Ends everything and removes every trace.
     pub fn down(mut self) -> Result<(), ClusterError> {
         self.at_drop = AtDrop::Leave;
@@ -523,14 +457,6 @@ impl Cluster {
                 })
             })
         })
-    }
-
-    fn call(&self, member: Member, command: &str) -> Result<Vec<ServiceState>, ClusterError> {
-        let answer = supervisor::call(&self.layout.socket(member), command);
-        let refused = |message: String| ClusterError::Refused { member, message };
-        answer
-            .map_err(|error| refused(format!("its supervisor does not answer: {error}")))?
-            .map_err(refused)
     }
 }
 
