@@ -154,7 +154,7 @@ impl<H: PodHost> Enroller<H> {
         let kept = self.reconciler.kept().cloned().collect();
         match self.host.retain(kept).await {
             Ok(()) => self.leftovers = false,
-            Err(error) => tracing::warn!(%error, "captures of an earlier agent stay in place for now"),
+            Err(error) => tracing::warn!(%error, "captures of an earlier agent stay; trying again"),
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) struct Follower {
     named: Option<Arc<watch::Sender<Named>>>,
     /// The name of the one object that is meant.
     only: Option<Arc<str>>,
-    /// Set once the first list is through, or will not be for now.
+    /// Set once the first list is through, or cannot be read: nobody waits for what may never come.
     first: watch::Sender<bool>,
     /// Shared by the keys and events of all objects.
     names: Names,

@@ -53,7 +53,7 @@ pub(super) fn list(folder: &Path, taken: &HashSet<FileId>) -> Result<Vec<Namespa
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        // One that goes while it is looked at, or a file that is no namespace yet, is nobody's for now.
+        // One that goes while it is looked at, or a file that is no namespace yet, is nobody's in this look.
         let Ok(file) = FileId::of(&path) else { continue };
         if taken.contains(&file) {
             continue;
