@@ -167,15 +167,14 @@ impl Direction {
             match self.phase {
                 Phase::Copy if self.chunk.is_empty() => ready!(self.poll_fill(cx, from, to))?,
                 Phase::Copy => ready!(self.poll_drain(cx, from, to, counter))?,
-                Phase::Flush => {
-                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|e| Failure::Sink(Step::Write, e))?;
-                    self.phase = Phase::Shutdown;
-                }
-                Phase::Shutdown => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))
-                        .map_err(|e| Failure::Sink(Step::Shutdown, e))?;
-                    self.phase = Phase::Done;
-                }
+                Phase::Flush => match ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                    Ok(()) => self.phase = Phase::Shutdown,
+                    Err(error) => self.untaken(Step::Write, error)?,
+                },
+                Phase::Shutdown => match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                    Ok(()) => self.phase = Phase::Done,
+                    Err(error) => self.untaken(Step::Shutdown, error)?,
+                },
                 Phase::Done => return Poll::Ready(Ok(())),
             }
         }
@@ -199,10 +198,13 @@ impl Direction {
             Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Source(error))),
             Poll::Pending => {
                 if self.unflushed {
-                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|e| Failure::Sink(Step::Write, e))?;
                     self.unflushed = false;
+                    if let Err(error) = ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                        return Poll::Ready(self.untaken(Step::Write, error));
+                    }
                 }
-                to.poll_broken(cx).map(|error| self.unwritten(error))
+                to.poll_broken(cx)
+                    .map(|error| self.untaken(Step::Write, error))
             }
         }
     }
@@ -225,15 +227,16 @@ impl Direction {
                 self.unflushed = true;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(self.unwritten(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(self.untaken(Step::Write, error)),
             Poll::Pending => from.poll_absorb(cx).map(|error| Err(Failure::Source(error))),
         }
     }
 
-    /// The sink takes nothing more. One that has left in order ends this direction; what it sent before goes on.
-    fn unwritten(&mut self, error: io::Error) -> Result<(), Failure> {
+    /// The sink takes nothing more, not even the end. One that has left in order ends this direction; what it sent before
+    /// goes on.
+    fn untaken(&mut self, step: Step, error: io::Error) -> Result<(), Failure> {
         if !is_left(&error) {
-            return Err(Failure::Sink(Step::Write, error));
+            return Err(Failure::Sink(step, error));
         }
         self.chunk = Bytes::new();
         self.phase = Phase::Done;

@@ -368,6 +368,37 @@ async fn a_reset_is_seen_although_the_application_has_nothing_to_say() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
+/// A server that answers and closes, as for `connection: close`, has often left before its client ends the question.
+#[tokio::test]
+async fn who_answers_and_leaves_before_the_question_ends_has_answered() {
+    let mesh = Mesh::new();
+    let (hold, mut held) = Hold::new();
+    let server = mesh.server("b", hold).await;
+    let client = Client::new(mesh.certificate("a"));
+    let (stream, _) = client.open(server.address, mesh.id("b")).await.unwrap();
+    let (_, mut far) = soon(held.recv()).await.unwrap();
+    far.write_all(b"answer").await.unwrap();
+    far.shutdown().await.unwrap();
+    drop(far);
+    // What follows on the same connection says that the end of the first stream has arrived.
+    let (mut next, _) = client.open(server.address, mesh.id("b")).await.unwrap();
+    let (_, mut next_far) = soon(held.recv()).await.unwrap();
+    next_far.write_all(b"x").await.unwrap();
+    soon(next.read_exact(&mut [0; 1])).await.unwrap();
+    assert_eq!(client.dialled(), 1);
+
+    let (capture, captured) = application().await;
+    let mut near = TcpStream::connect(captured).await.unwrap();
+    let (socket, _) = capture.accept().await.unwrap();
+    near.shutdown().await.unwrap();
+    soon(socket.readable()).await.unwrap();
+    let copied = soon(copy_bidirectional(socket, stream, &ByteCounters::default())).await;
+    assert_eq!(copied.unwrap(), (0, 6));
+    let mut text = Vec::new();
+    soon(near.read_to_end(&mut text)).await.unwrap();
+    assert_eq!(text, b"answer");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_slows_its_writer_down_and_nobody_else() {
     let mesh = Mesh::new();
