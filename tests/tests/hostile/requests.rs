@@ -390,11 +390,7 @@ impl Way<'_> {
 
     /// Request lines that have reached the application since the last time.
     fn lines(&self) -> Vec<String> {
-        let ask = || self.ask("GET /-/lines HTTP/1.1", "");
-        // The question is not what is tried: a connection that gave nothing at all is made again, once.
-        let answer = Some(ask())
-            .filter(|answer| !answer.is_empty())
-            .unwrap_or_else(ask);
+        let answer = self.ask("GET /-/lines HTTP/1.1", "");
         let answer = String::from_utf8(answer).unwrap();
         let body = answer.split_once("\r\n\r\n").unwrap().1;
         serde_json::from_str(body).unwrap_or_else(|_| panic!("{}: {answer:?}", self.name))
