@@ -11,6 +11,7 @@ mod admin;
 mod clients;
 pub mod config;
 mod edge;
+mod ending;
 mod inbound;
 mod policy;
 mod proxy;

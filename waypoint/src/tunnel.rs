@@ -8,6 +8,7 @@ use aquifer_hbone::{IncomingTunnel, TunnelHandler};
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::ending::Ending;
 use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::source::ClientInfo;
@@ -61,6 +62,7 @@ impl WaypointTunnels {
                     connection: Arc::new(connection),
                 };
                 if let Some(stream) = accept(tunnel) {
+                    let stream = Ending::new(stream, Some(&self.proxy.tasks));
                     serving::serve(stream, downstream, self.drain.clone()).await;
                 }
             }

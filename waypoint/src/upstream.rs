@@ -2,7 +2,6 @@
 
 pub(crate) mod connection;
 pub(crate) mod dial;
-mod ending;
 pub(crate) mod endpoint;
 mod io;
 

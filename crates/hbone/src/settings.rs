@@ -24,6 +24,13 @@ const INITIAL_STREAMS: usize = 100;
 /// some 80 MB at worst. Without it a peer could fill the connection's window byte by byte and hold gigabytes.
 const DATA_FRAME_BUDGET: usize = 64 * 1024 * 1024;
 
+/// Streams that we have reset and still remember, so that what their peer had under way is no mistake of the peer's. Each
+/// takes some 500 bytes for a second. h2's 50 are fewer than the callers that give up when a load test is stopped.
+const RESET_STREAMS: usize = 2048;
+/// Mistakes of a peer in the life of a connection, before all of its tunnels are cut. Every frame for a stream that is
+/// forgotten counts, and h2 never forgives: its 1024 came together in a minute of honest load.
+const MISTAKES: usize = 65_536;
+
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Istio's waypoints keep an idle connection this long.
@@ -40,6 +47,8 @@ pub(crate) fn server() -> server::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         // Callers that give up before we looked at their streams; h2's 20 is less than one burst of ours.
         .max_pending_accept_reset_streams(SERVER_STREAMS as usize)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(Some(MISTAKES))
         .data_frame_budget(DATA_FRAME_BUDGET);
     builder
 }
@@ -54,6 +63,8 @@ pub(crate) fn client() -> client::Builder {
         .initial_max_send_streams(INITIAL_STREAMS)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(Some(MISTAKES))
         .data_frame_budget(DATA_FRAME_BUDGET);
     builder
 }

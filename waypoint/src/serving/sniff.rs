@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::rewound::Rewound;
 
@@ -15,8 +15,12 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Reads until the version is clear. No method of HTTP/1 begins as the preface of HTTP/2 does.
-pub(super) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Version, Rewound<S>)> {
+/// Reads until the version is clear. No method of HTTP/1 begins as the preface of HTTP/2 does. A client that leaves
+/// without a word is answered in kind.
+pub(super) async fn sniff<S>(mut stream: S) -> io::Result<(Version, Rewound<S>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut read = BytesMut::with_capacity(1024);
     let version = loop {
         let seen = read.len().min(PREFACE.len());
@@ -27,10 +31,11 @@ pub(super) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Ve
             break Version::Http2;
         }
         if stream.read_buf(&mut read).await? == 0 {
-            return match seen {
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
-                _ => Ok((Version::Http1, Rewound::new(read.freeze(), stream))),
-            };
+            if seen == 0 {
+                stream.shutdown().await?;
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            return Ok((Version::Http1, Rewound::new(read.freeze(), stream)));
         }
     };
     Ok((version, Rewound::new(read.freeze(), stream)))
@@ -51,11 +56,12 @@ mod tests {
     }
 
     /// A reader that gives one chunk per read.
-    fn tokio_test_stream(chunks: &[&[u8]]) -> impl AsyncRead + Unpin {
+    fn tokio_test_stream(chunks: &[&[u8]]) -> impl AsyncRead + AsyncWrite + Unpin {
         let chunks: Vec<_> = chunks.iter().map(|c| Ok(Bytes::copy_from_slice(c))).collect();
-        tokio_util::io::StreamReader::new(futures_util::stream::iter(
+        let reader = tokio_util::io::StreamReader::new(futures_util::stream::iter(
             chunks.into_iter().map(|c: io::Result<Bytes>| c),
-        ))
+        ));
+        tokio::io::join(reader, tokio::io::sink())
     }
 
     #[tokio::test]
@@ -64,6 +70,6 @@ mod tests {
         check(&[b"P", b"OST / HTTP/1.1\r\n\r\n"], Version::Http1).await;
         check(&[b"PRI * HT", b"TP/2.0\r\n\r\nSM\r\n\r\nrest"], Version::Http2).await;
         check(&[b"PRI"], Version::Http1).await;
-        assert!(sniff(&b""[..]).await.is_err());
+        assert!(sniff(tokio_test_stream(&[])).await.is_err());
     }
 }

@@ -236,3 +236,28 @@ async fn tcp_services_are_copied_with_half_closes() {
     .unwrap();
     assert!(mesh.metrics().contains("istio_tcp_received_bytes_total"));
 }
+
+/// A reset would meet what the client sends at that moment, and enough of such frames end all tunnels of a connection.
+#[tokio::test]
+async fn a_client_ends_its_own_side_of_a_tunnel() {
+    let mesh = mesh().await;
+    let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
+    let mut stream = client.tunnel(REVIEWS).await.unwrap();
+    let ask = b"GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+
+    let mut silent = client.tunnel(REVIEWS).await.unwrap();
+    silent.shutdown().await.unwrap();
+    let end = tokio::time::timeout(DEADLINE, silent.read_to_end(&mut answer)).await;
+    assert_eq!(end.unwrap().unwrap(), 0, "a client that says nothing is not cut");
+
+    // A reset of the first stream would have arrived before the end of the second.
+    stream.write_all(b"more").await.unwrap();
+    stream.shutdown().await.unwrap();
+}

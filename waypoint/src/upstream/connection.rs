@@ -11,8 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::UpstreamIo;
-use super::ending::Ending;
 use super::endpoint::{ConnectionSlot, EndpointState};
+use crate::ending::Ending;
 use crate::proxy::upload::RequestBody;
 
 /// Headers of a response; a longer block ends the connection.
@@ -104,11 +104,12 @@ impl Drivers {
         slot: ConnectionSlot,
     ) -> Result<Http1Sender, hyper::Error> {
         let local = io.local_addr();
+        let waits = matches!(io, UpstreamIo::Tunnel(_)).then_some(&self.tasks);
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
             .max_buf_size(MAX_BUFFER)
             .preserve_header_case(false)
-            .handshake(TokioIo::new(Ending::new(io, &self.tasks)))
+            .handshake(TokioIo::new(Ending::new(io, waits)))
             .await?;
         self.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {

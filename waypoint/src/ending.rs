@@ -1,4 +1,4 @@
-//! The end of a connection that waited for another request and got none.
+//! The end of a tunnel whose other side is expected to end as well.
 
 use std::io;
 use std::pin::Pin;
@@ -8,36 +8,37 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::task::TaskTracker;
 
-use super::UpstreamIo;
-
-/// For the service to close its side after we have closed ours.
+/// For the other side to end after ours has.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What it may still say meanwhile; nobody listens.
 const LAST_WORDS: u64 = 64 * 1024;
 
-/// A stream to an endpoint which, closed for writing and dropped, waits for the other side to close as well.
+/// A stream which, closed for writing and dropped, waits for the other side to close as well.
 ///
-/// hyper drops a stream that it has shut down. Of a socket nothing is seen of that; a tunnel's stream is reset, and the
-/// agent at its other end takes that for a connection that has failed.
-pub(super) struct Ending {
+/// hyper drops a stream that it has shut down. Of a socket nothing is seen of that; a tunnel's stream is reset. An agent
+/// takes the reset of its connection to an application for a failure. Of a client's connection (`connection: close`) the
+/// reset meets what the client sends at that moment, and h2 cuts a connection, all its tunnels with it, when enough
+/// frames have arrived for streams that it has reset and forgotten.
+pub(crate) struct Ending<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     /// Always there, but in `drop`.
-    io: Option<UpstreamIo>,
+    io: Option<S>,
     shut: bool,
     ended: bool,
-    tasks: TaskTracker,
+    /// Who waits; nobody for a socket, of which the kernel sees to the end.
+    tasks: Option<TaskTracker>,
 }
 
-impl Ending {
-    pub(super) fn new(io: UpstreamIo, tasks: &TaskTracker) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Ending<S> {
+    pub(crate) fn new(io: S, tasks: Option<&TaskTracker>) -> Self {
         Self {
             io: Some(io),
             shut: false,
             ended: false,
-            tasks: tasks.clone(),
+            tasks: tasks.cloned(),
         }
     }
 
-    fn io(&mut self) -> io::Result<Pin<&mut UpstreamIo>> {
+    fn io(&mut self) -> io::Result<Pin<&mut S>> {
         self.io
             .as_mut()
             .map(Pin::new)
@@ -45,14 +46,13 @@ impl Ending {
     }
 }
 
-impl Drop for Ending {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Ending<S> {
     fn drop(&mut self) {
         let is_open = self.shut && !self.ended;
-        if let Some(io) = self.io.take()
+        if let (Some(io), Some(tasks)) = (self.io.take(), &self.tasks)
             && is_open
-            && matches!(io, UpstreamIo::Tunnel(_))
         {
-            self.tasks.spawn(async move {
+            tasks.spawn(async move {
                 let (mut rest, mut nobody) = (io.take(LAST_WORDS), tokio::io::sink());
                 let drained = tokio::io::copy(&mut rest, &mut nobody);
                 // However it ends: the stream is given up afterwards.
@@ -62,7 +62,7 @@ impl Drop for Ending {
     }
 }
 
-impl AsyncRead for Ending {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for Ending<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,7 +75,7 @@ impl AsyncRead for Ending {
     }
 }
 
-impl AsyncWrite for Ending {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Ending<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.io()?.poll_write(cx, buf)
     }
@@ -99,6 +99,6 @@ impl AsyncWrite for Ending {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        self.io.as_ref().is_some_and(S::is_write_vectored)
     }
 }
