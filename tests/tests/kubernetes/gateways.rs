@@ -4,9 +4,8 @@ use std::process::Command;
 
 use aquifer_tests::demo::load::Load;
 
-use super::world::{NAMESPACE, PATIENCE, World, programs};
+use super::world::{GATEWAYS, NAMESPACE, PATIENCE, World, programs};
 
-const KIND: &str = "gateways.gateway.networking.k8s.io";
 const PAGES: usize = 40;
 
 const GATEWAY: &str = "
@@ -32,7 +31,7 @@ spec:
 pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     world.apply(NAMESPACE, GATEWAY);
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
-    let gateway = format!("{KIND}/pages");
+    let gateway = format!("{GATEWAYS}/pages");
     world.kubectl(&[
         "-n",
         NAMESPACE,
@@ -52,7 +51,7 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     world.eventually("a page comes through the gateway", first);
     let pages = Load::pages(&world.outside(), way.address, PAGES).unwrap();
     world.assert_none_failed("a gateway of class istio", &pages);
-    world.kubectl(&["-n", NAMESPACE, "delete", KIND, "pages"]);
+    world.kubectl(&["-n", NAMESPACE, "delete", GATEWAYS, "pages"]);
     world.until("its pods go with it", |status| {
         status.pods_of(NAMESPACE, "pages-istio").next().is_none()
     });

@@ -34,6 +34,7 @@ spec:
       - maxSkew: 1
         topologyKey: kubernetes.io/hostname
         whenUnsatisfiable: DoNotSchedule
+        nodeTaintsPolicy: Honor
         labelSelector: {matchLabels: {app: probed}}
       containers:
       - name: web
@@ -106,20 +107,9 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
     );
 
     world.apply(NAMESPACE, STRICT);
-    world
-        .api()
-        .until(
-            "a client without the mesh is refused",
-            super::world::PATIENCE,
-            || match world.get_from(UNMESHED, "client", NAME) {
-                Err(_) => Ok(()),
-                Ok(answer) => Err(aquifer_tests::cluster::kubectl::KubectlError::Failed {
-                    arguments: NAME.to_owned(),
-                    message: answer,
-                }),
-            },
-        )
-        .unwrap();
+    world.wait("a client without the mesh is refused", || {
+        refused(world.get_from(UNMESHED, "client", NAME))
+    });
     assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
     // Whoever starts now is probed under STRICT from the first time on.
     for workload in ["probed", "checked"] {
@@ -221,6 +211,14 @@ pub(crate) fn pods_that_come_and_go_are_followed(world: &World) {
         "istio.io/dataplane-mode-",
     ]);
     enrolled(world, "client", 1);
+}
+
+/// What was answered after all is the error.
+pub(crate) fn refused(answer: Result<String, String>) -> Result<(), String> {
+    match answer {
+        Err(_) => Ok(()),
+        Ok(answer) => Err(answer),
+    }
 }
 
 fn enrolled(world: &World, workload: &str, count: usize) {

@@ -1,6 +1,5 @@
 //! The first second of a pod: it starts captured, and not without an agent.
 
-use aquifer_tests::cluster::kubectl::KubectlError;
 use aquifer_tests::cluster::layout::Member;
 
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
@@ -55,26 +54,14 @@ pub(crate) fn without_an_agent_pods_of_the_mesh_wait_and_others_start(world: &Wo
         status.pods_of("default", "newcomer").all(|pod| pod.ready)
             && status.pods_of("default", "newcomer").next().is_some()
     });
-    world
-        .cluster()
-        .kubectl()
-        .until("the pod's events say what it waits for", PATIENCE, || {
-            let events = world.kubectl(&[
-                "-n",
-                NAMESPACE,
-                "get",
-                "events",
-                "--field-selector=involvedObject.name=newcomer",
-            ]);
-            match events.contains("waits for its node agent") {
-                true => Ok(()),
-                false => Err(KubectlError::Failed {
-                    arguments: "get events".to_owned(),
-                    message: events,
-                }),
-            }
-        })
-        .unwrap();
+    let of_it = "--field-selector=involvedObject.name=newcomer";
+    world.wait("the pod's events say what it waits for", || {
+        let events = world.kubectl(&["-n", NAMESPACE, "get", "events", of_it]);
+        match events.contains("waits for its node agent") {
+            true => Ok(()),
+            false => Err(events),
+        }
+    });
     let status = world.status();
     assert!(
         status.pods_of(NAMESPACE, "newcomer").all(|pod| !pod.ready),

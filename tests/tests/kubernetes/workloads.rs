@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use aquifer_tests::cluster::layout::Member;
 
+use super::policies::refused;
 use super::world::{NAMESPACE, UNMESHED, World};
 
 const KINDS: &str = "kinds";
@@ -107,10 +108,7 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
     world.apply(KINDS, PLACE);
     enrolled(world, "target", 2);
     world.wait("plaintext is refused", || {
-        match world.get_from(UNMESHED, "client", "http://target.kinds.svc.cluster.local/") {
-            Err(_) => Ok(()),
-            Ok(answer) => Err(answer),
-        }
+        refused(world.get_from(UNMESHED, "client", "http://target.kinds.svc.cluster.local/"))
     });
     world.apply(KINDS, ONCE);
     world.kubectl(&["-n", KINDS, "create", "job", "tonight", "--from=cronjob/nightly"]);
@@ -235,10 +233,7 @@ fn an_address_that_changes_hands_changes_its_identity(world: &World) {
     let address = starts(world, "first");
     world.apply(KINDS, &allow("first"));
     world.wait("others are refused", || {
-        match ask(world, NAMESPACE, "deployment/client") {
-            Ok(answer) => Err(answer),
-            Err(_) => Ok(()),
-        }
+        refused(ask(world, NAMESPACE, "deployment/client"))
     });
     world.wait("the first one is allowed", || {
         ask(world, KINDS, "first").map(drop)
