@@ -4,6 +4,7 @@ use std::process::Command;
 
 use aquifer_tests::demo::load::Load;
 
+use super::manifests::namespace;
 use super::world::{GATEWAYS, NAMESPACE, PATIENCE, World, programs};
 
 const PAGES: usize = 40;
@@ -58,10 +59,7 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
 }
 
 pub(crate) fn a_waypoint_is_made_watched_and_deleted_by_the_command(world: &World) {
-    world.apply(
-        "default",
-        "{apiVersion: v1, kind: Namespace, metadata: {name: own, labels: {}}}",
-    );
+    world.apply("default", &namespace("own", ""));
     let said = aquifer(
         world,
         &[

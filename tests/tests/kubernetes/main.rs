@@ -11,6 +11,7 @@ mod gateways;
 mod joining;
 mod leaving;
 mod living;
+mod manifests;
 mod nodes;
 mod policies;
 mod starting;

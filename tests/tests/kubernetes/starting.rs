@@ -2,35 +2,20 @@
 
 use aquifer_tests::cluster::layout::Member;
 
+use super::manifests::{STRICT, getting, object, one_attempt, serving};
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
-const STRICT: &str = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default}
-spec: {mtls: {mode: STRICT}}
-";
-
 /// Its init container makes one call, once, at once: in plaintext it is refused.
-const HASTY: &str = "
-apiVersion: batch/v1
-kind: Job
-metadata: {name: hasty}
-spec:
-  backoffLimit: 0
-  template:
-    metadata: {labels: {app: hasty}}
-    spec:
-      restartPolicy: Never
-      initContainers:
-      - {name: first, image: 'aquifer-cluster/app:1', args: [get, 'http://probed.bookinfo.svc.cluster.local/']}
-      containers:
-      - {name: then, image: 'aquifer-cluster/app:1', args: [get, 'http://probed.bookinfo.svc.cluster.local/']}
-";
+fn hasty() -> String {
+    let [first, then] =
+        ["first", "then"].map(|name| getting(name, "http://probed.bookinfo.svc.cluster.local/"));
+    let pod = format!("initContainers: [{first}], containers: [{then}]");
+    object("Job", "hasty", &one_attempt(&pod))
+}
 
 pub(crate) fn a_pods_first_call_is_in_the_mesh(world: &World) {
     world.apply(NAMESPACE, STRICT);
-    world.apply(NAMESPACE, HASTY);
+    world.apply(NAMESPACE, &hasty());
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
     world.kubectl(&[
         "-n",
@@ -108,18 +93,7 @@ fn away(world: &World, node: &str, is_away: bool) {
 }
 
 fn pod_on(node: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: newcomer, labels: {{app: newcomer}}}}
-spec:
-  nodeName: {node}
-  containers:
-  - name: web
-    image: aquifer-cluster/app:1
-    args: [serve, '8080']
-    readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
-"
-    )
+    let probed = "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}";
+    let pod = format!("nodeName: {node}, containers: [{}]", serving("web", 8080, probed));
+    object("Pod", "newcomer", &pod)
 }

@@ -18,6 +18,8 @@ use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use regex::bytes::Regex;
 
+use super::manifests::service;
+
 pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
 /// Where a client is that the mesh never has.
@@ -35,16 +37,8 @@ pub(crate) const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 /// Pages that have to be served in a row before a change counts as over.
 const SETTLED: usize = 20;
 
-/// The way in that stays when the mesh's gateway is gone.
-const FRONT: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: front}
-spec:
-  type: NodePort
-  selector: {app: productpage}
-  ports: [{name: http, port: 9080, nodePort: 30081}]
-";
+/// Of the way in that stays when the mesh's gateway is gone.
+const FRONT: &str = "type: NodePort, ports: [{name: http, port: 9080, nodePort: 30081}]";
 
 pub(crate) struct World {
     /// To productpage, past every gateway; closed before the ground goes.
@@ -118,7 +112,7 @@ impl World {
         ] {
             self.apply_sample(file);
         }
-        self.apply(NAMESPACE, FRONT);
+        self.apply(NAMESPACE, &service("front", "productpage", FRONT));
     }
 
     pub(crate) fn down(self) {
