@@ -67,7 +67,7 @@ fn silence_what_follows() {
 }
 
 /// Runs what makes, or removes, something that the watcher would have to remove: a signal does not cut it in two, and it
-/// does not begin once one is being answered. Not to be nested.
+/// does not begin once one is being answered. Not to be nested, and nothing in it may panic.
 pub fn in_turn<T>(act: impl FnOnce() -> T) -> T {
     let _turn = loop {
         let turn = TURN.lock();

@@ -49,7 +49,8 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
             status.pods.iter().all(|pod| !pod.enrolled)
         });
         until_no_pod_is_captured(world);
-        interrupt::in_turn(|| world.mesh().uninstall(PATIENCE)).unwrap();
+        let mesh = world.mesh();
+        interrupt::in_turn(|| mesh.uninstall(PATIENCE)).unwrap();
         world.until("the agents are gone", |status| {
             status.pods_of(SYSTEM, "aquifer-agent").next().is_none()
         });
