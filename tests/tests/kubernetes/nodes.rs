@@ -138,6 +138,8 @@ pub(crate) fn a_node_that_loses_its_power_comes_back_into_the_mesh(world: &World
     });
 
     let front = SocketAddr::new(IpAddr::V4(survivor.address()), 30083);
+    // Its port is opened a moment after its pods are available.
+    world.answers("the resident application answers", front);
     let here = world.watch(&[survivor]);
     let mut there = None;
     let before = restarts(world);

@@ -178,14 +178,14 @@ impl World {
         start.elapsed()
     }
 
-    /// Tries until it is so.
-    pub(crate) fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
+    /// Waits until a page is served there.
+    pub(crate) fn answers(&self, what: &str, address: SocketAddr) {
         self.wait(what, || {
-            if is_so() {
-                Ok(())
-            } else {
-                Err("not yet".to_owned())
+            let pages = Load::pages(&self.outside(), address, 1).unwrap();
+            if pages.failures == 0 {
+                return Ok(());
             }
+            Err(format!("{pages:?}"))
         });
     }
 
