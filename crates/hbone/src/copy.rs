@@ -203,8 +203,7 @@ impl Direction {
                         return Poll::Ready(self.untaken(Step::Write, error));
                     }
                 }
-                to.poll_broken(cx)
-                    .map(|error| self.untaken(Step::Write, error))
+                to.poll_broken(cx).map(|error| self.untaken(Step::Write, error))
             }
         }
     }

@@ -4,9 +4,9 @@ use std::process::Command;
 
 use aquifer_tests::demo::load::Load;
 
-use super::world::{NAMESPACE, PATIENCE, World, programs};
+use super::manifests::namespace;
+use super::world::{GATEWAYS, NAMESPACE, PATIENCE, World, programs};
 
-const KIND: &str = "gateways.gateway.networking.k8s.io";
 const PAGES: usize = 40;
 
 const GATEWAY: &str = "
@@ -32,7 +32,7 @@ spec:
 pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     world.apply(NAMESPACE, GATEWAY);
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
-    let gateway = format!("{KIND}/pages");
+    let gateway = format!("{GATEWAYS}/pages");
     world.kubectl(&[
         "-n",
         NAMESPACE,
@@ -45,24 +45,17 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     world.kubectl(&["-n", NAMESPACE, "wait", attached, &gateway, &limit]);
     let way = world.way_to("pages-istio", 80);
     // The gateway's certificate comes a moment after it is ready for probes of its own.
-    let first = || {
-        let pages = Load::pages(&world.outside(), way.address, 1).unwrap();
-        pages.failures == 0
-    };
-    world.eventually("a page comes through the gateway", first);
+    world.answers("a page comes through the gateway", way.address);
     let pages = Load::pages(&world.outside(), way.address, PAGES).unwrap();
     world.assert_none_failed("a gateway of class istio", &pages);
-    world.kubectl(&["-n", NAMESPACE, "delete", KIND, "pages"]);
+    world.kubectl(&["-n", NAMESPACE, "delete", GATEWAYS, "pages"]);
     world.until("its pods go with it", |status| {
         status.pods_of(NAMESPACE, "pages-istio").next().is_none()
     });
 }
 
 pub(crate) fn a_waypoint_is_made_watched_and_deleted_by_the_command(world: &World) {
-    world.apply(
-        "default",
-        "{apiVersion: v1, kind: Namespace, metadata: {name: own, labels: {}}}",
-    );
+    world.apply("default", &namespace("own", ""));
     let said = aquifer(
         world,
         &[

@@ -1,6 +1,7 @@
 //! Out of the mesh, and the mesh off the cluster.
 
 use aquifer_tests::cluster::{Cluster, mesh};
+use aquifer_tests::interrupt;
 use aquifer_tests::lab::status::PodStatus;
 
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
@@ -23,19 +24,13 @@ pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
 }
 
 fn until_no_pod_is_captured(world: &World) {
-    world
-        .api()
-        .until("no pod has a kernel object any more", PATIENCE, || {
-            let pins: Vec<String> = pins(world);
-            if pins.iter().any(|pin| pin.contains("sk_lookup_")) {
-                return Err(aquifer_tests::cluster::kubectl::KubectlError::Failed {
-                    arguments: "pins".to_owned(),
-                    message: format!("{pins:?}"),
-                });
-            }
-            Ok(())
-        })
-        .unwrap();
+    world.wait("no pod has a kernel object any more", || {
+        let pins: Vec<String> = pins(world);
+        if pins.iter().any(|pin| pin.contains("sk_lookup_")) {
+            return Err(format!("{pins:?}"));
+        }
+        Ok(())
+    });
 }
 
 pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
@@ -54,7 +49,8 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing_on_the_nodes(world: &World) {
             status.pods.iter().all(|pod| !pod.enrolled)
         });
         until_no_pod_is_captured(world);
-        world.mesh().uninstall(PATIENCE).unwrap();
+        let mesh = world.mesh();
+        interrupt::in_turn(|| mesh.uninstall(PATIENCE)).unwrap();
         world.until("the agents are gone", |status| {
             status.pods_of(SYSTEM, "aquifer-agent").next().is_none()
         });
