@@ -16,6 +16,7 @@ mod nodes;
 mod policies;
 mod starting;
 mod trials;
+mod waypoints;
 mod workloads;
 mod world;
 
@@ -27,7 +28,7 @@ use aquifer_tests::interrupt;
 use world::World;
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 20] = [
+const CHAPTERS: [Chapter; 22] = [
     by_api(
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -44,6 +45,11 @@ const CHAPTERS: [Chapter; 20] = [
         "waypoint by command",
         gateways::a_waypoint_is_made_watched_and_deleted_by_the_command,
     ),
+    by_api(
+        "waypoint by label",
+        waypoints::labels_say_which_waypoint_a_service_or_a_pod_has,
+    ),
+    by_api("https", gateways::a_gateway_ends_tls_with_a_secret_that_changes),
     by_api("first call", starting::a_pods_first_call_is_in_the_mesh),
     with_nodes(
         "no agent",

@@ -63,6 +63,12 @@ fn once() -> String {
             ),
         ),
         deployment("host", &format!("hostNetwork: true, containers: [{web}]")),
+        // Ends when it has been answered, and is started again.
+        object(
+            "Pod",
+            "again",
+            &format!("containers: [{}]", getting("again", "http://target/")),
+        ),
     ]
     .concat()
 }
@@ -117,12 +123,30 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
         let answer = world.get_from(from, "client", &url);
         assert!(answer.is_ok(), "{url}: {answer:?}");
     }
+    world.wait("a container that was started again is served again", || {
+        started_again(world)
+    });
     if world.ours().is_some() {
         an_address_that_changes_hands_changes_its_identity(world);
     } else {
         world.leave_out("in kinds of workloads: an address that changes hands");
     }
     world.kubectl(&["delete", "namespace", KINDS, "--timeout=60s"]);
+}
+
+/// Each of its lives ended well.
+fn started_again(world: &World) -> Result<(), String> {
+    let state =
+        "jsonpath={range .status.containerStatuses[0]}{.restartCount} {.lastState.terminated.exitCode}{end}";
+    let state = world.kubectl(&["-n", KINDS, "get", "pod", "again", "-o", state]);
+    match state.split_once(' ') {
+        Some((restarts, "0")) if restarts.parse().is_ok_and(|count: u32| count > 1) => Ok(()),
+        Some((_, "" | "0")) => Err(state),
+        _ => panic!(
+            "a later life of the pod failed: {}",
+            world.kubectl(&["-n", KINDS, "logs", "again", "--previous"])
+        ),
+    }
 }
 
 fn done(world: &World, job: &str) -> Result<(), String> {

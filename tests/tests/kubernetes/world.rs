@@ -213,8 +213,12 @@ impl World {
 
     /// Where it reaches a Service of bookinfo.
     pub(crate) fn way_to(&self, service: &str, port: u16) -> Way {
+        self.way_into(NAMESPACE, service, port)
+    }
+
+    pub(crate) fn way_into(&self, namespace: &str, service: &str, port: u16) -> Way {
         let node = Member::Node(1).to_string();
-        let way = self.ground.way_to(NAMESPACE, service, port, &node);
+        let way = self.ground.way_to(namespace, service, port, &node);
         way.unwrap()
     }
 
