@@ -12,6 +12,7 @@ mod clients;
 pub mod config;
 mod edge;
 mod inbound;
+mod names;
 mod policy;
 mod proxy;
 mod rewound;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::Compiled;
-use crate::compile::discovery::{Discovery, ServiceEntry};
+use crate::compile::discovery::{Discovery, Registered};
 use crate::compile::gateway_api::GatewayApi;
 use crate::compile::inputs::Inputs;
 use crate::compile::rules::{MergedRules, destination_rules};
@@ -83,13 +83,27 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    fn service(&self, host: &str) -> Result<&'a ServiceEntry, String> {
-        self.discovery
-            .service_by_host(host)
-            .ok_or_else(|| format!("no service has the host {host}; requests for it get 503 until one does"))
+    fn service(&self, host: &str) -> Result<&'a Registered, String> {
+        let entry = self.discovery.service_by_host(host);
+        let entry = entry.ok_or_else(|| {
+            format!("no service has the host {host}; requests for it get 503 until one does")
+        })?;
+        let (namespace, name) = (&entry.meta.namespace, &entry.meta.name);
+        if !entry.is_visible_to(self.client_namespace) {
+            return Err(format!(
+                "ServiceEntry {namespace}/{name}, which has the host {host}, is not exported to namespace {} (spec.exportTo); requests for it get 503",
+                self.client_namespace
+            ));
+        }
+        if entry.goes_as_dialled() {
+            return Err(format!(
+                "ServiceEntry {namespace}/{name}, which has the host {host}, has resolution NONE: a proxy has no address to go on to, and requests for it get 503; write STATIC or DNS"
+            ));
+        }
+        Ok(entry)
     }
 
-    fn check_port(&self, entry: &ServiceEntry, port: u16) -> Result<(), String> {
+    fn check_port(&self, entry: &Registered, port: u16) -> Result<(), String> {
         if entry.service.port(port).is_some() {
             return Ok(());
         }
