@@ -67,6 +67,7 @@ impl<'a> Resolver<'a> {
         let entry = self.service(&destination.host)?;
         let port = self.port(destination, called);
         self.check_port(entry, port)?;
+        self.check_tls(entry, port)?;
         let service = entry.service.key();
         if let Some(subset) = &destination.subset
             && self.rules(&service).subset(subset).is_none()
@@ -101,6 +102,25 @@ impl<'a> Resolver<'a> {
             ));
         }
         Ok(entry)
+    }
+
+    /// A rule that asks for TLS to hosts outside is not in effect, and what it was to encrypt does not go out plainly.
+    ///
+    /// # Errors
+    /// A message for the status of the object that leads there.
+    pub fn check_tls(&self, entry: &Registered, port: u16) -> Result<(), String> {
+        let key = entry.service.key();
+        let asking = || {
+            let rules = self.rules(&key).rules;
+            rules.into_iter().find(|r| r.spec.asks_tls(Some(port)))
+        };
+        match entry.entry.as_ref().and_then(|_| asking()) {
+            None => Ok(()),
+            Some(rule) => Err(format!(
+                "DestinationRule {}/{} asks for TLS to {}, which this version cannot begin; requests get 503 instead of going out in plaintext. Let the client speak TLS, and pass it on",
+                rule.meta.namespace, rule.meta.name, entry.service.hostname
+            )),
+        }
     }
 
     fn check_port(&self, entry: &Registered, port: u16) -> Result<(), String> {

@@ -50,7 +50,8 @@ impl Collected {
             let protocol = port.map_or(AppProtocol::Unknown, |p| p.protocol);
             let balance = rules.balance(subset, target.port);
             let version = clients.version(protocol);
-            let cluster = match names(entry, target, subset) {
+            let plainly = resolver.check_tls(entry, target.port).is_ok();
+            let cluster = match names(entry, target, subset, plainly) {
                 Some((names, first_only)) => {
                     named_cluster_resource(name, balance, version, &names, first_only)
                 }
@@ -64,8 +65,16 @@ impl Collected {
 }
 
 /// What the proxy has to look up for a port of an entry with DNS.
-fn names(entry: &Registered, target: &Target, subset: Option<&Subset>) -> Option<(Vec<NamedEndpoint>, bool)> {
+fn names(
+    entry: &Registered,
+    target: &Target,
+    subset: Option<&Subset>,
+    plainly: bool,
+) -> Option<(Vec<NamedEndpoint>, bool)> {
     let (endpoints, first_only) = entry.dns()?;
+    if !plainly {
+        return Some((Vec::new(), first_only));
+    }
     let ports = entry.entry.iter().flat_map(|e| &e.ports);
     let port = ports.into_iter().find(|p| p.number == target.port)?;
     let in_subset = endpoints
@@ -102,7 +111,10 @@ pub(super) fn resource(resolver: &Resolver<'_>, name: &str, target: &Target) -> 
     let rules = resolver.rules(&target.service);
     let subset = target.subset.as_deref().and_then(|s| rules.subset(s));
     let ready_or_not = entry.service.load_balancing.allow_unhealthy;
-    let mut endpoints = endpoints(resolver, target, subset, ready_or_not);
+    let mut endpoints = match resolver.check_tls(entry, target.port) {
+        Ok(()) => endpoints(resolver, target, subset, ready_or_not),
+        Err(_) => Vec::new(),
+    };
     if entry.has_addresses() {
         endpoints.iter_mut().for_each(outside);
     }

@@ -283,3 +283,30 @@ fn an_address_of_a_service_is_named() {
     let said = message(report(&mesh.compile(), "ServiceEntry", "shop", "out"), "Warning");
     assert!(!said.contains("istio-egressgateway"), "{said}");
 }
+
+#[test]
+fn what_was_to_be_encrypted_does_not_go_out_plainly() {
+    let mut mesh = mesh();
+    let rest = "addresses: [10.96.7.7], resolution: STATIC, endpoints: [{address: 192.0.2.1}]";
+    entry(&mut mesh, "out", "out.example", rest);
+    mesh.add("shop", THROUGH);
+    mesh.add("shop", "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: out}\nspec: {host: out.example, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}}");
+    let compiled = mesh.compile();
+    assert!(
+        !gateway(&compiled)
+            .names(type_url::CLUSTER)
+            .contains(&CLUSTER.to_owned())
+    );
+    let said = message(
+        report(&compiled, "VirtualService", "shop", "through"),
+        "ResolvedRefs",
+    );
+    assert!(said.contains("asks for TLS to out.example"), "{said}");
+    // Without rules of its own it is behind a waypoint all the same, which leads nowhere.
+    mesh.remove("networking.istio.io", "VirtualService", "shop", "through");
+    mesh.compile();
+    mesh.run_waypoint("shop", "waypoint");
+    let held = Held::by_waypoint(&mesh.compile(), "shop", "waypoint");
+    let endpoints: Endpoints = held.one(type_url::ENDPOINTS, "inbound-vip|80|http|out.example");
+    assert!(endpoints.list.is_empty(), "{endpoints:?}");
+}

@@ -172,10 +172,11 @@ fn rules(name: u8, content: u8) -> String {
 }
 
 fn subsets(name: u8, content: u8) -> String {
-    let host = ["o0", "o1", "a.example", "'*'", "o0.shop.svc.cluster.local", "o1"][usize::from(content)];
+    let host = ["o0", "o1", "a.example", "'*'", "b.example", "o1"][usize::from(content)];
     let more = match content {
         2 => ", exportTo: ['.']",
         5 => ", trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+        4 => ", trafficPolicy: {tls: {mode: SIMPLE}}",
         _ => "",
     };
     format!(

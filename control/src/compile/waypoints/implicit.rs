@@ -13,7 +13,10 @@ pub(super) fn is_needed(world: &World<'_>, service: &NamespacedHostname, entry: 
     let ruled = || !inputs.virtual_services.for_host(host).is_empty();
     let balanced = || {
         let rules = inputs.destination_rules.for_host(host);
-        rules.iter().any(|r| r.spec.needs_waypoint)
+        let outside = entry.entry.is_some();
+        rules
+            .iter()
+            .any(|r| r.spec.needs_waypoint || (outside && r.spec.asks_tls(None)))
     };
     // Agents look no names up.
     let named = entry.dns().is_some();
