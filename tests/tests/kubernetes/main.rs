@@ -7,7 +7,9 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod command;
 mod gateways;
+mod inventory;
 mod joining;
 mod leaving;
 mod living;
@@ -28,7 +30,7 @@ use aquifer_tests::interrupt;
 use world::World;
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 22] = [
+const CHAPTERS: [Chapter; 24] = [
     by_api(
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -83,10 +85,12 @@ const CHAPTERS: [Chapter; 22] = [
         nodes::a_node_that_loses_its_power_comes_back_into_the_mesh,
     ),
     by_api("leaving", leaving::a_namespace_that_leaves_talks_plainly),
-    by_api(
-        "uninstalling",
-        leaving::an_uninstalled_mesh_leaves_nothing_on_the_nodes,
+    by_api("uninstalling", leaving::an_uninstalled_mesh_leaves_nothing),
+    with_nodes(
+        "by command",
+        command::the_command_installs_upgrades_and_leaves_nothing,
     ),
+    with_nodes("without helm", command::the_command_does_it_without_helm),
 ];
 
 struct Chapter {

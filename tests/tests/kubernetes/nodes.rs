@@ -101,6 +101,10 @@ pub(crate) fn an_agent_whose_kernel_has_no_ebpf_says_so(world: &World) {
     let logs = world.kubectl(&["-n", SYSTEM, "logs", "aquifer-agent-without"]);
     assert!(logs.contains("is the kernel 6.1 or later"), "{logs}");
     assert!(!logs.contains("panicked"), "{logs}");
+    // Whoever may not read logs, and `aquifer check`, find it in the status.
+    let said = "jsonpath={.status.containerStatuses[0].state.terminated.message}";
+    let said = world.kubectl(&["-n", SYSTEM, "get", "pod", "aquifer-agent-without", "-o", said]);
+    assert!(said.contains("is the kernel 6.1 or later"), "{said}");
     world.kubectl(&["-n", SYSTEM, "delete", "pod", "aquifer-agent-without"]);
     world.in_node(node, &format!("rm -r {FOLDER}"));
     // New pods start there as before, and the node's own agent has them.

@@ -18,6 +18,7 @@ use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use regex::bytes::Regex;
 
+use super::inventory;
 use super::manifests::service;
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
@@ -48,6 +49,8 @@ pub(crate) struct World {
     left_out: RefCell<BTreeSet<&'static str>>,
     /// What each node had before the mesh.
     rules: Vec<(Member, String)>,
+    /// What the cluster had.
+    objects: BTreeSet<String>,
 }
 
 impl World {
@@ -73,8 +76,10 @@ impl World {
             front: OnceCell::new(),
             left_out: RefCell::default(),
             rules: Vec::new(),
+            objects: BTreeSet::new(),
         };
         world.deploy_bookinfo();
+        world.objects = inventory::take(&world);
         let nodes = world.ours().map(Cluster::nodes).into_iter().flatten();
         world.rules = nodes.map(|node| (node, world.rules_of(node))).collect();
         // On somebody's own cluster they may be there.
@@ -97,6 +102,10 @@ impl World {
             node,
             "nft list tables | sort; ip rule; ls /opt/cni/bin /etc/cni/net.d; tr -d '[:space:]' </etc/cni/net.d/10-cluster.conflist",
         )
+    }
+
+    pub(crate) fn objects_before(&self) -> &BTreeSet<String> {
+        &self.objects
     }
 
     pub(crate) fn rules_before(&self, node: Member) -> &str {
@@ -295,6 +304,14 @@ impl World {
             pages.examples,
             self.mesh().describe()
         );
+    }
+
+    /// Tries until it is so.
+    pub(crate) fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
+        self.wait(what, || match is_so() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
     }
 
     /// Waits until that holds; what it says meanwhile is told at the deadline.
