@@ -101,7 +101,7 @@ pub const DEFINITIONS: Kind = kind(
 );
 
 /// Kinds that are read whole.
-const WHOLE: [Kind; 21] = [
+const WHOLE: [Kind; 22] = [
     kind(NETWORKING, "VirtualService", "virtualservices", ISTIO),
     kind(NETWORKING, "DestinationRule", "destinationrules", ISTIO),
     kind(NETWORKING, "Gateway", "gateways", ISTIO),
@@ -131,6 +131,7 @@ const WHOLE: [Kind; 21] = [
     ),
     kind(TELEMETRY, "Telemetry", "telemetries", &["v1", "v1alpha1"]),
     kind(EXTENSIONS, "WasmPlugin", "wasmplugins", &["v1alpha1"]),
+    kind(EXTENSIONS, "TrafficExtension", "trafficextensions", &["v1alpha1"]),
     kind(GATEWAY_API, "Gateway", "gateways", GATEWAY),
     kind(GATEWAY_API, "GatewayClass", "gatewayclasses", GATEWAY),
     kind(GATEWAY_API, "HTTPRoute", "httproutes", GATEWAY),
@@ -239,6 +240,18 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    /// A kind that the chart defines and nobody reads would have objects without an answer.
+    #[test]
+    fn every_kind_that_the_chart_defines_is_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/files/crds");
+        let read: Vec<String> = WHOLE.iter().map(Kind::name).collect();
+        let files = std::fs::read_dir(folder).unwrap();
+        for file in files.map(|f| f.unwrap().file_name().into_string().unwrap()) {
+            let name = file.strip_suffix(".yaml").unwrap();
+            assert!(read.iter().any(|r| r == name), "{name} is not read");
+        }
     }
 
     #[test]
