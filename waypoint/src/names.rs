@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aquifer_core::address::is_of_a_host;
 use aquifer_telemetry::names::NameMetrics;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -169,8 +170,7 @@ fn usable(addresses: Vec<IpAddr>) -> Answer {
     let mut kept: Vec<IpAddr> = Vec::new();
     for ip in addresses {
         let ip = ip.to_canonical();
-        let is_somebody = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback();
-        if is_somebody && !kept.contains(&ip) && kept.len() < MAX_ADDRESSES {
+        if is_of_a_host(ip) && !kept.contains(&ip) && kept.len() < MAX_ADDRESSES {
             kept.push(ip);
         }
     }

@@ -132,7 +132,7 @@ pub(crate) async fn ousted(
             workload: mesh.workload(own).cloned(),
         });
         if basis != last
-            && let Err(denied @ Unwelcome::NotAdmitted(NotAdmitted::Denied(_))) =
+            && let Err(denied @ (Unwelcome::NoTunnels | Unwelcome::NotAdmitted(NotAdmitted::Denied(_)))) =
                 arrive(&mesh, own, identity, ends)
         {
             return denied;

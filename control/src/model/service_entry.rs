@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use aquifer_core::address::is_of_a_host;
 use aquifer_core::service::AppProtocol;
 
 use crate::compile::protocol::detect;
@@ -228,10 +229,10 @@ fn address(text: &str, field: &str) -> Result<IpAddr, Rejection> {
     }
 }
 
-/// What means another host to each that dials it, and to a proxy its own ports, is no address of a service.
 fn usable(ip: IpAddr, field: &str) -> Result<IpAddr, Rejection> {
-    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-        let reason = format!("{ip} is an address of nobody, of every host itself, or of a group");
+    if !is_of_a_host(ip) {
+        let reason =
+            format!("{ip} is an address of nobody, of every host itself, of its own link, or of a group");
         return Err(Rejection::invalid(field, reason));
     }
     Ok(ip)

@@ -33,9 +33,9 @@ pub(crate) enum DialError {
     #[error("cannot connect to {address}: {source}")]
     Plain { address: SocketAddr, source: io::Error },
     #[error(
-        "{address} was written down or looked up as an address outside the mesh, but is that of its pod {pod}, which only tunnels may lead to; name the pod by the workloadSelector of a ServiceEntry, or by a Service"
+        "{address} was written down or looked up as an address outside the mesh, but is that of {owner}, which only tunnels may lead to; name the Service, or pods by the workloadSelector of a ServiceEntry"
     )]
-    OfTheMesh { address: SocketAddr, pod: String },
+    OfTheMesh { address: SocketAddr, owner: String },
     #[error("no connection to {address} within {} ms", after.as_millis())]
     Timeout { address: SocketAddr, after: Duration },
 }
@@ -106,16 +106,22 @@ impl Dialer {
         tokio::time::timeout(timeout, attempt).await.map_err(timed_out)?
     }
 
-    /// Nothing goes in plaintext to what takes tunnels, whoever wrote its address.
+    /// Nothing goes in plaintext to what takes tunnels, and nobody leads to this proxy itself, whoever wrote the address.
     fn check_outside(&self, address: SocketAddr) -> Result<(), DialError> {
-        let mesh = self.mesh.mesh();
-        let owner = mesh.workload_at(&NetworkAddress::new(&self.network, address.ip().to_canonical()));
-        match owner.filter(|pod| pod.tunnel == TunnelProtocol::Hbone) {
+        let ip = address.ip().to_canonical();
+        let (mesh, key) = (self.mesh.mesh(), NetworkAddress::new(&self.network, ip));
+        let pod = mesh
+            .workload_at(&key)
+            .filter(|pod| pod.tunnel == TunnelProtocol::Hbone)
+            .map(|pod| format!("the pod {}/{}", pod.namespace, pod.name));
+        let service = mesh
+            .service_at(&key, "")
+            .filter(|service| service.canonical)
+            .map(|service| format!("the Service {}", service.hostname));
+        let own = (ip == self.local.to_canonical()).then(|| "this proxy".to_owned());
+        match own.or(pod).or(service) {
             None => Ok(()),
-            Some(pod) => Err(DialError::OfTheMesh {
-                address,
-                pod: format!("{}/{}", pod.namespace, pod.name),
-            }),
+            Some(owner) => Err(DialError::OfTheMesh { address, owner }),
         }
     }
 
