@@ -217,10 +217,9 @@ impl<'a> Step<'a> {
                 .attached
                 .set_rules(&self.next.inputs, &self.next.settings);
         }
-        let of_workloads = self.before.waypoints.serve_workloads() || self.next.waypoints.serve_workloads();
         let root = &self.next.settings.root_namespace;
         let mut uids = std::mem::take(&mut self.touched.workloads);
-        if (self.reach.is_everything() && of_workloads) || namespaces.contains(root) {
+        if namespaces.contains(root) {
             uids.extend(self.next.discovery.workloads.keys().cloned());
         } else if !namespaces.is_empty() {
             let all = self.next.discovery.workloads.iter();
@@ -246,8 +245,7 @@ impl<'a> Step<'a> {
             next.workloads.remove(uid);
             return;
         };
-        let workload = next.waypoints.attach_workload(&next.inputs, workload);
-        let workload = next.attached.attach(workload);
+        let workload = next.attached.attach(workload.clone());
         if next.workloads.get(uid) != Some(&workload) {
             next.workloads.insert(uid.clone(), workload);
         }

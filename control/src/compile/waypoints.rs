@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::service::Service;
-use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health, Workload};
+use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health};
 
 use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::gateway_api::{GatewayApi, Name};
@@ -128,10 +128,6 @@ pub enum Serves {
 impl Serves {
     pub fn services(self) -> bool {
         matches!(self, Self::Services | Self::All)
-    }
-
-    pub fn workloads(self) -> bool {
-        matches!(self, Self::Workloads | Self::All)
     }
 }
 
@@ -432,24 +428,6 @@ impl Waypoints {
         let advertised = self.bindings.get(&service.key()).and_then(Binding::advertised);
         service.waypoint = advertised.map(WaypointKey::address);
         service
-    }
-
-    /// Whether any waypoint is for the addresses of pods.
-    pub fn serve_workloads(&self) -> bool {
-        self.all.values().any(|w| w.serves.workloads())
-    }
-
-    /// The workload with the waypoint of its own address, where it has one.
-    pub fn attach_workload(&self, inputs: &Inputs, workload: &Arc<Workload>) -> Arc<Workload> {
-        let waypoint = (!workload.native_tunnel).then(|| explicit::of_workload(inputs, self, workload));
-        match waypoint.flatten() {
-            Some(waypoint) => {
-                let mut workload = Workload::clone(workload);
-                workload.waypoint = Some(waypoint.address());
-                Arc::new(workload)
-            }
-            None => workload.clone(),
-        }
     }
 
     /// Whether this waypoint is to serve the service: it is or will be advertised for it, or the service is leaving it.

@@ -244,7 +244,10 @@ fn values_for_this_machine() -> Result<serde_json::Value, MeshError> {
         "ingressGateway": {
             "service": {
                 "type": "NodePort",
-                "ports": [{"name": "http2", "port": 80, "targetPort": 8080, "nodePort": GATEWAY_NODE_PORT}],
+                "ports": [
+                    {"name": "http2", "port": 80, "targetPort": 8080, "nodePort": GATEWAY_NODE_PORT},
+                    {"name": "https", "port": 443, "targetPort": 8443},
+                ],
             },
         },
     }))

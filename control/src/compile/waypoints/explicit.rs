@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use aquifer_core::workload::{Workload, WorkloadUid};
-
 use crate::compile::discovery::{WAYPOINT_CLASS, is_waypoint_class};
 use crate::compile::inputs::{Inputs, Labels};
-use crate::compile::waypoints::{Serves, Waypoint, WaypointKey, Waypoints};
+use crate::compile::waypoints::{Serves, Waypoint, WaypointKey};
 use crate::objects::Meta;
 use crate::objects::gateway_api::Gateway;
 
@@ -104,28 +102,4 @@ fn admits_namespace(inputs: &Inputs, gateway: &Gateway, own: &str, namespace: &s
     let labels = inputs.namespace_labels(namespace);
     let mut listeners = gateway.listeners.iter();
     listeners.any(|l| l.allowed_routes.namespaces.admit(own, namespace, labels))
-}
-
-/// The waypoint of a pod's own address: it must be for workloads, and ready.
-pub(super) fn of_workload(
-    inputs: &Inputs,
-    waypoints: &Waypoints,
-    workload: &Workload,
-) -> Option<WaypointKey> {
-    if !waypoints.serve_workloads() {
-        return None;
-    }
-    // An endpoint without a pod has its Service's name: a pod of that name is somebody else.
-    let of_pod = WorkloadUid::pod(&workload.cluster, &workload.namespace, &workload.name);
-    if workload.uid != of_pod {
-        return None;
-    }
-    let pod = inputs.pods.get(&workload.namespace, &workload.name)?;
-    let Choice::Named(key) = choice(inputs, &pod.meta) else {
-        return None;
-    };
-    let waypoint = waypoints.all.get(&key)?;
-    let fits = waypoint.serves.workloads() && waypoint.is_ready();
-    let own = key.namespace == pod.meta.namespace;
-    (fits && (own || is_open_to(inputs, &key, &pod.meta.namespace))).then_some(key)
 }
