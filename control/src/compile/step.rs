@@ -117,7 +117,7 @@ impl<'a> Step<'a> {
     pub(super) fn run(mut self, carry: &Carry, moment: &Moment) -> Compiled {
         let (before, next) = (self.before, &mut self.next);
         if self.reach.is_everything() {
-            next.mesh_config = MeshConfig::of(&next.inputs, &next.settings.root_namespace);
+            next.mesh_config = MeshConfig::of(&next.inputs, &next.settings);
         }
         self.touched = next
             .discovery

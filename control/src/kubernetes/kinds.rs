@@ -101,7 +101,7 @@ pub const DEFINITIONS: Kind = kind(
 );
 
 /// Kinds that are read whole.
-const WHOLE: [Kind; 21] = [
+const WHOLE: [Kind; 22] = [
     kind(NETWORKING, "VirtualService", "virtualservices", ISTIO),
     kind(NETWORKING, "DestinationRule", "destinationrules", ISTIO),
     kind(NETWORKING, "Gateway", "gateways", ISTIO),
@@ -131,6 +131,7 @@ const WHOLE: [Kind; 21] = [
     ),
     kind(TELEMETRY, "Telemetry", "telemetries", &["v1", "v1alpha1"]),
     kind(EXTENSIONS, "WasmPlugin", "wasmplugins", &["v1alpha1"]),
+    kind(EXTENSIONS, "TrafficExtension", "trafficextensions", &["v1alpha1"]),
     kind(GATEWAY_API, "Gateway", "gateways", GATEWAY),
     kind(GATEWAY_API, "GatewayClass", "gatewayclasses", GATEWAY),
     kind(GATEWAY_API, "HTTPRoute", "httproutes", GATEWAY),
