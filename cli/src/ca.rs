@@ -1,11 +1,11 @@
 //! `aquifer ca`: who signs the mesh's certificates, how far a change of that has got, and the wish for another.
 
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use serde_json::Value;
 
-use crate::install;
 use crate::kubectl::{Kubectl, require_cluster};
 use crate::reach::Reach;
 use crate::table::{Output, print, say, structured};
@@ -25,8 +25,24 @@ pub(crate) enum Action {
     Rotate,
 }
 
+/// Exit status 1 where what is wanted cannot be used.
+pub(crate) fn run(
+    action: &Action,
+    reach: &Reach,
+    kubectl: &Kubectl,
+    namespace: &str,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Status if !status(reach, output)? => return Ok(ExitCode::FAILURE),
+        Action::Status => {}
+        Action::Rotate => rotate(kubectl, namespace)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Whether all is well.
-pub(crate) fn status(reach: &Reach, output: Output) -> anyhow::Result<bool> {
+fn status(reach: &Reach, output: Output) -> anyhow::Result<bool> {
     let view = reach.control("/debug/ca")?;
     let well = view["problem"].is_null();
     if structured(output, &view)? {
@@ -82,9 +98,8 @@ fn row(role: &str, certificate: &Value) -> Vec<String> {
     ]
 }
 
-pub(crate) fn rotate(kubectl: &Kubectl) -> anyhow::Result<()> {
+fn rotate(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<()> {
     require_cluster(kubectl)?;
-    let namespace = install::NAMESPACE;
     // By name only: the key has no business here.
     let is_there = |name: &str| {
         let found = kubectl.text(&[

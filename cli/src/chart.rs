@@ -62,6 +62,17 @@ pub(crate) fn definitions() -> impl Iterator<Item = (&'static str, &'static str)
     })
 }
 
+/// The kinds that templates of the chart make, its subcharts' as well.
+#[cfg(test)]
+pub(crate) fn carried_kinds() -> std::collections::BTreeSet<&'static str> {
+    let templates = carried::CHART
+        .iter()
+        .filter(|(path, _)| path.contains("templates/"));
+    templates
+        .flat_map(|(_, text)| text.lines().filter_map(|line| line.strip_prefix("kind: ")))
+        .collect()
+}
+
 fn file(files: &[(&str, &'static str)], name: &str) -> &'static str {
     let found = files.iter().find(|(path, _)| *path == name);
     found.map_or("", |(_, text)| *text)

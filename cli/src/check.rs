@@ -1,12 +1,15 @@
 //! `aquifer check`: what stands in the way of the mesh, one line each with its remedy.
 
 mod certificates;
+mod cgroup;
 mod cluster;
 mod installer;
 mod mesh;
+mod network;
 mod node;
 mod nodes;
 mod report;
+mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,6 +74,8 @@ fn whole_cluster(
     let version = require_cluster(kubectl)?;
     cluster::check(kubectl, &version, &options.namespace, report)?;
     nodes::check(kubectl, report)?;
+    network::check(kubectl, report)?;
+    cgroup::check(kubectl, &options.namespace, report)?;
     if options.pre {
         return installer::check(kubectl, &options.namespace, report);
     }
@@ -84,12 +89,14 @@ fn whole_cluster(
 }
 
 /// What is checked before an installation: prints what is wrong; whether nothing stands in the way.
-pub(crate) fn before(kubectl: &Kubectl) -> anyhow::Result<bool> {
+pub(crate) fn before(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<bool> {
     let mut report = Report::default();
     let version = require_cluster(kubectl)?;
-    cluster::check(kubectl, &version, crate::install::NAMESPACE, &mut report)?;
+    cluster::check(kubectl, &version, namespace, &mut report)?;
     nodes::check(kubectl, &mut report)?;
-    installer::check(kubectl, crate::install::NAMESPACE, &mut report)?;
+    network::check(kubectl, &mut report)?;
+    cgroup::check(kubectl, namespace, &mut report)?;
+    installer::check(kubectl, namespace, &mut report)?;
     report
         .lines
         .iter()

@@ -8,6 +8,7 @@ pub(crate) mod rollout;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use serde_json::json;
 
 use crate::chart::Profile;
 use crate::check;
@@ -18,6 +19,8 @@ use helm::Helm;
 /// Name of the helm release.
 pub(crate) const RELEASE: &str = "aquifer";
 pub(crate) const NAMESPACE: &str = "istio-system";
+/// On a namespace that `aquifer install` made.
+pub(crate) const MADE_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "aquifer");
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -74,11 +77,14 @@ pub(crate) fn run(options: &Options, kubectl: &Kubectl, verb: Verb) -> anyhow::R
     }
     require_cluster(kubectl)?;
     conflicts::refuse(kubectl, &options.namespace)?;
-    if !options.skip_checks && !check::before(kubectl)? {
+    if !options.skip_checks && !check::before(kubectl, &options.namespace)? {
         bail!(
             "not {}: a check failed, see above; --skip-checks goes on all the same",
             participle(verb)
         );
+    }
+    if verb == Verb::Install {
+        make_namespace(kubectl, &options.namespace)?;
     }
     match &helm {
         Some(helm) => helm.apply(options, verb)?,
@@ -91,8 +97,30 @@ pub(crate) fn run(options: &Options, kubectl: &Kubectl, verb: Verb) -> anyhow::R
     rollout::wait(kubectl, &options.namespace, options.timeout)?;
     say("\nTake a namespace into the mesh; its pods keep running, none restarts:");
     say("  kubectl label namespace NAMESPACE istio.io/dataplane-mode=ambient");
-    say("See that all is well, now and later:\n  aquifer check\n  aquifer status");
+    let there = match options.namespace.as_str() {
+        NAMESPACE => String::new(),
+        other => format!(" -n {other}"),
+    };
+    say(&format!(
+        "See that all is well, now and later:\n  aquifer check{there}\n  aquifer status{there}"
+    ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where it is not there: marked, so that `uninstall --purge` knows that nobody else made it.
+fn make_namespace(kubectl: &Kubectl, name: &str) -> anyhow::Result<()> {
+    if kubectl.object(&["namespace", name])?.is_some() {
+        return Ok(());
+    }
+    let (key, value) = MADE_BY;
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": name, "labels": { (key): value } },
+    });
+    kubectl
+        .with_input(&["create", "-f", "-"], Some(&namespace.to_string()))
+        .map(drop)
 }
 
 fn participle(verb: Verb) -> &'static str {

@@ -49,6 +49,14 @@ struct Cli {
     command: Command,
 }
 
+/// Where the mesh is.
+#[derive(clap::Args)]
+struct Place {
+    /// Namespace of the control plane.
+    #[arg(short, long, global = true, default_value = install::NAMESPACE)]
+    namespace: String,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Install the mesh into the cluster, and wait until it is ready.
@@ -67,15 +75,21 @@ enum Command {
     #[command(subcommand)]
     Waypoint(waypoint::Action),
     /// The certificate authority: who signs, what is trusted, how far a change has got.
-    #[command(subcommand)]
-    Ca(ca::Action),
+    Ca {
+        #[command(subcommand)]
+        action: ca::Action,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Every proxy and whether it is in sync; every pod and whether it is enrolled, or why not.
-    Status,
+    Status(Place),
     /// What a proxy has been told: PROXY is POD or POD.NAMESPACE.
     Config {
         proxy: String,
         #[arg(value_enum)]
         section: Section,
+        #[command(flatten)]
+        place: Place,
     },
     /// Prints the page at a URL; `--exec` runs this inside pods.
     #[command(hide = true)]
@@ -95,9 +109,13 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let kubectl = Kubectl::new(&cli.access);
     let output = cli.output;
-    let reach = || {
-        let namespace = install::NAMESPACE;
-        Reach::new(cli.control.clone(), cli.exec.as_deref(), &cli.access, namespace)
+    let reach = |place: &Place| {
+        Reach::new(
+            cli.control.clone(),
+            cli.exec.as_deref(),
+            &cli.access,
+            &place.namespace,
+        )
     };
     match &cli.command {
         Command::Install(options) => return install::run(options, &kubectl, Verb::Install),
@@ -113,17 +131,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Analyze(options) => return Ok(analyze::run(options, &kubectl, output)),
         Command::Waypoint(action) => return waypoint::run(action, &kubectl, output),
-        Command::Ca(ca::Action::Status) => {
-            let well = ca::status(&reach()?, output)?;
-            return Ok(if well {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            });
+        Command::Ca { action, place } => {
+            return ca::run(action, &reach(place)?, &kubectl, &place.namespace, output);
         }
-        Command::Ca(ca::Action::Rotate) => ca::rotate(&kubectl)?,
-        Command::Status => status::run(&reach()?, output)?,
-        Command::Config { proxy, section } => config::run(&reach()?, proxy, *section, output)?,
+        Command::Status(place) => status::run(&reach(place)?, output)?,
+        Command::Config {
+            proxy,
+            section,
+            place,
+        } => config::run(&reach(place)?, proxy, *section, output)?,
         Command::Fetch { url } => say(fetch::get(url)?.trim_end_matches('\n')),
     }
     Ok(ExitCode::SUCCESS)

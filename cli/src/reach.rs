@@ -127,7 +127,7 @@ fn control_pods(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<Vec<String
         .collect();
     if names.is_empty() {
         bail!(
-            "no pod of the control plane runs in {namespace}; `aquifer check` says why, `aquifer install` makes one"
+            "no pod of the control plane runs in {namespace}; `aquifer check -n {namespace}` says why, `aquifer install` makes one, -n says where it is"
         );
     }
     Ok(names)

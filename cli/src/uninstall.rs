@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use serde_json::Value;
 
 use crate::install::helm::Helm;
-use crate::install::{NAMESPACE, RELEASE};
+use crate::install::{MADE_BY, NAMESPACE, RELEASE};
 use crate::kubectl::{Kubectl, require_cluster};
 use crate::table::say;
 
@@ -16,7 +17,7 @@ pub(crate) struct Options {
     #[arg(short, long, default_value = NAMESPACE)]
     namespace: String,
     /// Also delete the definitions of Istio's kinds that came with it, and with them ALL objects of these kinds, and the
-    /// certificate authority's own key.
+    /// certificate authority's own key, and the namespace where `aquifer install` made it and nothing else is in it.
     #[arg(long)]
     purge: bool,
     /// Print what would be deleted, and change nothing.
@@ -35,6 +36,7 @@ const WORKLOADS: &str = "deployments,daemonsets,poddisruptionbudgets,horizontalp
 const REST: &str = "services,serviceaccounts,configmaps,roles,rolebindings,resourcequotas";
 const RIGHTS: &str = "clusterroles,clusterrolebindings";
 /// What the control plane deploys.
+const MADE: &str = "app.kubernetes.io/managed-by=aquifer";
 const MANAGED: &str = "app.kubernetes.io/managed-by=aquifer,gateway.istio.io/managed";
 /// The classes of the Gateway API, where the cluster has it.
 const CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
@@ -45,6 +47,12 @@ const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
 const AGENTS: &str = "aquifer-agent";
 /// Tells the agents that they are not to come back.
 const LEAVE: &str = "aquifer.io/leave=true";
+/// In every namespace.
+const BY_KUBERNETES: [&str; 2] = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
+/// What Kubernetes makes of other objects, and takes away a moment after them.
+const DERIVED: [&str; 3] = ["events", "endpoint", "controllerrevisions"];
+/// Names that a line shows.
+const SHOWN: usize = 5;
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const OURS: &str = "app.kubernetes.io/part-of=aquifer";
@@ -142,6 +150,9 @@ impl Uninstall<'_> {
             self.wait();
         }
         self.delete(&[REST, "-n", namespace, "-l", &instance])?;
+        // Helm made it, and is not here any more.
+        let release = format!("owner=helm,name={RELEASE}");
+        self.delete(&["secrets", "-n", namespace, "-l", &release])?;
         self.delete(&[RIGHTS, "-l", &instance])
     }
 
@@ -153,7 +164,8 @@ impl Uninstall<'_> {
         }
         self.delete(&["lease", "aquifer-leader", "-n", &self.options.namespace])?;
         let field = format!("metadata.name={ROOT_CONFIG_MAP}");
-        self.delete(&["configmaps", "--all-namespaces", "--field-selector", &field])
+        let everywhere = ["configmaps", "--all-namespaces", "-l", MADE];
+        self.delete(&[&everywhere[..], &["--field-selector", &field]].concat())
     }
 
     /// Until the mesh's own pods have ended: agents clean up while they end.
@@ -185,7 +197,58 @@ impl Uninstall<'_> {
         for secret in ["istio-ca-secret", "aquifer-ca-state"] {
             self.delete(&["secret", secret, "-n", &self.options.namespace])?;
         }
-        self.delete(&["customresourcedefinitions", "-l", OURS])
+        self.delete(&["customresourcedefinitions", "-l", OURS])?;
+        if !self.options.dry_run {
+            self.wait();
+        }
+        self.namespace()
+    }
+
+    /// The namespace, where `aquifer install` made it and nothing is in it any more.
+    fn namespace(&self) -> anyhow::Result<()> {
+        let name = &self.options.namespace;
+        let Some(namespace) = self.kubectl.object(&["namespace", name])? else {
+            return Ok(());
+        };
+        let (key, value) = MADE_BY;
+        if namespace["metadata"]["labels"][key] != value {
+            say(&format!(
+                "kept: namespace {name}, which `aquifer install` did not make"
+            ));
+            return Ok(());
+        }
+        let left = match self.options.dry_run {
+            true => Vec::new(),
+            false => self.contents(name)?,
+        };
+        if !left.is_empty() {
+            say(&format!(
+                "kept: namespace {name}, which holds {}",
+                left.join(", ")
+            ));
+            return Ok(());
+        }
+        self.delete_one(&namespace)
+    }
+
+    /// What is in a namespace beside what Kubernetes puts into each: some names of it.
+    fn contents(&self, namespace: &str) -> anyhow::Result<Vec<String>> {
+        let kinds = [
+            "api-resources",
+            "--namespaced",
+            "--verbs=list,delete",
+            "--output=name",
+        ];
+        let kinds = self.kubectl.text(&kinds)?;
+        let derived = |kind: &str| DERIVED.iter().any(|derived| kind.starts_with(derived));
+        let kinds: Vec<&str> = kinds.lines().filter(|kind| !derived(kind)).collect();
+        if kinds.is_empty() {
+            bail!("the cluster names no kinds of objects; is it going down?");
+        }
+        let arguments = ["get", &kinds.join(","), "-n", namespace, "-o", "name"];
+        let found = self.kubectl.text(&arguments)?;
+        let others = found.lines().filter(|name| !BY_KUBERNETES.contains(name));
+        Ok(others.take(SHOWN).map(str::to_owned).collect())
     }
 
     /// Deletes what `kubectl get` finds with these arguments, and names each.

@@ -60,8 +60,6 @@ pub struct Settings {
     pub cluster_id: Arc<str>,
     pub network: Arc<str>,
     pub trust_domain: TrustDomain,
-    /// The control plane's own, where the mesh's settings are.
-    pub namespace: Arc<str>,
     pub root_namespace: Arc<str>,
     /// Image of the waypoints that are rendered.
     pub waypoint_image: Arc<str>,

@@ -13,6 +13,9 @@ use clap::Parser;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "aquifer-control", version)]
 pub struct Config {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub action: Option<Action>,
     /// Folder of manifests to read and watch instead of an API server; needs --sink, --state and --token-keys.
     #[arg(long, env = "AQUIFER_OBJECTS", requires_all = ["sink", "state", "token_keys"])]
     pub objects: Option<PathBuf>,
@@ -111,6 +114,12 @@ pub struct Config {
     /// Log format: text or json.
     #[arg(long, env = "AQUIFER_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Action {
+    /// Take away what control planes made, when their release is gone; the chart runs it after `helm uninstall`.
+    Remove,
 }
 
 fn workload_ttl(text: &str) -> Result<Duration, String> {

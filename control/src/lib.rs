@@ -24,6 +24,7 @@ pub mod objects;
 pub mod peers;
 pub mod pipeline;
 pub mod proxies;
+pub mod removal;
 pub mod serve;
 pub mod sink;
 pub mod snapshots;

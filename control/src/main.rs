@@ -3,12 +3,17 @@
 
 use std::process::ExitCode;
 
-use aquifer_control::app;
-use aquifer_control::config::Config;
+use aquifer_control::config::{Action, Config};
+use aquifer_control::{app, removal};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match app::main(Config::parse()) {
+    let config = Config::parse();
+    let outcome = match config.action {
+        Some(Action::Remove) => removal::main(&config),
+        None => app::main(config),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The logger may be what failed.

@@ -1,9 +1,9 @@
-//! MeshConfig: the key `mesh` of the ConfigMap `istio` in the control plane's namespace.
+//! MeshConfig: the key `mesh` of the ConfigMap `istio` in the root namespace.
 //!
-//! `accessLogFile` is acted on, for the proxies that the control plane deploys. What flags say already is compared with
-//! them. Every other key that a user set is answered for, instead of being ignored in silence.
+//! Nothing of it changes what the mesh does in this version: flags do. It is read so that every key that a user set is
+//! answered for, instead of being ignored in silence. A key that says what the mesh does anyway draws no warning.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::compile::Settings;
 use crate::compile::inputs::Inputs;
@@ -11,98 +11,92 @@ use crate::objects::Notice;
 
 pub const CONFIG_MAP: &str = "istio";
 const KEY: &str = "mesh";
-const ACCESS_LOG: &str = "accessLogFile";
-/// The one file that proxies write access logs to.
-const STDOUT: &str = "/dev/stdout";
-/// MeshConfig has some sixty keys.
-const MOST_NOTICES: usize = 100;
 
 #[derive(Clone, Debug, Default)]
 pub struct MeshConfig {
-    /// Whether proxies write access logs; none where nothing is said, or nothing that can be done.
-    pub access_log: Option<bool>,
-    /// One for each key that has no effect, within reason; also where the text is no YAML mapping.
+    /// One for each key that is set, within reason; also where the text is no YAML mapping.
     pub notices: Vec<Notice>,
 }
 
-/// A key whose value the control plane was started with.
-struct Given<'a> {
-    key: &'static str,
-    value: &'a str,
-    /// Where it is said instead.
-    said: &'static str,
+/// MeshConfig has some sixty keys.
+const MOST_NOTICES: usize = 100;
+
+/// What this control plane runs with, and the settings may only repeat.
+#[derive(Clone, Copy)]
+struct Running<'a> {
+    trust_domain: &'a str,
+    root_namespace: &'a str,
+}
+
+impl Running<'_> {
+    /// Whether the key says what the mesh does anyway.
+    fn does(&self, key: &str, value: &Value) -> bool {
+        match key {
+            "enableAutoMtls" => value == &Value::Bool(true),
+            "trustDomain" => value == self.trust_domain,
+            "rootNamespace" => value == self.root_namespace,
+            "outboundTrafficPolicy" => value
+                .as_object()
+                .is_some_and(|policy| policy.iter().all(|(k, v)| k == "mode" && v == "ALLOW_ANY")),
+            _ => false,
+        }
+    }
+
+    /// Why a key is without effect.
+    fn answer(&self, key: &str) -> String {
+        match key {
+            "trustDomain" => differs(self.trust_domain, "global.trustDomain"),
+            "rootNamespace" => differs(self.root_namespace, "meshConfig.rootNamespace"),
+            _ => "is not read by this version".to_owned(),
+        }
+    }
+}
+
+fn differs(running: &str, value: &str) -> String {
+    format!("is not in effect: the control plane runs with {running}; set it by the chart's value {value}")
 }
 
 impl MeshConfig {
     pub fn of(inputs: &Inputs, settings: &Settings) -> Self {
-        let is_mesh = |m: &crate::objects::Meta| &*m.name == CONFIG_MAP && m.namespace == settings.namespace;
+        let running = Running {
+            trust_domain: settings.trust_domain.as_str(),
+            root_namespace: &settings.root_namespace,
+        };
+        let is_mesh =
+            |m: &crate::objects::Meta| &*m.name == CONFIG_MAP && &*m.namespace == running.root_namespace;
         let map = inputs.config_maps.iter().find(|c| is_mesh(&c.meta));
         match map.and_then(|c| c.spec.data.get(KEY)) {
-            Some(text) => Self::parse(text, &given(settings)),
+            Some(text) => Self::parse(text, running),
             None => Self::default(),
         }
     }
 
-    fn parse(text: &str, given: &[Given<'_>]) -> Self {
+    fn parse(text: &str, running: Running<'_>) -> Self {
         let field = format!("data.{KEY}");
-        match serde_saphyr::from_str::<Value>(text) {
-            Ok(Value::Object(keys)) => Self {
-                access_log: keys.get(ACCESS_LOG).and_then(access_log),
-                notices: answers(&field, &keys, given),
-            },
-            Ok(Value::Null) => Self::default(),
-            Ok(_) => Self::unusable(field, "is not a YAML mapping; nothing of it is in effect"),
+        let notices = match serde_saphyr::from_str::<Value>(text) {
+            Ok(Value::Object(keys)) => answers(&field, &keys, running),
+            Ok(Value::Null) => Vec::new(),
+            Ok(_) => vec![Notice::warning(
+                field,
+                "is not a YAML mapping; nothing of it is in effect",
+            )],
             Err(error) => {
                 let line = error.to_string().lines().next().unwrap_or_default().to_owned();
-                Self::unusable(
+                vec![Notice::warning(
                     field,
-                    &format!("is not YAML ({line}); nothing of it is in effect"),
-                )
+                    format!("is not YAML ({line}); nothing of it is in effect"),
+                )]
             }
-        }
-    }
-
-    fn unusable(field: String, why: &str) -> Self {
-        Self {
-            access_log: None,
-            notices: vec![Notice::warning(field, why)],
-        }
-    }
-}
-
-fn given(settings: &Settings) -> [Given<'_>; 3] {
-    [
-        Given {
-            key: "enableAutoMtls",
-            value: "true",
-            said: "between pods of the mesh TLS is always mutual",
-        },
-        Given {
-            key: "rootNamespace",
-            value: &settings.root_namespace,
-            said: "the control plane's ROOT_NAMESPACE decides, which the chart sets from this key",
-        },
-        Given {
-            key: "trustDomain",
-            value: settings.trust_domain.as_str(),
-            said: "the control plane's TRUST_DOMAIN decides; with the chart set global.trustDomain",
-        },
-    ]
-}
-
-fn access_log(value: &Value) -> Option<bool> {
-    match value.as_str()? {
-        "" => Some(false),
-        STDOUT => Some(true),
-        _ => None,
+        };
+        Self { notices }
     }
 }
 
 /// One for each key up to a number that people read, and one for the rest.
-fn answers(field: &str, keys: &Map<String, Value>, given: &[Given<'_>]) -> Vec<Notice> {
+fn answers(field: &str, keys: &serde_json::Map<String, Value>, running: Running<'_>) -> Vec<Notice> {
     let mut all = keys
         .iter()
-        .filter_map(|(key, value)| notice(field, key, value, given));
+        .filter_map(|(key, value)| notice(field, key, value, running));
     let mut notices: Vec<Notice> = all.by_ref().take(MOST_NOTICES).collect();
     let rest = all.count();
     if rest > 0 {
@@ -112,80 +106,56 @@ fn answers(field: &str, keys: &Map<String, Value>, given: &[Given<'_>]) -> Vec<N
     notices
 }
 
-fn notice(field: &str, key: &str, value: &Value, given: &[Given<'_>]) -> Option<Notice> {
+fn notice(field: &str, key: &str, value: &Value, running: Running<'_>) -> Option<Notice> {
     let field = format!("{field}.{key}");
-    if key == ACCESS_LOG {
-        let message = "can be /dev/stdout or empty in this version; proxies log as if it were not set";
-        return access_log(value)
-            .is_none()
-            .then(|| Notice::not_supported(field, message));
-    }
-    let Some(given) = given.iter().find(|given| given.key == key) else {
-        return Some(Notice::not_supported(field, "is not read by this version"));
-    };
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let differs = || {
-        let (value, said) = (given.value, given.said);
-        Notice::warning(
-            field,
-            format!("has no effect: it is {value} in this mesh, since {said}"),
-        )
-    };
-    (text != given.value).then(differs)
+    (!running.does(key, value)).then(|| Notice::not_supported(field, running.answer(key)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GIVEN: [Given<'_>; 2] = [
-        Given {
-            key: "enableAutoMtls",
-            value: "true",
-            said: "x",
-        },
-        Given {
-            key: "trustDomain",
-            value: "corp.example",
-            said: "TRUST_DOMAIN decides",
-        },
-    ];
+    const RUNNING: Running<'_> = Running {
+        trust_domain: "td.example",
+        root_namespace: "mesh",
+    };
+
+    fn parse(text: &str) -> MeshConfig {
+        MeshConfig::parse(text, RUNNING)
+    }
 
     #[test]
-    fn answers_for_every_key_that_has_no_effect() {
-        let text =
-            "enableAutoMtls: true\ntrustDomain: corp.example\naccessLogFile: /dev/stdout\nfoo: {bar: 1}\n";
-        let config = MeshConfig::parse(text, &GIVEN);
-        let fields: Vec<&str> = config.notices.iter().map(|n| n.field.as_str()).collect();
-        assert_eq!(fields, ["data.mesh.foo"]);
-        assert_eq!(config.access_log, Some(true));
+    fn what_the_mesh_does_anyway_draws_no_warning() {
+        let same = "trustDomain: td.example\nrootNamespace: mesh\nenableAutoMtls: true\n";
+        assert!(parse(same).notices.is_empty());
         assert!(
-            MeshConfig::parse(": : :", &GIVEN).notices[0]
-                .message
-                .contains("not YAML")
+            parse("outboundTrafficPolicy: {mode: ALLOW_ANY}")
+                .notices
+                .is_empty()
         );
-        assert!(MeshConfig::parse("", &GIVEN).notices.is_empty());
-    }
-
-    #[test]
-    fn a_value_that_the_control_plane_was_not_started_with_is_named() {
-        let config = MeshConfig::parse("trustDomain: cluster.local\n", &GIVEN);
-        let message = &config.notices[0].message;
-        assert_eq!(
-            message,
-            "has no effect: it is corp.example in this mesh, since TRUST_DOMAIN decides"
-        );
-    }
-
-    #[test]
-    fn access_logs_are_on_or_off_or_as_they_were() {
-        let log = |text: &str| MeshConfig::parse(text, &GIVEN).access_log;
-        assert_eq!(log("accessLogFile: ''"), Some(false));
-        assert_eq!(log("{}"), None);
-        for odd in ["/var/log/x", "7", "null"] {
-            let config = MeshConfig::parse(&format!("accessLogFile: {odd}"), &GIVEN);
-            assert_eq!((config.access_log, config.notices.len()), (None, 1), "{odd}");
+        for other in ["{mode: REGISTRY_ONLY}", "{mode: ALLOW_ANY, x: 1}", "ALLOW_ANY"] {
+            let text = format!("outboundTrafficPolicy: {other}");
+            assert_eq!(parse(&text).notices.len(), 1, "{other}");
         }
+    }
+
+    #[test]
+    fn another_domain_or_namespace_is_named_with_the_one_that_runs() {
+        let config = parse("trustDomain: cluster.local\nrootNamespace: istio-system\n");
+        let mut messages: Vec<&str> = config.notices.iter().map(|n| n.message.as_str()).collect();
+        messages.sort_unstable();
+        assert_eq!(messages.len(), 2);
+        assert!(messages[0].contains("runs with mesh; set it by the chart's value meshConfig.rootNamespace"));
+        assert!(messages[1].contains("runs with td.example; set it by the chart's value global.trustDomain"));
+    }
+
+    #[test]
+    fn answers_for_every_key() {
+        let config = parse("enableAutoMtls: true\naccessLogFile: /dev/stdout\nfoo: {bar: 1}\n");
+        let fields: Vec<&str> = config.notices.iter().map(|n| n.field.as_str()).collect();
+        assert_eq!(fields, ["data.mesh.accessLogFile", "data.mesh.foo"]);
+        assert!(parse(": : :").notices[0].message.contains("not YAML"));
+        assert!(parse("").notices.is_empty());
     }
 
     #[test]
@@ -193,14 +163,11 @@ mod tests {
         let keys: String = (0..20_000)
             .map(|n| format!("key{n}: [{{a: {n}}}, true, \"x\"]\n"))
             .collect();
-        let many = MeshConfig::parse(&keys, &GIVEN);
+        let many = parse(&keys);
         assert_eq!(many.notices.len(), MOST_NOTICES + 1);
         let last = &many.notices[MOST_NOTICES].message;
         assert!(last.starts_with("19900 more keys"), "{last}");
-        let wrong = MeshConfig::parse(
-            "enableAutoMtls: [1]\ntrustDomain: {a: b}\nrootNamespace: 7\n",
-            &GIVEN,
-        );
+        let wrong = parse("enableAutoMtls: [1]\ntrustDomain: {a: b}\nrootNamespace: 7\n");
         assert_eq!(wrong.notices.len(), 3, "of a known key too: {:?}", wrong.notices);
         for text in [
             "[".repeat(1 << 20),
@@ -208,7 +175,7 @@ mod tests {
             "- 1\n".repeat(300_000),
             "\u{0}".to_owned(),
         ] {
-            assert_eq!(MeshConfig::parse(&text, &GIVEN).notices.len(), 1);
+            assert_eq!(parse(&text).notices.len(), 1);
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod host;
 pub mod http_route;
 pub mod policy;
 pub mod secret;
+pub mod service_entry;
 pub mod stream_route;
 pub mod termination;
 pub mod virtual_service;

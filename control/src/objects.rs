@@ -18,11 +18,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::compile::report::bound_waypoint;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
+use crate::model::service_entry::ServiceEntry;
 use crate::model::stream_route::StreamRoute;
 use crate::model::virtual_service::VirtualService;
 pub use read::Meta;
@@ -229,6 +231,7 @@ pub enum Object {
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
+    ServiceEntry(Arc<ServiceEntry>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A kind that the mesh has no interest in, such as Deployment.
@@ -331,6 +334,11 @@ fn parse_kind(raw: &RawObject, meta: &Meta, notices: &mut Vec<Notice>) -> Result
         (NETWORKING, "Gateway") => {
             Gateway::parse(read::strict(raw)?, meta, notices).map(|v| Object::Gateway(Arc::new(v)))
         }
+        (NETWORKING, "ServiceEntry") => {
+            let bound = bound_waypoint(&raw.value);
+            ServiceEntry::parse(&read::strict(raw)?, meta, bound, notices)
+                .map(|v| Object::ServiceEntry(Arc::new(v)))
+        }
         (SECURITY, "PeerAuthentication") => PeerAuthentication::parse(read::strict(raw)?, meta, notices)
             .map(|v| Object::PeerAuthentication(Arc::new(v))),
         (SECURITY, "AuthorizationPolicy") => AuthorizationPolicy::parse(read::strict(raw)?, meta, notices)
@@ -360,11 +368,9 @@ fn gateway_api_kind(kind: &str, raw: &RawObject, meta: &Meta) -> Result<Object, 
 
 fn unsupported_kind(kind: &str) -> Rejection {
     let reason = match kind {
-        "ServiceEntry" | "WorkloadEntry" | "WorkloadGroup" => {
-            format!(
-                "{kind} (names outside the cluster, egress) is not supported by this version; nothing of it is in effect"
-            )
-        }
+        "WorkloadEntry" | "WorkloadGroup" => format!(
+            "{kind} is not supported by this version, and no ServiceEntry selects it; nothing of it is in effect. Write the addresses as endpoints of a ServiceEntry"
+        ),
         _ => format!("kind {kind} is not supported by this version; nothing of it is in effect"),
     };
     Rejection::unsupported("kind", reason)

@@ -18,6 +18,7 @@ use thiserror::Error;
 pub mod cli;
 pub mod delivery;
 pub mod foreign;
+pub mod ground;
 pub mod helm;
 pub mod image;
 pub mod kubectl;
@@ -41,6 +42,7 @@ mod root;
 mod services;
 mod supervisor;
 
+use crate::interrupt;
 use cgroup::Cgroups;
 use kubectl::{Kubectl, KubectlError};
 use layout::{API_PORT, ClusterName, Layout, MAX_NODES, Member};
@@ -417,9 +419,7 @@ impl Cluster {
             }
         };
         let what = format!("containerd of {node} answers");
-        self.kubectl.until(&what, timeout, || {
-            up().map_err(|message| not_so("ctr version", message))
-        })?;
+        self.kubectl.until(&what, timeout, up)?;
         images.iter().try_for_each(|image| self.load_into(node, image))
     }
 
@@ -491,6 +491,11 @@ pub fn take_down(name: &ClusterName) -> Result<(), ClusterError> {
     Ok(())
 }
 
+/// From now on SIGINT and SIGTERM take the cluster of that name down and end the process; see [`interrupt::on_signal`].
+pub fn take_down_on_signal(name: ClusterName) -> io::Result<()> {
+    interrupt::on_signal(move || take_down(&name).map_err(|error| error.to_string()))
+}
+
 fn check(options: &ClusterOptions) -> Result<(), ClusterError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(ClusterError::NotRoot);
@@ -507,14 +512,6 @@ fn check(options: &ClusterOptions) -> Result<(), ClusterError> {
         Ok(())
     } else {
         Err(ClusterError::Packages(missing.join(" ")))
-    }
-}
-
-/// What an attempt complains of, as [`Kubectl::until`] tells it.
-fn not_so(what: &str, why: impl std::fmt::Display) -> KubectlError {
-    KubectlError::Failed {
-        arguments: what.to_owned(),
-        message: why.to_string(),
     }
 }
 

@@ -14,6 +14,9 @@ use crate::lab::layout::LabName;
 /// What shells report for a program that Ctrl-C ended.
 const INTERRUPTED_STATUS: i32 = 130;
 
+/// The thread that waits for signals.
+const WATCHER: &str = "signals";
+
 /// Set once a signal is being answered: then only the watcher ends the process.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Held by whoever makes something or takes it down: the watcher waits for what the main thread has begun.
@@ -34,6 +37,7 @@ pub fn on_signal(take_down: impl FnOnce() -> Result<(), String> + Send + 'static
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;
+    silence_what_follows();
     let watch = move || {
         let Ok(signal) = signals.wait() else { return };
         INTERRUPTED.store(true, Ordering::SeqCst);
@@ -45,13 +49,25 @@ pub fn on_signal(take_down: impl FnOnce() -> Result<(), String> + Send + 'static
         std::process::exit(INTERRUPTED_STATUS);
     };
     std::thread::Builder::new()
-        .name("signals".to_owned())
+        .name(WATCHER.to_owned())
         .spawn(watch)
         .map(drop)
 }
 
+/// Once a signal is being answered, a panic of any other thread is a consequence of it: it is not told, and its thread
+/// waits for the end of the process.
+fn silence_what_follows() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(WATCHER) {
+            wait_if_interrupted();
+        }
+        tell(panic);
+    }));
+}
+
 /// Runs what makes, or removes, something that the watcher would have to remove: a signal does not cut it in two, and it
-/// does not begin once one is being answered. Not to be nested.
+/// does not begin once one is being answered. Not to be nested, and nothing in it may panic.
 pub fn in_turn<T>(act: impl FnOnce() -> T) -> T {
     let _turn = loop {
         let turn = TURN.lock();

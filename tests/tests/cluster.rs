@@ -354,15 +354,8 @@ fn the_status_counts_the_metrics_of_each(cluster: &Cluster) {
 
 fn wait_for(cluster: &Cluster, what: &str, wanted: impl Fn() -> bool) {
     eprintln!("waiting: {what}");
-    use aquifer_tests::cluster::kubectl::KubectlError;
-    let not_yet = || KubectlError::Failed {
-        arguments: what.to_owned(),
-        message: cluster.status().to_string(),
-    };
-    cluster
-        .kubectl()
-        .until(what, PATIENCE, || if wanted() { Ok(()) } else { Err(not_yet()) })
-        .unwrap();
+    let attempt = || if wanted() { Ok(()) } else { Err(cluster.status()) };
+    cluster.kubectl().until(what, PATIENCE, attempt).unwrap();
 }
 
 /// What of the machine itself a cluster could change.

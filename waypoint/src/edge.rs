@@ -1,4 +1,4 @@
-//! Connections from outside the mesh: the client's first message chooses a chain, TLS ends or is passed on.
+//! Connections of a gateway's clients, mostly from outside the mesh: the client's first message chooses a chain, TLS ends or is passed on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,17 +11,17 @@ use aquifer_identity::edge::{EdgeError, HelloError, HelloReader, forwarded_clien
 use bytes::BytesMut;
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::Admission;
+use crate::ending::Ending;
 use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy, TlsFacts};
 use crate::rewound::Rewound;
 use crate::source::ClientInfo;
-use crate::{serving, tcp};
+use crate::{policy, serving, tcp};
 
 /// From the connection to the end of its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -30,10 +30,16 @@ const HANDSHAKE: Duration = Duration::from_secs(15);
 pub(crate) struct Arrival {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) listener: Arc<Listener>,
-    pub(crate) client: SocketAddr,
+    pub(crate) client: ClientInfo,
     pub(crate) local: SocketAddr,
-    pub(crate) admission: Arc<Admission>,
+    /// Of a client outside the mesh.
+    pub(crate) admission: Option<Arc<Admission>>,
 }
+
+/// Bytes of a client, from a socket or a tunnel.
+pub(crate) trait Stream: Endpoint + AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: Endpoint + AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// Why a connection was closed before it carried anything.
 #[derive(Debug, thiserror::Error)]
@@ -53,15 +59,29 @@ enum Refusal {
 }
 
 /// A connection whose chain is known, as far as it was opened.
-enum Opened {
+enum Opened<S> {
     /// TLS that is not ours to end.
-    Passing(Chain, Rewound<TcpStream>),
-    Ended(Chain, Box<TlsStream<Rewound<TcpStream>>>, TlsFacts),
+    Passing(Chain, Rewound<S>),
+    Ended(Chain, Box<TlsStream<Rewound<S>>>, TlsFacts),
 }
 
 impl Arrival {
-    /// Serves the connection to its end.
-    pub(crate) async fn serve(self, stream: TcpStream, close: CancellationToken) {
+    /// Serves the connection to its end, or until a policy that comes later keeps its client out.
+    pub(crate) async fn serve<S: Stream>(self, stream: S, close: CancellationToken) {
+        let proxy = self.proxy.clone();
+        let (identity, ends) = (self.client.identity.clone(), (self.client.peer, self.local));
+        if let Err(refusal) = policy::arrive(&proxy.shared.mesh(), &proxy.own, identity.as_ref(), ends) {
+            tracing::info!(client = %ends.0, listener = %self.listener.name, error = %refusal, "connection closed");
+            return;
+        }
+        let ousted = policy::ousted(&proxy.shared, &proxy.own, identity.as_ref(), ends);
+        tokio::select! {
+            () = self.served(stream, close) => {}
+            denied = ousted => tracing::info!(client = %ends.0, error = %denied, "connection cut"),
+        }
+    }
+
+    async fn served<S: Stream>(self, stream: S, close: CancellationToken) {
         if let Some(chain) = self.listener.chains.unseen() {
             return match &chain.protocol {
                 ListenerProtocol::Http(http) => self.http(http, stream, None, close).await,
@@ -78,15 +98,15 @@ impl Arrival {
             Ok(Opened::Ended(chain, stream, facts)) => self.ended(&chain, *stream, facts, close).await,
             // What strangers send is not worth a line each; a server without a certificate was logged once.
             Err(refusal) => {
-                tracing::debug!(client = %self.client, listener = %self.listener.name, error = %refusal, "connection closed");
+                tracing::debug!(client = %self.client.peer, listener = %self.listener.name, error = %refusal, "connection closed");
             }
         }
     }
 
-    async fn ended(
+    async fn ended<S: Stream>(
         &self,
         chain: &Chain,
-        stream: TlsStream<Rewound<TcpStream>>,
+        stream: TlsStream<Rewound<S>>,
         facts: TlsFacts,
         close: CancellationToken,
     ) {
@@ -96,7 +116,7 @@ impl Arrival {
         }
     }
 
-    async fn open(&self, mut stream: TcpStream) -> Result<Opened, Refusal> {
+    async fn open<S: Stream>(&self, mut stream: S) -> Result<Opened<S>, Refusal> {
         let (server_name, read) = hello(&mut stream).await?;
         let chain = self.listener.chains.choose(server_name.as_deref()).cloned();
         let Some(chain) = chain else {
@@ -125,28 +145,30 @@ impl Arrival {
         let connection = ConnectionInfo {
             listener: self.listener.clone(),
             http: http.clone(),
-            client: ClientInfo::outside(self.client),
+            client: self.client.clone(),
             local: self.local,
             series: SeriesCache::default(),
             tls,
-            _admission: Some(self.admission.clone()),
+            _admission: self.admission.clone(),
         };
         let downstream = Downstream {
             proxy: self.proxy.clone(),
             connection: Arc::new(connection),
         };
-        serving::serve(stream, downstream, close).await;
+        // A client of the mesh is in a tunnel.
+        let waits = self.admission.is_none().then_some(&self.proxy.tasks);
+        serving::serve(Ending::new(stream, waits), downstream, close).await;
     }
 
     async fn tcp<S: Endpoint>(&self, chain: &Chain, stream: S) {
         if let ListenerProtocol::Tcp(tcp) = &chain.protocol {
-            tcp::accepted(&self.proxy, tcp, ClientInfo::outside(self.client), stream).await;
+            tcp::accepted(&self.proxy, tcp, self.client.clone(), stream).await;
         }
     }
 }
 
 /// Reads the client's first message; what was read is needed again.
-async fn hello(stream: &mut TcpStream) -> Result<(Option<String>, BytesMut), Refusal> {
+async fn hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Option<String>, BytesMut), Refusal> {
     let mut reader = HelloReader::default();
     let mut read = BytesMut::with_capacity(1024);
     loop {

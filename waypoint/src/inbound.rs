@@ -1,32 +1,30 @@
-//! The waypoint's port 15008: connections accepted, tunnels served.
+//! Port 15008 of a waypoint or gateway: connections accepted, tunnels served.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_core::identity::SpiffeId;
-use aquifer_hbone::{Fault, ServeError};
+use aquifer_hbone::{Fault, ServeError, TunnelHandler};
 use aquifer_identity::{CertificateManager, tunnel_server_config};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tunnel::WaypointTunnels;
-
 /// Connections, each with up to 200 tunnels.
 const MAX_CONNECTIONS: usize = 10_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts the mesh's connections as one identity.
-pub(crate) struct Inbound {
-    pub(crate) tunnels: Arc<WaypointTunnels>,
+pub(crate) struct Inbound<H> {
+    pub(crate) tunnels: Arc<H>,
     pub(crate) certificates: CertificateManager,
     pub(crate) identity: SpiffeId,
     pub(crate) drain: CancellationToken,
     pub(crate) connections: TaskTracker,
 }
 
-impl Inbound {
+impl<H: TunnelHandler> Inbound<H> {
     /// Runs until the drain.
     pub(crate) async fn run(self, socket: TcpListener) {
         let this = Arc::new(self);

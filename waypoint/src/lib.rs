@@ -13,6 +13,7 @@ pub mod config;
 mod edge;
 mod ending;
 mod inbound;
+mod names;
 mod policy;
 mod proxy;
 mod rewound;

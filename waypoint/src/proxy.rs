@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use aquifer_core::http::listener::{HttpListener, Listener};
 use aquifer_core::http::rewrite::without_port;
+use aquifer_core::workload::WorkloadUid;
 use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +39,8 @@ pub(crate) struct Proxy {
     pub(crate) dialer: Dialer,
     pub(crate) drivers: Drivers,
     pub(crate) telemetry: Telemetry,
+    /// This proxy's own pod.
+    pub(crate) own: WorkloadUid,
     /// Connections that outlive a request: upgraded ones.
     pub(crate) tasks: TaskTracker,
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use aquifer_hbone::{Pool, PoolConfig};
+use aquifer_core::workload::WorkloadUid;
+use aquifer_hbone::{Pool, PoolConfig, TunnelHandler};
 use aquifer_identity::{CertificateManager, ManagerConfig, TrustBundle};
 use aquifer_telemetry::access_log::AccessLog;
 use aquifer_telemetry::logging::{self, LogFormat};
@@ -19,6 +20,7 @@ use aquifer_xds::client::{AdsConfig, AdsStatus, NodeId};
 use aquifer_xds::handler::ResourceHandler;
 use aquifer_xds::trust::TrustHandler;
 use aquifer_xds::{AdsClient, CaClient, TokenFile};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,11 +31,13 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminState};
 use crate::config::{Config, Role};
 use crate::inbound::Inbound;
+use crate::names::{Names, lookup};
 use crate::proxy::Proxy;
 use crate::sockets::{Sockets, bind};
+use crate::state::handlers::Writer;
 use crate::state::{Shared, StateWriter, handlers};
 use crate::telemetry::Telemetry;
-use crate::tunnel::WaypointTunnels;
+use crate::tunnel::{GatewayTunnels, WaypointTunnels};
 use crate::upstream::connection::Drivers;
 use crate::upstream::dial::Dialer;
 
@@ -76,8 +80,11 @@ async fn serve(config: &Config, traffic: &Runtime) -> anyhow::Result<()> {
 
     let trust = TrustBundle::default();
     let certificates = certificates(config, &trust, &background)?;
-    let status = subscribe(config, (&shared, &certificates, trust), &background, &stop)?;
+    let writer = Arc::new(Mutex::new(StateWriter::new(shared.clone())));
+    let status = subscribe(config, (&writer, &certificates, trust), &background, &stop)?;
     let proxy = Arc::new(proxy(config, &shared, &certificates, &registry)?);
+    let names = Names::new(&writer, lookup(), proxy.telemetry.names.clone());
+    background.spawn(names.run(stop.clone()));
     let admin = AdminState {
         shared: shared.clone(),
         certificates: certificates.clone(),
@@ -123,7 +130,7 @@ fn certificates(
 
 fn subscribe(
     config: &Config,
-    (shared, certificates, trust): (&Arc<Shared>, &CertificateManager, TrustBundle),
+    (writer, certificates, trust): (&Writer, &CertificateManager, TrustBundle),
     background: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<AdsStatus>> {
@@ -142,7 +149,7 @@ fn subscribe(
     };
     let (client, status) = AdsClient::new(ads);
     let mut handlers: Vec<Box<dyn ResourceHandler>> = vec![Box::new(TrustHandler::new(certificates.clone()))];
-    handlers.extend(handlers::all(StateWriter::new(shared.clone())));
+    handlers.extend(handlers::all(writer));
     background.spawn(client.run(handlers, stop.clone()));
     Ok(status)
 }
@@ -169,10 +176,12 @@ fn proxy(
             config.identity()?,
             config.instance_ip,
             Pool::new(PoolConfig::default()),
+            (shared.clone(), &config.network),
             config.role.as_str(),
         ),
         drivers: Drivers::default(),
         telemetry: Telemetry::new(registry, log, reporter),
+        own: WorkloadUid::pod(&config.cluster_id, &config.pod_namespace, &config.pod_name),
         tasks: TaskTracker::new(),
     })
 }
@@ -245,7 +254,15 @@ impl Listening {
         };
         let _traffic = traffic.enter();
         match config.role {
-            Role::Waypoint => listening.start_waypoint(config, proxy, certificates)?,
+            Role::Waypoint => listening.start_tunnels(
+                config,
+                certificates,
+                WaypointTunnels {
+                    proxy: proxy.clone(),
+                    network: config.network.as_str().into(),
+                    drain: listening.drain.clone(),
+                },
+            )?,
             Role::Gateway => {
                 let up = readiness.wait_for("listeners", "sockets of the gateway's listeners");
                 let sockets = Sockets::new(
@@ -255,6 +272,15 @@ impl Listening {
                     config.max_connections_per_client,
                 );
                 listening.connections.spawn(sockets.run(up));
+                listening.start_tunnels(
+                    config,
+                    certificates,
+                    GatewayTunnels {
+                        proxy: proxy.clone(),
+                        network: config.network.as_str().into(),
+                        drain: listening.drain.clone(),
+                    },
+                )?;
             }
         }
         let sweeping = sweep(proxy.clone(), listening.drain.clone());
@@ -262,24 +288,20 @@ impl Listening {
         Ok(listening)
     }
 
-    fn start_waypoint(
+    fn start_tunnels<H: TunnelHandler>(
         &self,
         config: &Config,
-        proxy: &Arc<Proxy>,
         certificates: &CertificateManager,
+        tunnels: H,
     ) -> anyhow::Result<()> {
+        let tunnels = Arc::new(tunnels);
         let addresses = [
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, HBONE_PORT)),
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, HBONE_PORT)),
         ];
         for socket in sockets(addresses)? {
-            let tunnels = WaypointTunnels {
-                proxy: proxy.clone(),
-                network: config.network.as_str().into(),
-                drain: self.drain.clone(),
-            };
             let inbound = Inbound {
-                tunnels: Arc::new(tunnels),
+                tunnels: tunnels.clone(),
                 certificates: certificates.clone(),
                 identity: config.identity()?,
                 drain: self.drain.clone(),

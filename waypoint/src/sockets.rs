@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::clients::{Admission, Clients, Refusals};
 use crate::edge::Arrival;
 use crate::proxy::Proxy;
+use crate::source::ClientInfo;
 
 /// Connections of all listeners together.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -207,9 +208,9 @@ impl Accepting {
         Some(Arrival {
             proxy: self.proxy.clone(),
             listener: self.proxy.shared.proxy().listeners.get(&self.name).cloned()?,
-            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
+            client: ClientInfo::outside(SocketAddr::new(client.ip().to_canonical(), client.port())),
             local: stream.local_addr().ok()?,
-            admission: Arc::new(admission),
+            admission: Some(Arc::new(admission)),
         })
     }
 }

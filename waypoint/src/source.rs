@@ -22,6 +22,8 @@ pub(crate) struct ClientInfo {
     pub(crate) address: SocketAddr,
     /// Where its connection really comes from, whatever it tells.
     pub(crate) peer: SocketAddr,
+    /// A gateway is a client itself: who uses it is judged where they arrive, and endpoints judge the gateway.
+    pub(crate) of_gateway: bool,
 }
 
 impl ClientInfo {
@@ -33,6 +35,7 @@ impl ClientInfo {
             labels: PeerLabels::unknown(),
             address,
             peer: address,
+            of_gateway: true,
         }
     }
 
@@ -60,6 +63,7 @@ impl ClientInfo {
             labels,
             address: told.unwrap_or(peer),
             peer,
+            of_gateway: false,
         }
     }
 

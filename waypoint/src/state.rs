@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub(crate) use edge::EdgeServers;
-pub(crate) use writer::{Changes, StateWriter};
+pub(crate) use writer::{Changes, StateWriter, Wanted};
 
 use crate::upstream::endpoint::EndpointState;
 
@@ -42,6 +42,8 @@ pub(crate) struct ProxyState {
 struct TunnelIndex {
     by_address: HashMap<SocketAddr, Arc<Listener>>,
     by_host: HashMap<(Arc<str>, u16), Arc<Listener>>,
+    /// Of a gateway: listeners with sockets, which tunnels lead to as well.
+    by_port: HashMap<u16, Arc<Listener>>,
 }
 
 impl ProxyState {
@@ -51,6 +53,11 @@ impl ProxyState {
             Authority::Address(address) => self.tunnel_index.by_address.get(address),
             Authority::Host { host, port } => self.tunnel_index.by_host.get(&(host.clone(), *port)),
         }
+    }
+
+    /// The listener with a socket on the port.
+    pub(crate) fn bound_at(&self, port: u16) -> Option<&Arc<Listener>> {
+        self.tunnel_index.by_port.get(&port)
     }
 
     fn index_tunnels(&mut self) {
@@ -64,6 +71,11 @@ impl ProxyState {
                 index
                     .by_host
                     .insert((parts.host.into(), parts.port), listener.clone());
+            }
+        }
+        for listener in self.listeners.values().filter(|l| l.binding == Binding::Bound) {
+            for address in &listener.addresses {
+                index.by_port.insert(address.port(), listener.clone());
             }
         }
         self.tunnel_index = Arc::new(index);

@@ -41,7 +41,7 @@ impl TcpError {
     /// What a tunnel is answered: ztunnel says 401 where a policy refuses.
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotAdmitted(NotAdmitted::Denied(_)) => StatusCode::UNAUTHORIZED,
+            Self::NotAdmitted(refusal) => refusal.status(),
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -6,6 +6,7 @@ use aquifer_core::workload::WorkloadUid;
 use aquifer_telemetry::access_log::AccessLog;
 use aquifer_telemetry::edge::EdgeMetrics;
 use aquifer_telemetry::http::HttpMetrics;
+use aquifer_telemetry::names::NameMetrics;
 use aquifer_telemetry::peer::{PeerLabels, Reporter, ServiceLabels};
 use aquifer_telemetry::registry::Registry;
 use aquifer_telemetry::tcp::TcpMetrics;
@@ -14,6 +15,7 @@ pub(crate) struct Telemetry {
     pub(crate) http: HttpMetrics,
     pub(crate) tcp: TcpMetrics,
     pub(crate) edge: EdgeMetrics,
+    pub(crate) names: NameMetrics,
     pub(crate) log: AccessLog,
     pub(crate) reporter: Reporter,
 }
@@ -24,6 +26,7 @@ impl Telemetry {
             http: HttpMetrics::new(registry),
             tcp: TcpMetrics::new(registry),
             edge: EdgeMetrics::new(registry),
+            names: NameMetrics::new(registry),
             log,
             reporter,
         }
@@ -53,7 +56,7 @@ pub(crate) fn service_labels(mesh: &MeshSnapshot, host: &str) -> ServiceLabels {
 pub(crate) fn endpoint_labels(mesh: &MeshSnapshot, endpoint: &Endpoint) -> PeerLabels {
     let principal = match &endpoint.transport {
         Transport::Hbone(identity) => Some(identity),
-        Transport::Plaintext => None,
+        Transport::Plaintext | Transport::Outside => None,
     };
     match mesh.workload(&WorkloadUid::new(&endpoint.workload)) {
         Some(workload) => PeerLabels::of(workload, principal),

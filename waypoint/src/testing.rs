@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use aquifer_core::http::cluster::{Endpoint, Transport};
 use aquifer_core::identity::{SpiffeId, TrustDomain};
+use aquifer_core::workload::WorkloadUid;
 use aquifer_hbone::{ByteCounters, IncomingTunnel, Pool, PoolConfig, TunnelHandler, copy_bidirectional};
 use aquifer_identity::{
     CertificateAuthority, CertificateManager, CertificateSource, ManagerConfig, SignError,
@@ -98,12 +99,20 @@ impl Mesh {
         let shared = Shared::new();
         let registry = Registry::new();
         let pool = Pool::new(PoolConfig::default());
-        let dialer = Dialer::new(certificates.clone(), id("waypoint"), ip(1), pool, "waypoint");
+        let dialer = Dialer::new(
+            certificates.clone(),
+            id("waypoint"),
+            ip(1),
+            pool,
+            (shared.clone(), ""),
+            "waypoint",
+        );
         let proxy = Proxy {
             shared: shared.clone(),
             dialer: dialer.with_hbone_port(hbone_port),
             drivers: Drivers::default(),
             telemetry: Telemetry::new(&registry, AccessLog::disabled(&registry), Reporter::Waypoint),
+            own: WorkloadUid::pod("Kubernetes", "bookinfo", "waypoint"),
             tasks: TaskTracker::new(),
         };
         Self {

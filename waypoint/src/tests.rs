@@ -2,6 +2,7 @@
 
 mod change;
 mod edge;
+mod egress;
 mod failures;
 mod gateway;
 mod protocol;

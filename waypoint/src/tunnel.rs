@@ -1,18 +1,20 @@
-//! The waypoint's tunnels: an authority leads to a listener, the listener to requests or to a copy.
+//! Tunnels: an authority leads to a listener, the listener to requests or to a copy.
 
 use std::sync::Arc;
 
+use aquifer_core::authority::Authority;
 use aquifer_core::forwarded::Forwarded;
 use aquifer_core::http::listener::{Listener, ListenerProtocol};
 use aquifer_hbone::{IncomingTunnel, TunnelHandler};
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::edge::Arrival;
 use crate::ending::Ending;
 use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::source::ClientInfo;
-use crate::{serving, tcp};
+use crate::{policy, serving, tcp};
 
 pub(crate) struct WaypointTunnels {
     pub(crate) proxy: Arc<Proxy>,
@@ -73,19 +75,64 @@ impl WaypointTunnels {
     }
 
     fn client(&self, tunnel: &IncomingTunnel) -> ClientInfo {
-        let header = tunnel
-            .headers
-            .get(http::header::FORWARDED)
-            .and_then(|v| v.to_str().ok());
-        let told = header.and_then(|header| Forwarded::parse(header).client);
+        client(&self.proxy, &self.network, tunnel)
+    }
+}
+
+fn client(proxy: &Proxy, network: &Arc<str>, tunnel: &IncomingTunnel) -> ClientInfo {
+    let header = tunnel
+        .headers
+        .get(http::header::FORWARDED)
+        .and_then(|v| v.to_str().ok());
+    let told = header.and_then(|header| Forwarded::parse(header).client);
+    let mesh = proxy.shared.mesh();
+    ClientInfo::tunnelled(&mesh, network, &tunnel.peer_identity, tunnel.peer_addr, told)
+}
+
+/// Tunnels of the mesh's pods to a gateway: what a plain connection to the port would get, over mutual TLS.
+pub(crate) struct GatewayTunnels {
+    pub(crate) proxy: Arc<Proxy>,
+    /// The network that this proxy is on.
+    pub(crate) network: Arc<str>,
+    pub(crate) drain: CancellationToken,
+}
+
+impl TunnelHandler for GatewayTunnels {
+    async fn handle(&self, tunnel: IncomingTunnel) {
+        let state = self.proxy.shared.proxy();
+        let found = match &tunnel.authority {
+            // Of this pod's own addresses the one that the tunnel came to.
+            Authority::Address(address) if address.ip() == tunnel.local_addr.ip().to_canonical() => {
+                let listener = state.bound_at(address.port()).cloned();
+                listener.map(|listener| (listener, *address))
+            }
+            Authority::Address(_) | Authority::Host { .. } => None,
+        };
+        let Some((listener, local)) = found else {
+            tracing::info!(peer = %tunnel.peer_identity, authority = %tunnel.authority, "no listener for a tunnel");
+            let reason = format!("this gateway serves nothing at {}", tunnel.authority);
+            return tunnel.reject(StatusCode::BAD_REQUEST, &reason);
+        };
+        let client = ClientInfo {
+            of_gateway: true,
+            ..client(&self.proxy, &self.network, &tunnel)
+        };
+        let ends = (client.peer, local);
         let mesh = self.proxy.shared.mesh();
-        ClientInfo::tunnelled(
-            &mesh,
-            &self.network,
-            &tunnel.peer_identity,
-            tunnel.peer_addr,
-            told,
-        )
+        if let Err(refusal) = policy::arrive(&mesh, &self.proxy.own, client.identity.as_ref(), ends) {
+            tracing::info!(peer = %tunnel.peer_identity, authority = %tunnel.authority, error = %refusal, "tunnel refused");
+            return tunnel.reject(refusal.status(), &refusal.to_string());
+        }
+        let arrival = Arrival {
+            proxy: self.proxy.clone(),
+            listener,
+            client,
+            local,
+            admission: None,
+        };
+        if let Some(stream) = accept(tunnel) {
+            arrival.serve(stream, self.drain.clone()).await;
+        }
     }
 }
 

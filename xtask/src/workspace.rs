@@ -91,7 +91,6 @@ impl Workspace {
         command
     }
 
-    /// Writes the generated files, or checks that they are what would be written.
     /// Every test inside a library, a program or a crate's own `tests` folder, in one selection.
     pub(crate) fn unit_tests(&self) -> Command {
         let mut command = self.cargo_product("test");
@@ -102,6 +101,7 @@ impl Workspace {
         command
     }
 
+    /// Writes the generated files, or checks that they are what would be written.
     pub(crate) fn codegen(&self, check: bool) -> Result<()> {
         for (what, package) in [("protobuf code", "aquifer-codegen"), ("CRDs", "aquifer-crdgen")] {
             let mut command = self.tool(package);
@@ -120,10 +120,35 @@ impl Workspace {
         command
     }
 
+    /// Builds a suite and tells where its program is.
+    pub(crate) fn suite_program(&self, name: &str) -> Result<PathBuf> {
+        let mut build = self.cargo_product("test");
+        build.args([
+            "--test",
+            name,
+            "--no-run",
+            "--message-format=json-render-diagnostics",
+        ]);
+        let messages = process::output("the build of the suite", &mut build)?;
+        let program = program_in(&String::from_utf8_lossy(&messages), name);
+        program.with_context(|| format!("cargo built no program of the suite {name}"))
+    }
+
     pub(crate) fn build_binaries(&self) -> Result<()> {
         eprintln!("==> building (profile {PROFILE}; the first time takes some minutes)");
         process::run("the build", self.cargo_product("build").arg("--bins"))
     }
+}
+
+/// Of the test of that name, in what cargo tells of a build: an object a line.
+fn program_in(messages: &str, name: &str) -> Option<PathBuf> {
+    let artifact = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["kind"][0] == "test" && message["target"]["name"] == name;
+        let program = message["executable"].as_str()?;
+        is_it.then(|| PathBuf::from(program))
+    };
+    messages.lines().find_map(artifact)
 }
 
 fn crate_tests(metadata: &Value) -> Vec<String> {
@@ -154,6 +179,21 @@ fn cargo() -> Command {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_suites_program_is_found_in_what_cargo_tells() {
+        let line = |kind: &str, name: &str, program: &str| {
+            json!({"target": {"kind": [kind], "name": name}, "executable": program}).to_string()
+        };
+        let messages = [
+            line("lib", "kubernetes", "/lib"),
+            "warning".to_owned(),
+            line("test", "lab", "/lab"),
+            line("test", "kubernetes", "/program"),
+        ];
+        let found = program_in(&messages.join("\n"), "kubernetes");
+        assert_eq!(found, Some(PathBuf::from("/program")));
+    }
 
     #[test]
     fn the_crates_own_tests_are_told_from_suites_and_tools() {

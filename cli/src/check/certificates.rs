@@ -1,4 +1,4 @@
-//! How long the mesh's root is still good for.
+//! How long the mesh's root, and who signs under it, are still good for.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -39,11 +39,29 @@ fn root(pem: &str, now: i64, report: &mut Report) {
         );
         return;
     };
+    judge("root certificate", end, now, report);
+}
+
+/// Who signs: an intermediate may end long before its root. A control plane of an earlier version has no such page.
+pub(super) fn signer(view: Option<&Value>, report: &mut Report) {
+    let end = view.and_then(|view| view["signer"]["notAfter"].as_str());
+    let Some(end) = end.and_then(|text| text.parse::<Timestamp>().ok()) else {
+        return;
+    };
+    judge(
+        "signing certificate",
+        end.as_second(),
+        Timestamp::now().as_second(),
+        report,
+    );
+}
+
+fn judge(subject: &str, end: i64, now: i64, report: &mut Report) {
     let days = (end - now) / DAY;
     match days {
-        ..0 => report.fail("root certificate", format!("expired {} days ago", -days), RENEW),
-        0..WARN_DAYS => report.warn("root certificate", format!("expires in {days} days"), RENEW),
-        _ => report.ok("root certificate", format!("good for {days} days")),
+        _ if end < now => report.fail(subject, format!("expired {} days ago", -days), RENEW),
+        0..WARN_DAYS => report.warn(subject, format!("expires in {days} days"), RENEW),
+        _ => report.ok(subject, format!("good for {days} days")),
     }
 }
 
@@ -53,6 +71,27 @@ const RENEW: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_are_told_before_they_come() {
+        let mark = |days: i64| {
+            let mut report = Report::default();
+            judge("x", days * DAY, 0, &mut report);
+            report.lines[0].to_string().split(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(
+            [mark(-1), mark(0), mark(59), mark(60)],
+            ["FAIL", "warn", "warn", "ok"]
+        );
+        let mut report = Report::default();
+        signer(None, &mut report);
+        signer(
+            Some(&serde_json::json!({ "signer": { "notAfter": "1970-01-02T00:00:00.000Z" } })),
+            &mut report,
+        );
+        assert_eq!(report.lines.len(), 1);
+        assert!(report.failed());
+    }
 
     #[test]
     fn what_is_no_certificate_fails() {

@@ -75,7 +75,7 @@ fn definitions(kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()> {
         0 => report.warn(
             "Gateway API",
             "its kinds are not here",
-            "install them from gateway-api.sigs.k8s.io if you want waypoints and gateways of your own by Gateway objects; nothing else needs them",
+            "if you want waypoints and gateways of your own by Gateway objects: --set gatewayApi.install=true of `aquifer install` and `upgrade` brings them; nothing else needs them",
         ),
         n => report.ok("Gateway API", format!("{n} kinds")),
     }

@@ -3,19 +3,30 @@
 use crate::check::report::Report;
 use crate::kubectl::Kubectl;
 
-const CLUSTER_WIDE: [&str; 5] = [
+/// Every kind that the chart has, whatever its values.
+const CLUSTER_WIDE: [&str; 7] = [
     "namespaces",
     "clusterroles.rbac.authorization.k8s.io",
     "clusterrolebindings.rbac.authorization.k8s.io",
     "customresourcedefinitions.apiextensions.k8s.io",
     "validatingadmissionpolicies.admissionregistration.k8s.io",
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io",
+    "validatingwebhookconfigurations.admissionregistration.k8s.io",
 ];
-const NAMESPACED: [&str; 5] = [
+/// The same, and Secrets, in which helm keeps its release.
+const NAMESPACED: [&str; 12] = [
     "deployments.apps",
     "daemonsets.apps",
     "services",
     "serviceaccounts",
     "configmaps",
+    "roles.rbac.authorization.k8s.io",
+    "rolebindings.rbac.authorization.k8s.io",
+    "poddisruptionbudgets.policy",
+    "horizontalpodautoscalers.autoscaling",
+    "resourcequotas",
+    "jobs.batch",
+    "secrets",
 ];
 
 pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Result<()> {
@@ -44,4 +55,28 @@ pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> 
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::chart::carried_kinds;
+
+    #[test]
+    fn every_kind_of_the_chart_is_asked_for() {
+        let asked: BTreeSet<&str> = CLUSTER_WIDE
+            .into_iter()
+            .chain(NAMESPACED)
+            .filter_map(|kind| kind.split('.').next())
+            .collect();
+        for kind in carried_kinds() {
+            let plural = match kind.to_ascii_lowercase() {
+                kind if kind.ends_with("policy") => kind.replace("policy", "policies"),
+                kind => format!("{kind}s"),
+            };
+            assert!(asked.contains(plural.as_str()), "{plural}");
+        }
+    }
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::check::certificates;
 use crate::check::report::Report;
+use crate::check::webhook;
 use crate::install::rollout::{is_ready, reasons};
 use crate::kubectl::Kubectl;
 use crate::reach::Reach;
 
 const VERSION: &str = "app.kubernetes.io/version";
 const AGENTS: &str = "app=ztunnel,app.kubernetes.io/part-of=aquifer";
-const WEBHOOKS: &str = "app.kubernetes.io/part-of=aquifer";
 /// Names that a line shows.
 const SHOWN: usize = 5;
 
@@ -21,22 +22,33 @@ pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> 
         report.warn(
             "mesh",
             format!("not installed in namespace {namespace}"),
-            "`aquifer install`",
+            install_command(namespace),
         );
         return Ok(false);
     };
-    control_plane(&control, &reasons(kubectl, namespace)?, report);
+    control_plane(&control, namespace, &reasons(kubectl, namespace)?, report);
     agents(kubectl, namespace, report)?;
     versions(
         &control,
         &kubectl.items(&["pods", "-n", namespace, "-l", AGENTS])?,
+        namespace,
         report,
     );
-    webhook(kubectl, report)?;
+    webhook::check(kubectl, namespace, report)?;
     Ok(true)
 }
 
-fn control_plane(control: &Value, reasons: &[String], report: &mut Report) {
+fn install_command(namespace: &str) -> String {
+    match namespace {
+        crate::install::NAMESPACE => {
+            "`aquifer install`; `-n` says where it is, if it is elsewhere".to_owned()
+        }
+        other => format!("`aquifer install -n {other}`"),
+    }
+}
+
+fn control_plane(control: &Value, namespace: &str, reasons: &[String], report: &mut Report) {
+    let logs = format!("`kubectl -n {namespace} logs deployment/aquifer-control` says more");
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let (ready, wanted) = (
         number(&control["status"]["readyReplicas"]),
@@ -49,15 +61,13 @@ fn control_plane(control: &Value, reasons: &[String], report: &mut Report) {
         .map(String::as_str)
         .collect();
     match (ready, wanted) {
-        (0, _) => report.fail("control plane", format!("{detail}; {}", why.join("; ")), LOGS),
+        (0, _) => report.fail("control plane", format!("{detail}; {}", why.join("; ")), logs),
         (ready, wanted) if ready < wanted => {
-            report.warn("control plane", format!("{detail}; {}", why.join("; ")), LOGS)
+            report.warn("control plane", format!("{detail}; {}", why.join("; ")), logs)
         }
         _ => report.ok("control plane", detail),
     }
 }
-
-const LOGS: &str = "`kubectl -n istio-system logs deployment/aquifer-control` says more";
 
 /// Every Linux node that runs pods has a ready agent.
 fn agents(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Result<()> {
@@ -89,7 +99,7 @@ fn agents(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Re
 }
 
 /// This program, the control plane and the agents.
-fn versions(control: &Value, agents: &[Value], report: &mut Report) {
+fn versions(control: &Value, agents: &[Value], namespace: &str, report: &mut Report) {
     let label = |object: &Value| {
         object["metadata"]["labels"][VERSION]
             .as_str()
@@ -105,7 +115,10 @@ fn versions(control: &Value, agents: &[Value], report: &mut Report) {
         others.join(", ")
     );
     if others.iter().any(|version| *version != theirs) {
-        report.warn("versions", detail, "the roll-out goes on, or a node was left out: `kubectl -n istio-system get pods -l app=ztunnel -o wide`");
+        let remedy = format!(
+            "the roll-out goes on, or a node was left out: `kubectl -n {namespace} get pods -l app=ztunnel -o wide`"
+        );
+        report.warn("versions", detail, remedy);
     } else if mine != theirs {
         report.warn(
             "versions",
@@ -117,34 +130,6 @@ fn versions(control: &Value, agents: &[Value], report: &mut Report) {
     }
 }
 
-fn webhook(kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()> {
-    let found = kubectl.items(&["validatingwebhookconfigurations", "-l", WEBHOOKS])?;
-    let Some(configuration) = found.first() else {
-        report.ok(
-            "webhook",
-            "not installed (webhook.enabled); objects are checked when the control plane reads them",
-        );
-        return Ok(());
-    };
-    let hooks = configuration["webhooks"].as_array().into_iter().flatten();
-    let bare = hooks.into_iter().any(|hook| {
-        hook["clientConfig"]["caBundle"]
-            .as_str()
-            .unwrap_or_default()
-            .is_empty()
-    });
-    if bare {
-        report.warn(
-            "webhook",
-            "has no caBundle: the API server cannot ask it",
-            "the control plane's leader writes it; see its log",
-        );
-    } else {
-        report.ok("webhook", "installed, with the authority's root");
-    }
-    Ok(())
-}
-
 /// What only the control plane itself knows.
 pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
     let pages = reach
@@ -154,7 +139,9 @@ pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
         Ok((proxies, pods)) => {
             synced(&proxies, report);
             enrolled(&pods, report);
-            authority(reach.control("/debug/ca").ok().as_ref(), report);
+            let view = reach.control("/debug/ca").ok();
+            authority(view.as_ref(), report);
+            certificates::signer(view.as_ref(), report);
         }
         Err(error) => report.warn(
             "control plane's pages",

@@ -34,7 +34,8 @@ impl Helm {
 
     pub(crate) fn render(&self, options: &Options) -> anyhow::Result<String> {
         let chart = chart::unpack()?;
-        let arguments = ["template", RELEASE].map(str::to_owned).to_vec();
+        // Hooks are helm's to run, at an uninstallation.
+        let arguments = ["template", RELEASE, "--no-hooks"].map(str::to_owned).to_vec();
         self.run(
             &[
                 arguments,
@@ -57,7 +58,7 @@ impl Helm {
                 "no release {RELEASE} in namespace {}; `aquifer install` makes it (releases of other names are upgraded by helm)",
                 options.namespace
             ),
-            (Verb::Install, false) => (&["install", RELEASE, "--create-namespace"], true),
+            (Verb::Install, false) => (&["install", RELEASE], true),
             // A new profile starts anew; otherwise what was set before stays, over the new chart's defaults.
             (Verb::Upgrade, true) if options.profile.is_some() => {
                 (&["upgrade", RELEASE, "--reset-values"], true)
@@ -85,6 +86,8 @@ impl Helm {
             "-n",
             namespace,
             "--wait",
+            // What they remove is removed by this program, which needs no image for that.
+            "--no-hooks",
             "--timeout",
             &timeout,
         ];

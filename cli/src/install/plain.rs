@@ -50,17 +50,9 @@ pub(crate) fn apply(options: &Options, kubectl: &Kubectl, verb: Verb) -> anyhow:
         "without helm: profile {} as it is",
         options.profile.unwrap_or_default().name()
     ));
-    namespace(kubectl)?;
     apply_definitions(kubectl)?;
     let objects = objects(chart::rendered(options.profile.unwrap_or_default()))?;
     send(kubectl, &objects).context("cannot apply the objects")
-}
-
-fn namespace(kubectl: &Kubectl) -> anyhow::Result<()> {
-    if kubectl.object(&["namespace", NAMESPACE])?.is_none() {
-        kubectl.text(&["create", "namespace", NAMESPACE])?;
-    }
-    Ok(())
 }
 
 /// Definitions that are there and are not ours stay as they are.

@@ -92,6 +92,8 @@ fn why(pod: &Value) -> String {
             .as_str()
             .or_else(|| waiting["message"].as_str())
             .unwrap_or_default();
+        // The end of a program's log stands there, and its last line says why it ended.
+        let message = message.trim().lines().last().unwrap_or_default();
         Some(format!("{reason} {}", message.trim()))
     });
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();

@@ -1,6 +1,7 @@
 //! Pods and Services to workloads and services of the mesh.
 
 mod claims;
+mod entries;
 mod ownership;
 mod update;
 
@@ -16,8 +17,9 @@ use aquifer_core::workload::{Health, TunnelProtocol, Workload, WorkloadUid};
 use crate::compile::Settings;
 use crate::compile::inputs::{Entry, Inputs, Labels};
 use crate::compile::protocol::detect;
+use crate::model::service_entry::{Endpoint, Resolution, ServiceEntry, Target};
 use crate::model::virtual_service::CLUSTER_DOMAIN;
-use crate::objects::kube;
+use crate::objects::{NETWORKING, ObjectKey, kube};
 use claims::Claims;
 
 pub use update::Touched;
@@ -37,8 +39,8 @@ pub fn is_waypoint_class(class: &str) -> bool {
 /// Clones share everything, so that a change of one object costs what it touches.
 #[derive(Clone, Debug, Default)]
 pub struct Discovery {
-    pub services: imbl::OrdMap<NamespacedHostname, Arc<ServiceEntry>>,
-    /// Kubernetes host names are unique, so that a host leads to one service.
+    pub services: imbl::OrdMap<NamespacedHostname, Arc<Registered>>,
+    /// A host leads to one service: names of Kubernetes are unique, and of several ServiceEntries the oldest has a name.
     pub by_host: imbl::OrdMap<Arc<str>, NamespacedHostname>,
     pub workloads: imbl::OrdMap<WorkloadUid, Arc<Workload>>,
     /// Who serves a service, by key.
@@ -53,11 +55,54 @@ pub struct Discovery {
 /// it shares this label with.
 type Selectors = imbl::OrdMap<(Arc<str>, Arc<str>, Arc<str>), imbl::OrdSet<NamespacedHostname>>;
 
+/// A service with a host: one of Kubernetes, or a host of a ServiceEntry.
 #[derive(Debug)]
-pub struct ServiceEntry {
+pub struct Registered {
     pub meta: Arc<crate::objects::Meta>,
+    /// Of a ServiceEntry what a Service would say in its place.
     pub spec: Arc<kube::Service>,
     pub service: Service,
+    pub entry: Option<Arc<ServiceEntry>>,
+}
+
+impl Registered {
+    /// The object that says so.
+    pub fn object(&self) -> ObjectKey {
+        let (namespace, name) = (&self.meta.namespace, &self.meta.name);
+        match self.entry {
+            None => ObjectKey::new("", "Service", namespace, name),
+            Some(_) => ObjectKey::new(NETWORKING, "ServiceEntry", namespace, name),
+        }
+    }
+
+    /// Whether somebody in the namespace may name it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        let entry = self.entry.as_ref();
+        entry.is_none_or(|entry| entry.visibility.includes(namespace))
+    }
+
+    /// Whether connections go on to the address that the client dialled.
+    pub fn goes_as_dialled(&self) -> bool {
+        let entry = self.entry.as_ref();
+        entry.is_some_and(|entry| entry.resolution == Resolution::AsDialled)
+    }
+
+    /// Whether its endpoints are addresses that somebody wrote down.
+    pub fn has_addresses(&self) -> bool {
+        let entry = self.entry.as_ref();
+        entry.is_some_and(|entry| matches!(entry.resolution, Resolution::Static(_)))
+    }
+
+    /// What names have to be looked up for.
+    pub fn dns(&self) -> Option<(&[Endpoint<Target>], bool)> {
+        match &self.entry.as_ref()?.resolution {
+            Resolution::Dns {
+                endpoints,
+                first_only,
+            } => Some((endpoints, *first_only)),
+            _ => None,
+        }
+    }
 }
 
 /// A pod as an operator asks about it.
@@ -88,7 +133,7 @@ impl Discovery {
             .flat_map(imbl::OrdMap::values)
     }
 
-    pub fn service_by_host(&self, host: &str) -> Option<&ServiceEntry> {
+    pub fn service_by_host(&self, host: &str) -> Option<&Registered> {
         self.services.get(self.by_host.get(host)?).map(|entry| &**entry)
     }
 }
@@ -135,6 +180,7 @@ fn service(entry: &Entry<kube::Service>, settings: &Settings) -> Option<Service>
             .labels
             .get("istio.io/ingress-use-waypoint")
             .is_some_and(|v| &**v == "true"),
+        namespace_only: false,
     })
 }
 
@@ -155,7 +201,7 @@ fn load_balancing(spec: &kube::Service) -> LoadBalancing {
     }
 }
 
-fn target_ports(service: &ServiceEntry, pod: &kube::Pod) -> Vec<PortMapping> {
+fn target_ports(service: &Registered, pod: &kube::Pod) -> Vec<PortMapping> {
     let ports = service.service.ports.iter().filter_map(|mapping| {
         let port = service
             .spec

@@ -11,6 +11,7 @@ use crate::model::gateway::Gateway;
 use crate::model::http_route::HttpRoute;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
+use crate::model::service_entry::ServiceEntry;
 use crate::model::stream_route::{RouteKind, StreamRoute};
 use crate::model::virtual_service::VirtualService;
 use crate::objects::gateway_api::{self, GatewayClass, ReferenceGrant};
@@ -46,6 +47,7 @@ pub struct Inputs {
     pub virtual_services: Rules<VirtualService>,
     pub destination_rules: Rules<DestinationRule>,
     pub gateways: Table<Gateway>,
+    pub service_entries: Rules<ServiceEntry>,
     pub peer_authentications: Table<PeerAuthentication>,
     pub authorization_policies: Table<AuthorizationPolicy>,
 }
@@ -78,6 +80,7 @@ impl Default for Inputs {
             virtual_services: Rules::default(),
             destination_rules: Rules::default(),
             gateways: Table::by_age(),
+            service_entries: Rules::default(),
             peer_authentications: Table::by_age(),
             authorization_policies: Table::by_age(),
         }
@@ -140,6 +143,7 @@ impl Inputs {
             Ok(Object::VirtualService(spec)) => turn_rules(&mut self.virtual_services, meta, spec, way),
             Ok(Object::DestinationRule(spec)) => turn_rules(&mut self.destination_rules, meta, spec, way),
             Ok(Object::Gateway(spec)) => turn(&mut self.gateways, meta, spec, way),
+            Ok(Object::ServiceEntry(spec)) => turn_rules(&mut self.service_entries, meta, spec, way),
             Ok(Object::PeerAuthentication(spec)) => turn(&mut self.peer_authentications, meta, spec, way),
             Ok(Object::AuthorizationPolicy(spec)) => turn(&mut self.authorization_policies, meta, spec, way),
         }

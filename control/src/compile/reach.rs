@@ -4,6 +4,7 @@
 //! named. Rather one too many than one too few: what is made anew and comes out the same concerns nobody.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
@@ -14,6 +15,7 @@ use crate::compile::gateway_api::{self, Name};
 use crate::compile::inputs::{Entry, Inputs, Ruling};
 use crate::model::destination_rule::DestinationRule;
 use crate::model::host::HostPattern;
+use crate::model::service_entry::ServiceEntry;
 use crate::model::virtual_service::{GatewayRef, VirtualService};
 use crate::objects::{GATEWAY_API, Meta, NETWORKING, ObjectKey};
 
@@ -184,9 +186,8 @@ impl Concerned {
             .moved
             .iter()
             .filter_map(|key| compiled.discovery.services.get(key));
-        keys.extend(
-            moved.map(|entry| ObjectKey::new("", "Service", &entry.meta.namespace, &entry.meta.name)),
-        );
+        keys.extend(moved.map(|entry| entry.object()));
+        keys.extend(claiming(before, inputs));
         keys.extend(self.reports_of_gateways(compiled));
         keys
     }
@@ -214,6 +215,24 @@ impl Concerned {
         }
         keys
     }
+}
+
+/// ServiceEntries that have an address of a Service that changed.
+fn claiming(before: &Inputs, inputs: &Inputs) -> Vec<ObjectKey> {
+    let changed = before.services.changes(&inputs.services);
+    let both = changed.flat_map(|(old, new)| [old, new]).flatten();
+    let addresses: BTreeSet<IpAddr> = both.flat_map(|service| service.spec.vips()).collect();
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let claims = |entry: &&Entry<ServiceEntry>| entry.spec.addresses.iter().any(|ip| addresses.contains(ip));
+    let entries = inputs.service_entries.iter().filter(claims);
+    entries.map(service_entry).collect()
+}
+
+pub(super) fn service_entry(entry: &Entry<ServiceEntry>) -> ObjectKey {
+    let meta = &entry.meta;
+    ObjectKey::new(NETWORKING, "ServiceEntry", &meta.namespace, &meta.name)
 }
 
 fn virtual_service(entry: &Entry<VirtualService>) -> ObjectKey {

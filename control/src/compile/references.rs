@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::Compiled;
-use crate::compile::discovery::{Discovery, ServiceEntry};
+use crate::compile::discovery::{Discovery, Registered};
 use crate::compile::gateway_api::GatewayApi;
 use crate::compile::inputs::Inputs;
 use crate::compile::rules::{MergedRules, destination_rules};
@@ -67,6 +67,7 @@ impl<'a> Resolver<'a> {
         let entry = self.service(&destination.host)?;
         let port = self.port(destination, called);
         self.check_port(entry, port)?;
+        self.check_tls(entry, port)?;
         let service = entry.service.key();
         if let Some(subset) = &destination.subset
             && self.rules(&service).subset(subset).is_none()
@@ -83,13 +84,46 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    fn service(&self, host: &str) -> Result<&'a ServiceEntry, String> {
-        self.discovery
-            .service_by_host(host)
-            .ok_or_else(|| format!("no service has the host {host}; requests for it get 503 until one does"))
+    fn service(&self, host: &str) -> Result<&'a Registered, String> {
+        let entry = self.discovery.service_by_host(host);
+        let entry = entry.ok_or_else(|| {
+            format!("no service has the host {host}; requests for it get 503 until one does")
+        })?;
+        let (namespace, name) = (&entry.meta.namespace, &entry.meta.name);
+        if !entry.is_visible_to(self.client_namespace) {
+            return Err(format!(
+                "ServiceEntry {namespace}/{name}, which has the host {host}, is not exported to namespace {} (spec.exportTo); requests for it get 503",
+                self.client_namespace
+            ));
+        }
+        if entry.goes_as_dialled() {
+            return Err(format!(
+                "ServiceEntry {namespace}/{name}, which has the host {host}, has resolution NONE: a proxy has no address to go on to, and requests for it get 503; write STATIC or DNS"
+            ));
+        }
+        Ok(entry)
     }
 
-    fn check_port(&self, entry: &ServiceEntry, port: u16) -> Result<(), String> {
+    /// A rule that asks for TLS to hosts outside is not in effect, and what it was to encrypt does not go out plainly.
+    ///
+    /// # Errors
+    /// A message for the status of the object that leads there.
+    pub fn check_tls(&self, entry: &Registered, port: u16) -> Result<(), String> {
+        let key = entry.service.key();
+        let asking = || {
+            let rules = self.rules(&key).rules;
+            rules.into_iter().find(|r| r.spec.asks_tls(Some(port)))
+        };
+        match entry.entry.as_ref().and_then(|_| asking()) {
+            None => Ok(()),
+            Some(rule) => Err(format!(
+                "DestinationRule {}/{} asks for TLS to {}, which this version cannot begin; requests get 503 instead of going out in plaintext. Let the client speak TLS, and pass it on",
+                rule.meta.namespace, rule.meta.name, entry.service.hostname
+            )),
+        }
+    }
+
+    fn check_port(&self, entry: &Registered, port: u16) -> Result<(), String> {
         if entry.service.port(port).is_some() {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 
 mod audience;
 mod certificates;
+mod entries;
 mod findings;
 mod gateway;
 mod gateway_api;
@@ -12,6 +13,7 @@ mod routes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use aquifer_core::names::NamespacedHostname;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -221,6 +223,7 @@ fn describe(
                 report.fields.insert("addresses", addresses.into());
             }
         }
+        Object::ServiceEntry(entry) => entries::entry(compiled, meta, entry, report),
         Object::PeerAuthentication(_) => report.audience = Audience::Agents,
         Object::AuthorizationPolicy(policy) => {
             report.audience = Audience::Agents;
@@ -236,7 +239,7 @@ fn describe(
         }
         Object::Service(_) => return service(compiled, object, report),
         Object::ConfigMap(_)
-            if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.namespace =>
+            if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.root_namespace =>
         {
             report
                 .notices
@@ -339,9 +342,14 @@ fn joined(notices: &[Notice]) -> String {
 
 fn service(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectReport) -> Option<()> {
     let meta = &object.meta;
-    let key =
-        aquifer_core::names::NamespacedHostname::new(&meta.namespace, &hostname(&meta.name, &meta.namespace));
-    let condition = match compiled.waypoints.bindings.get(&key)? {
+    let key = NamespacedHostname::new(&meta.namespace, &hostname(&meta.name, &meta.namespace));
+    report.conditions.push(bound(compiled, &key)?);
+    Some(())
+}
+
+/// What became of the service's wish for a waypoint, where it has one.
+fn bound(compiled: &Compiled, key: &NamespacedHostname) -> Option<Condition> {
+    let condition = match compiled.waypoints.bindings.get(key)? {
         // The message ends with the waypoint: after a restart it is read from there.
         Binding::Bound(waypoint) => {
             let message = format!("all traffic goes through waypoint {waypoint}");
@@ -361,8 +369,7 @@ fn service(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectReport
             Condition::new(WAYPOINT_BOUND, false, "AttachmentDenied", reason.clone())
         }
     };
-    report.conditions.push(condition);
-    Some(())
+    Some(condition)
 }
 
 /// The waypoint that a service's status says it is bound to.

@@ -8,7 +8,7 @@ use aquifer_core::workload::WorkloadUid;
 
 use crate::compile::discovery::Touched;
 use crate::compile::gateway_api::GatewayApi;
-use crate::compile::reach::{Concerned, Reach, destination_rule};
+use crate::compile::reach::{Concerned, Reach, destination_rule, service_entry};
 use crate::compile::report::{self, PodName};
 use crate::compile::waypoints::{Waypoints, World};
 use crate::compile::{Carry, Compiled, Moment, parameters, render};
@@ -293,14 +293,18 @@ impl<'a> Step<'a> {
         self.next.reports = reports;
     }
 
-    /// DestinationRules, whose subsets may have lost or got their first pod.
+    /// DestinationRules and ServiceEntries, whose labels may have lost or got their first pod.
     fn rules_of_touched_services(&self) -> Vec<ObjectKey> {
-        let rules = &self.next.inputs.destination_rules;
-        let hosts = self.touched.services.iter().map(|service| &service.hostname);
-        hosts
-            .flat_map(|host| rules.for_host(host))
-            .map(destination_rule)
-            .collect()
+        let inputs = &self.next.inputs;
+        let of_host = |service: &NamespacedHostname| {
+            let rules = inputs.destination_rules.for_host(&service.hostname);
+            let entries = inputs.service_entries.for_host(&service.hostname);
+            let rules = rules.into_iter().map(destination_rule);
+            rules
+                .chain(entries.into_iter().map(service_entry))
+                .collect::<Vec<_>>()
+        };
+        self.touched.services.iter().flat_map(of_host).collect()
     }
 
     fn finish(self) -> Compiled {

@@ -1,6 +1,7 @@
 //! Objects in, facts about resources out. Every resource that is made is also read back as the waypoint reads it.
 
 mod bookinfo;
+mod entries;
 pub(crate) mod fixture;
 mod gateway_api;
 mod gateway_tls;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aquifer_core::identity::SpiffeId;
+use aquifer_core::http::cluster::{NamedEndpoint, Transport};
 use aquifer_xds::envoy::ENDPOINT_FILTER;
 use aquifer_xds::envoy::pb::envoy::config::cluster::v3 as cluster;
 use aquifer_xds::envoy::pb::envoy::config::core::v3 as core;
@@ -12,7 +12,7 @@ use aquifer_xds::envoy::pb::envoy::config::endpoint::v3 as endpoint;
 use aquifer_xds::envoy::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions, http_protocol_options,
 };
-use aquifer_xds::envoy::pb::google::protobuf::{Any, Struct};
+use aquifer_xds::envoy::pb::google::protobuf::{Any, Struct, Value};
 use aquifer_xds::type_url;
 use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
 use http_protocol_options::{
@@ -36,24 +36,81 @@ pub enum HttpVersion {
 }
 
 pub fn cluster_resource(name: &str, balance: Balance, version: HttpVersion) -> Named {
-    let policy = match balance {
-        Balance::LeastRequest => LbPolicy::LeastRequest,
-        Balance::RoundRobin => LbPolicy::RoundRobin,
-        Balance::Random => LbPolicy::Random,
-    };
     let message = cluster::Cluster {
-        name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
         eds_cluster_config: Some(EdsClusterConfig {
             eds_config: Some(ads()),
             service_name: name.to_owned(),
         }),
+        ..common(name, balance, version)
+    };
+    resource(type_url::CLUSTER, name, &message)
+}
+
+/// A cluster whose endpoints the proxy looks up by their names, outside the mesh.
+pub fn named_cluster_resource(
+    name: &str,
+    balance: Balance,
+    version: HttpVersion,
+    names: &[NamedEndpoint],
+    first_only: bool,
+) -> Named {
+    let discovery = match first_only {
+        true => DiscoveryType::LogicalDns,
+        false => DiscoveryType::StrictDns,
+    };
+    let message = cluster::Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery as i32)),
+        load_assignment: Some(endpoint::ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            endpoints: vec![endpoint::LocalityLbEndpoints {
+                lb_endpoints: names.iter().map(named_endpoint).collect(),
+                ..endpoint::LocalityLbEndpoints::default()
+            }],
+            ..endpoint::ClusterLoadAssignment::default()
+        }),
+        ..common(name, balance, version)
+    };
+    resource(type_url::CLUSTER, name, &message)
+}
+
+fn common(name: &str, balance: Balance, version: HttpVersion) -> cluster::Cluster {
+    let policy = match balance {
+        Balance::LeastRequest => LbPolicy::LeastRequest,
+        Balance::RoundRobin => LbPolicy::RoundRobin,
+        Balance::Random => LbPolicy::Random,
+    };
+    cluster::Cluster {
+        name: name.to_owned(),
         connect_timeout: Some(duration(CONNECT_TIMEOUT)),
         lb_policy: policy as i32,
         typed_extension_protocol_options: upstream_options(version),
         ..cluster::Cluster::default()
+    }
+}
+
+fn named_endpoint(named: &NamedEndpoint) -> endpoint::LbEndpoint {
+    let socket = core::SocketAddress {
+        address: named.host.to_string(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(u32::from(
+            named.port,
+        ))),
+        ..core::SocketAddress::default()
     };
-    resource(type_url::CLUSTER, name, &message)
+    let host = endpoint::Endpoint {
+        address: Some(core::Address {
+            address: Some(core::address::Address::SocketAddress(socket)),
+        }),
+        ..endpoint::Endpoint::default()
+    };
+    // One field: the encoding of a map with more is not the same each time.
+    let fields = HashMap::from([("tunnel".to_owned(), text("outside"))]);
+    endpoint::LbEndpoint {
+        load_balancing_weight: Some(uint(named.weight)),
+        metadata: Some(of_filter(fields)),
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)),
+        ..endpoint::LbEndpoint::default()
+    }
 }
 
 /// The waypoint takes no word for the client's own version.
@@ -78,8 +135,7 @@ pub struct EndpointSpec {
     pub address: SocketAddr,
     pub healthy: bool,
     pub weight: u32,
-    /// The identity to demand through a tunnel; plaintext without one.
-    pub tunnel: Option<SpiffeId>,
+    pub transport: Transport,
     pub workload: String,
 }
 
@@ -120,13 +176,19 @@ fn lb_endpoint(spec: &EndpointSpec) -> endpoint::LbEndpoint {
 
 fn metadata(spec: &EndpointSpec) -> core::Metadata {
     let mut fields = HashMap::from([("workload".to_owned(), text(&spec.workload))]);
-    match &spec.tunnel {
-        Some(identity) => {
-            fields.insert("tunnel".to_owned(), text("hbone"));
+    let tunnel = match &spec.transport {
+        Transport::Hbone(identity) => {
             fields.insert("identity".to_owned(), text(identity.as_str()));
+            "hbone"
         }
-        None => drop(fields.insert("tunnel".to_owned(), text("none"))),
-    }
+        Transport::Plaintext => "none",
+        Transport::Outside => "outside",
+    };
+    fields.insert("tunnel".to_owned(), text(tunnel));
+    of_filter(fields)
+}
+
+fn of_filter(fields: HashMap<String, Value>) -> core::Metadata {
     core::Metadata {
         filter_metadata: HashMap::from([(ENDPOINT_FILTER.to_owned(), Struct { fields })]),
         ..core::Metadata::default()

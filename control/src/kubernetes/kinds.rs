@@ -242,6 +242,18 @@ mod tests {
         assert_eq!(names.len(), all);
     }
 
+    /// A kind that the chart defines and nobody reads would have objects without an answer.
+    #[test]
+    fn every_kind_that_the_chart_defines_is_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/files/crds");
+        let read: Vec<String> = WHOLE.iter().map(Kind::name).collect();
+        let files = std::fs::read_dir(folder).unwrap();
+        for file in files.map(|f| f.unwrap().file_name().into_string().unwrap()) {
+            let name = file.strip_suffix(".yaml").unwrap();
+            assert!(read.iter().any(|r| r == name), "{name} is not read");
+        }
+    }
+
     #[test]
     fn kinds_of_one_name_are_told_apart_by_group() {
         let key = |group| ObjectKey::new(group, "Gateway", "a", "b");

@@ -34,6 +34,10 @@ pub struct TrafficPolicy {
     pub balance: Option<Balance>,
     /// Replaces the policy wholesale for a service port.
     pub ports: BTreeMap<u16, Option<Balance>>,
+    /// Asks for TLS to endpoints.
+    pub tls: bool,
+    /// Ports of which that is said, and what.
+    pub tls_ports: BTreeMap<u16, bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -45,6 +49,14 @@ pub enum Balance {
 }
 
 impl TrafficPolicy {
+    /// Whether connections to endpoints of a port, or of any, are to be TLS that the mesh begins.
+    pub fn asks_tls(&self, port: Option<u16>) -> bool {
+        match port {
+            Some(port) => self.tls_ports.get(&port).copied().unwrap_or(self.tls),
+            None => self.tls || self.tls_ports.values().any(|asks| *asks),
+        }
+    }
+
     /// The balancing for a port where this policy says something about it.
     pub fn balance_for(&self, port: u16) -> Option<Balance> {
         match self.ports.get(&port) {
@@ -82,6 +94,12 @@ impl DestinationRule {
             subsets,
             needs_waypoint: reader.needs_waypoint,
         })
+    }
+
+    /// Whether the rule asks for TLS to endpoints of a port, or of any.
+    pub fn asks_tls(&self, port: Option<u16>) -> bool {
+        let subsets = self.subsets.iter().map(|s| &s.policy);
+        subsets.chain([&self.policy]).any(|p| p.asks_tls(port))
     }
 
     pub fn subset(&self, name: &str) -> Option<&Subset> {
@@ -139,6 +157,11 @@ impl PolicyReader<'_> {
         ] {
             self.not_supported(value.is_some(), &format!("{field}.{name}"));
         }
+        let asks = |tls: &Option<raw::ClientTls>| {
+            let mode = tls.as_ref().map(|tls| &*tls.mode);
+            matches!(mode, Some("SIMPLE" | "MUTUAL"))
+        };
+        let mut tls_ports = BTreeMap::new();
         let mut ports = BTreeMap::new();
         for (i, port) in raw.port_level_settings.iter().enumerate() {
             let field = format!("{field}.portLevelSettings[{i}]");
@@ -152,8 +175,14 @@ impl PolicyReader<'_> {
                 &port.tls,
             );
             ports.insert(number, self.section(parts, &field)?);
+            tls_ports.insert(number, asks(&port.tls));
         }
-        Ok(TrafficPolicy { balance, ports })
+        Ok(TrafficPolicy {
+            balance,
+            ports,
+            tls: asks(&raw.tls),
+            tls_ports,
+        })
     }
 
     /// The part that a policy and its port-level settings share.

@@ -52,6 +52,14 @@ impl HostPattern {
         }
     }
 
+    /// The name where it is one.
+    pub fn exact(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Exact(host) => Some(host),
+            Self::Suffix(_) | Self::Any => None,
+        }
+    }
+
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *host,

@@ -330,6 +330,37 @@ raw!(ServerTls {
     insecure_skip_verify: Option<bool>,
 });
 
+raw!(ServiceEntry {
+    hosts: Vec<Text>,
+    addresses: Vec<Text>,
+    ports: Vec<EntryPort>,
+    location: Text,
+    resolution: Text,
+    endpoints: Vec<EntryEndpoint>,
+    workload_selector: Option<EntrySelector>,
+    export_to: Vec<Text>,
+    subject_alt_names: Vec<Text>,
+});
+
+raw!(EntryPort {
+    number: Option<u16>,
+    protocol: Text,
+    name: Text,
+    target_port: Option<u16>,
+});
+
+raw!(EntryEndpoint {
+    address: Text,
+    ports: BTreeMap<Text, u16>,
+    labels: Labels,
+    network: Text,
+    locality: Text,
+    weight: Option<u32>,
+    service_account: Text,
+});
+
+raw!(EntrySelector { labels: Labels });
+
 raw!(PeerAuthentication {
     selector: Option<Selector>,
     mtls: Option<MutualTls>,

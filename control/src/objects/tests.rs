@@ -309,7 +309,7 @@ fn the_other_kinds() {
         "spec.selector",
         "every pod",
     );
-    rejected("ServiceEntry", "{hosts: [x]}", "kind", "not supported");
+    rejected("WorkloadEntry", "{address: 192.0.2.1}", "kind", "not supported");
     rejected(
         "PeerAuthentication",
         "{mtls: {mode: MAYBE}}",

@@ -157,7 +157,7 @@ fn cluster(c: &Cluster) -> Value {
 
 fn endpoint(e: &Endpoint) -> Value {
     let identity = match &e.transport {
-        Transport::Plaintext => None,
+        Transport::Plaintext | Transport::Outside => None,
         Transport::Hbone(identity) => Some(identity.to_string()),
     };
     json!({ "address": e.address, "healthy": e.healthy, "weight": e.weight, "identity": identity, "workload": e.workload })

@@ -2,15 +2,20 @@
 
 use std::net::SocketAddr;
 
+use aquifer_core::http::cluster::{NamedEndpoint, Transport};
 use aquifer_core::service::AppProtocol;
 use aquifer_core::workload::{Health, TunnelProtocol, Workload};
 
+use crate::compile::discovery::Registered;
 use crate::compile::inputs::selects;
 use crate::compile::references::{Resolver, Target};
 use crate::compile::routes::Clusters;
 use crate::envoy::Named;
-use crate::envoy::cluster::{EndpointSpec, HttpVersion, cluster_resource, endpoints_resource};
+use crate::envoy::cluster::{
+    EndpointSpec, HttpVersion, cluster_resource, endpoints_resource, named_cluster_resource,
+};
 use crate::model::destination_rule::Subset;
+use crate::model::service_entry::{self as entry, Endpoint};
 use crate::proxies::Collected;
 
 /// Whose requests a proxy forwards.
@@ -44,21 +49,75 @@ impl Collected {
             let port = entry.service.port(target.port);
             let protocol = port.map_or(AppProtocol::Unknown, |p| p.protocol);
             let balance = rules.balance(subset, target.port);
-            self.clusters
-                .extend([cluster_resource(name, balance, clients.version(protocol))]);
+            let version = clients.version(protocol);
+            let plainly = resolver.check_tls(entry, target.port).is_ok();
+            let cluster = match names(entry, target, subset, plainly) {
+                Some((names, first_only)) => {
+                    named_cluster_resource(name, balance, version, &names, first_only)
+                }
+                None => cluster_resource(name, balance, version),
+            };
+            self.clusters.extend([cluster]);
             self.endpoints.extend(resource(resolver, name, target));
             self.targets.insert(name.clone(), target.clone());
         }
     }
 }
 
-/// The endpoints of a cluster; none where its service is gone.
+/// What the proxy has to look up for a port of an entry with DNS.
+fn names(
+    entry: &Registered,
+    target: &Target,
+    subset: Option<&Subset>,
+    plainly: bool,
+) -> Option<(Vec<NamedEndpoint>, bool)> {
+    let (endpoints, first_only) = entry.dns()?;
+    if !plainly {
+        return Some((Vec::new(), first_only));
+    }
+    let ports = entry.entry.iter().flat_map(|e| &e.ports);
+    let port = ports.into_iter().find(|p| p.number == target.port)?;
+    let in_subset = endpoints
+        .iter()
+        .filter(|e| subset.is_none_or(|s| selects(&s.labels, &e.labels)));
+    let mut names: Vec<NamedEndpoint> = in_subset.map(|endpoint| named(endpoint, port)).collect();
+    if endpoints.is_empty() && subset.is_none_or(|s| s.labels.is_empty()) {
+        names.push(NamedEndpoint {
+            host: entry.service.hostname.clone(),
+            port: port.target,
+            weight: 1,
+        });
+    }
+    Some((names, first_only))
+}
+
+fn named(endpoint: &Endpoint<entry::Target>, port: &entry::Port) -> NamedEndpoint {
+    NamedEndpoint {
+        host: match &endpoint.address {
+            entry::Target::Address(ip) => ip.to_string().into(),
+            entry::Target::Name(name) => name.clone(),
+        },
+        port: endpoint.port(port),
+        weight: endpoint.weight,
+    }
+}
+
+/// The endpoints of a cluster; none where its service is gone, or its proxies look them up.
 pub(super) fn resource(resolver: &Resolver<'_>, name: &str, target: &Target) -> Option<Named> {
     let entry = resolver.discovery.services.get(&target.service)?;
+    if entry.dns().is_some() {
+        return None;
+    }
     let rules = resolver.rules(&target.service);
     let subset = target.subset.as_deref().and_then(|s| rules.subset(s));
     let ready_or_not = entry.service.load_balancing.allow_unhealthy;
-    let endpoints = endpoints(resolver, target, subset, ready_or_not);
+    let mut endpoints = match resolver.check_tls(entry, target.port) {
+        Ok(()) => endpoints(resolver, target, subset, ready_or_not),
+        Err(_) => Vec::new(),
+    };
+    if entry.has_addresses() {
+        endpoints.iter_mut().for_each(outside);
+    }
     Some(endpoints_resource(name, &endpoints))
 }
 
@@ -75,19 +134,25 @@ fn endpoints(
         .collect()
 }
 
+/// Of an address that somebody wrote down nothing is known, and no policy is for it.
+fn outside(spec: &mut EndpointSpec) {
+    spec.transport = Transport::Outside;
+    spec.workload.clear();
+}
+
 /// `None` where the pod has no such port, or advertises a tunnel without an identity that could be demanded.
 fn endpoint(workload: &Workload, target: &Target, ready_or_not: bool) -> Option<EndpointSpec> {
     let ports = workload.services.get(&target.service)?;
     let port = ports.iter().find(|p| p.service_port == target.port)?;
-    let tunnel = match workload.tunnel {
-        TunnelProtocol::Hbone => Some(workload.identity().ok()?),
-        TunnelProtocol::None => None,
+    let transport = match workload.tunnel {
+        TunnelProtocol::Hbone => Transport::Hbone(workload.identity().ok()?),
+        TunnelProtocol::None => Transport::Plaintext,
     };
     Some(EndpointSpec {
         address: SocketAddr::new(*workload.addresses.first()?, port.target_port),
         healthy: ready_or_not || workload.health == Health::Healthy,
         weight: workload.capacity,
-        tunnel,
+        transport,
         workload: workload.uid.as_str().to_owned(),
     })
 }

@@ -52,6 +52,7 @@ impl StandIn {
                 | Object::VirtualService(_)
                 | Object::DestinationRule(_)
                 | Object::Gateway(_)
+                | Object::ServiceEntry(_)
                 | Object::HttpRoute(_)
                 | Object::StreamRoute(_))
         );

@@ -7,6 +7,7 @@ mod certificates;
 
 use crate::compile::Compiled;
 use crate::compile::inputs::{Labels, selects};
+use crate::model::service_entry::ServiceEntry;
 use crate::model::virtual_service::{HttpRule, VirtualService};
 use crate::objects::{Object, ObjectKey, ParsedObject};
 use crate::store::Store;
@@ -64,6 +65,7 @@ impl Checks<'_> {
             Object::VirtualService(rules) => unreachable_rules(subject, rules),
             Object::Gateway(gateway) => certificates::lifetimes(self, subject, gateway),
             Object::KubeGateway(_) => certificates::of_listeners(self, subject),
+            Object::ServiceEntry(entry) => not_captured(subject, entry).into_iter().collect(),
             Object::AuthorizationPolicy(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             Object::PeerAuthentication(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             _ => Vec::new(),
@@ -144,6 +146,17 @@ impl Subject<'_> {
     fn finding(&self, level: Level, reason: &'static str) -> Finding {
         Finding::of(self.key, self.origin, level, reason)
     }
+}
+
+/// Right, and seldom known: gateways alone lead to such an entry.
+fn not_captured(subject: &Subject<'_>, entry: &ServiceEntry) -> Option<Finding> {
+    let finding = subject.finding(Level::Info, "NoAddresses");
+    let message = "pods connect to the hosts as if there were no entry; gateways lead to them";
+    entry.addresses.is_empty().then(|| {
+        finding.at("spec.addresses", message).remedy(
+            "give addresses within agent.meshCidrs, and let the cluster's DNS answer the hosts with them",
+        )
+    })
 }
 
 fn version(subject: &Subject<'_>) -> Option<Finding> {

@@ -171,6 +171,9 @@ fn of_notice(
         NoticeKind::Conflict if &*key.kind == "Gateway" => {
             (Level::Error, "Conflict", GATEWAY_CONFLICT.to_owned())
         }
+        NoticeKind::Conflict if &*key.kind == "ServiceEntry" => {
+            (Level::Error, "Conflict", ENTRY_CONFLICT.to_owned())
+        }
         NoticeKind::Conflict => (Level::Error, "Conflict", CONFLICT.to_owned()),
         NoticeKind::Unserved => (Level::Warning, "Unserved", UNSERVED.to_owned()),
         NoticeKind::UnknownField => (Level::Error, "UnknownField", correct_name(key)),
@@ -195,5 +198,6 @@ const BAD_SECRET: &str = "put a certificate and its key into the Secret: `kubect
 const GATEWAY_CONFLICT: &str = "use another port or other hosts, or take the server out of the older Gateway";
 const CONFLICT: &str =
     "merge the rules into one VirtualService, give them different hosts, or limit each by exportTo";
+const ENTRY_CONFLICT: &str = "write another host or address, or take it out of the older object";
 const UNSERVED: &str =
     "label the namespace istio.io/dataplane-mode=ambient, or take away istio.io/use-waypoint=none";

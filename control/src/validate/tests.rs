@@ -83,6 +83,38 @@ fn every_mistake_is_named_with_its_field() {
     );
 }
 
+#[test]
+fn entries_for_hosts_outside_are_judged() {
+    let entry = |rest: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out}}\nspec: {{hosts: [out.example], ports: [{{number: 80, name: http, protocol: HTTP}}], {rest}}}\n"
+        )
+    };
+    let nothing = Vec::<String>::new();
+    let addresses = "addresses: [10.96.7.7], resolution: STATIC, endpoints: [{address: 192.0.2.1}]";
+    assert_eq!(found(&entry(addresses), View::Files), nothing);
+    let dns = entry("resolution: DNS");
+    assert_eq!(found(&dns, View::Files), ["info NoAddresses spec.addresses"]);
+    let wild = dns.replace("out.example", "'*.example'");
+    assert_eq!(found(&wild, View::Files), ["error Unsupported spec.hosts[0]"]);
+    assert_eq!(
+        found(&entry("resolution: DNS, endpoint: []"), View::Files),
+        ["error UnknownField spec.endpoint"]
+    );
+    let two = format!(
+        "{}---\n{}",
+        entry(addresses),
+        entry(addresses).replace("name: out}", "name: other}")
+    );
+    assert_eq!(found(&two, View::Files), ["error Conflict spec.hosts"]);
+    // A destination that an entry has is found.
+    let rules = http_to("out.example");
+    assert_eq!(
+        found(&format!("{rules}---\n{}", entry(addresses)), View::Files),
+        nothing
+    );
+}
+
 fn http_to(host: &str) -> String {
     rules(&format!("{{route: [{{destination: {{host: {host}}}}}]}}"))
 }

@@ -194,7 +194,14 @@ fn to_service(
         };
     }
     let endpoint = balance::choose(mesh, query, service, port, rng)?;
-    to_workload(query, endpoint.workload, endpoint.address, Some(service))
+    // An address that somebody wrote down may be a pod's, which is reached as what it is.
+    let address = NetworkAddress::new(&query.source.network, endpoint.address.ip());
+    let owner = match endpoint.workload.host_network {
+        true => mesh.workload_at(&address),
+        false => None,
+    };
+    let workload = owner.unwrap_or(endpoint.workload);
+    to_workload(query, workload, endpoint.address, Some(service))
 }
 
 /// Whether the client is the waypoint itself, which reaches the endpoints behind it directly.

@@ -83,6 +83,8 @@ pub struct Service {
     /// Wins for its host name over services of other namespaces.
     pub canonical: bool,
     pub ingress_use_waypoint: bool,
+    /// Clients of other namespaces do not see it.
+    pub namespace_only: bool,
 }
 
 impl Service {

@@ -95,8 +95,13 @@ impl MeshSnapshot {
     }
 
     /// The service that a virtual address belongs to; of several, the one of `namespace`, else the canonical one.
+    ///
+    /// What claims the address of a workload has it for its own namespace only: there a name was written over another.
     pub fn service_at(&self, vip: &NetworkAddress, namespace: &str) -> Option<&Arc<Service>> {
-        preferred(self.by_vip.get(vip)?.iter(), namespace)
+        let sees = |s: &&Arc<Service>| !s.namespace_only || &*s.namespace == namespace;
+        let found = preferred(self.by_vip.get(vip)?.iter().filter(sees), namespace)?;
+        let claimed = !found.canonical && &*found.namespace != namespace && self.workload_at(vip).is_some();
+        (!claimed).then_some(found)
     }
 
     /// The service of a host name; of several, the one of `namespace`, else the canonical one.

@@ -198,13 +198,13 @@ impl Direction {
             Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Source(error))),
             Poll::Pending => {
                 if self.unflushed {
+                    let flushed = ready!(Pin::new(&mut *to).poll_flush(cx));
                     self.unflushed = false;
-                    if let Err(error) = ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                    if let Err(error) = flushed {
                         return Poll::Ready(self.untaken(Step::Write, error));
                     }
                 }
-                to.poll_broken(cx)
-                    .map(|error| self.untaken(Step::Write, error))
+                to.poll_broken(cx).map(|error| self.untaken(Step::Write, error))
             }
         }
     }

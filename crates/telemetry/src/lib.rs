@@ -11,6 +11,7 @@ pub mod admin;
 pub mod edge;
 pub mod http;
 pub mod logging;
+pub mod names;
 pub mod peer;
 pub mod process;
 pub mod readiness;

@@ -77,14 +77,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn watch_for_signals(options: &Options) -> Result<()> {
     let watched = match &options.stage {
         Stage::Lab => interrupt::take_down_on_signal(options.name.parse::<LabName>()?),
-        Stage::Kubernetes => {
-            let name: ClusterName = options.name.parse()?;
-            interrupt::on_signal(move || cluster::take_down(&name).map_err(|error| error.to_string()))
-        }
-        Stage::Foreign(_, access) => {
-            let access = access.clone();
-            interrupt::on_signal(move || access.clear_and_end().map_err(|error| error.to_string()))
-        }
+        Stage::Kubernetes => cluster::take_down_on_signal(options.name.parse::<ClusterName>()?),
+        Stage::Foreign(_, access) => access.clear_on_signal(),
     };
     watched.context("cannot watch for signals")
 }

@@ -166,9 +166,15 @@ impl Access {
         })
     }
 
+    /// From now on SIGINT and SIGTERM remove what this run put there and end the process; see [`interrupt::on_signal`].
+    pub fn clear_on_signal(&self) -> io::Result<()> {
+        let access = self.clone();
+        interrupt::on_signal(move || access.clear_and_end().map_err(|error| error.to_string()))
+    }
+
     /// Removes what this run put there, as the last that the process does: nothing is dropped then, so the folder with the
     /// copy of the kubeconfig is removed here.
-    pub fn clear_and_end(&self) -> Result<(), ForeignError> {
+    fn clear_and_end(&self) -> Result<(), ForeignError> {
         let cleared = self.clear();
         let removed = fs::remove_dir_all(self.folder.path()).map_err(|source| ForeignError::Io {
             action: "remove the folder with the copy of the kubeconfig",
@@ -384,12 +390,6 @@ impl Foreign {
             "ingressGateway": {"service": {"type": "ClusterIP"}},
         });
         Ok(Mesh::on(self.kubectl(), &values, &self.settings)?)
-    }
-
-    /// What a pod's program serves, through the API server.
-    pub fn read(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<String, KubectlError> {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
-        self.kubectl().run(&["get", "--raw", &path])
     }
 
     /// Removes everything that was put there.

@@ -1,6 +1,7 @@
 //! The API server as everything here speaks to it: through kubectl.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -108,11 +109,11 @@ impl Kubectl {
     }
 
     /// Tries until it succeeds; what the last attempt complained of is told at the deadline.
-    pub fn until<T>(
+    pub fn until<T, E: Display>(
         &self,
         what: &str,
         patience: Duration,
-        mut attempt: impl FnMut() -> Result<T, KubectlError>,
+        mut attempt: impl FnMut() -> Result<T, E>,
     ) -> Result<T, KubectlError> {
         let start = Instant::now();
         loop {
@@ -130,6 +131,14 @@ impl Kubectl {
             // Not an event, but kubectl reports none for an API server that is not there.
             std::thread::park_timeout(LOOK_AGAIN);
         }
+    }
+
+    /// Waits until every Deployment of the namespace is available.
+    pub fn wait_available(&self, namespace: &str, patience: Duration) -> Result<(), KubectlError> {
+        let limit = format!("--timeout={}s", patience.as_secs());
+        let available = "--for=condition=Available";
+        self.run(&["-n", namespace, "wait", available, "deployment", "--all", &limit])?;
+        Ok(())
     }
 
     fn not_run(&self, source: io::Error) -> KubectlError {

@@ -21,7 +21,7 @@ pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The `kubernetes` Service: the first address of its range.
 pub(super) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub(super) const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-pub(super) const API_PORT: u16 = 6443;
+pub const API_PORT: u16 = 6443;
 /// Nodes per cluster: their numbers go into one byte of the addresses.
 pub(super) const MAX_NODES: u8 = 40;
 

@@ -21,7 +21,7 @@ pub const NAMESPACE: &str = "istio-system";
 /// Of the release; also the prefix of what it makes.
 const RELEASE: &str = "aquifer";
 /// Where the ingress gateway is reached on each node from outside.
-pub const GATEWAY_NODE_PORT: u16 = 30080;
+const GATEWAY_NODE_PORT: u16 = 30080;
 /// The cgroup above all pods: these kubelets use no systemd.
 const CAPTURED: &str = "kubepods";
 /// The agents' folder of the nodes' bpffs.

@@ -1,6 +1,7 @@
 //! What runs on a cluster, in the lab's own terms: the demo and the suites read either.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -25,6 +26,23 @@ pub fn status(kubectl: &Kubectl) -> Result<Status, KubectlError> {
         nodes: of_kind("Node").map(node).collect(),
         pods: of_kind("Pod").map(pod).collect(),
         ..Status::default()
+    })
+}
+
+/// Waits for a state of the cluster; the last one seen is told at the deadline.
+pub fn until(
+    kubectl: &Kubectl,
+    what: &str,
+    patience: Duration,
+    wanted: impl Fn(&Status) -> bool,
+) -> Result<Status, KubectlError> {
+    kubectl.until(what, patience, || {
+        let status = status(kubectl).map_err(|error| error.to_string())?;
+        if wanted(&status) {
+            Ok(status)
+        } else {
+            Err(status.to_string())
+        }
     })
 }
 

@@ -41,15 +41,28 @@ struct Recipe {
     cgo: bool,
 }
 
+const APPLICATION: Recipe = Recipe {
+    what: "the tests' application",
+    packages: &["./app"],
+    version: None,
+    tags: "",
+    linker: "-s -w",
+    cgo: false,
+};
+
+/// No part of a cluster: where one may have its images from.
+const REGISTRY: Recipe = Recipe {
+    what: "a registry of images",
+    packages: &["github.com/google/go-containerregistry/cmd/crane"],
+    version: Some("v0.22.1"),
+    tags: "",
+    linker: "-s -w",
+    cgo: false,
+};
+const REGISTRY_FOLDER: &str = "crane-v0.22.1";
+
 const RECIPES: [Recipe; 5] = [
-    Recipe {
-        what: "the tests' application",
-        packages: &["./app"],
-        version: None,
-        tags: "",
-        linker: "-s -w",
-        cgo: false,
-    },
+    APPLICATION,
     Recipe {
         what: "runc",
         packages: &["github.com/opencontainers/runc"],
@@ -156,11 +169,6 @@ impl Parts {
         self.programs().join("app")
     }
 
-    /// An archive of the image with it, [`APP`].
-    pub fn app_image(&self) -> PathBuf {
-        self.folder.join("images/app.tar")
-    }
-
     /// The archives that every node holds from the start.
     pub(super) fn images(&self) -> Vec<PathBuf> {
         ["pause", "coredns", "app"]
@@ -198,14 +206,55 @@ pub fn module_file(module: &str, version: &str, sum: &str, file: &str) -> Result
     Ok(kept)
 }
 
+/// An archive of the tests' application, [`APP`]: alone where no cluster was ever made.
+pub fn app_image(tell: &dyn Fn(&str)) -> Result<PathBuf, PartsError> {
+    let folder = match Parts::find()? {
+        Some(parts) => parts.folder,
+        None => alone(&format!("app-{}", fingerprint()), |fresh, cache| {
+            compile(&[APPLICATION], fresh, cache, tell)?;
+            write_image(fresh, "app", APP, "app", &[])
+        })?,
+    };
+    Ok(folder.join("images/app.tar"))
+}
+
+/// A program that serves images: `crane registry serve --address ADDRESS`.
+pub fn registry(tell: &dyn Fn(&str)) -> Result<PathBuf, PartsError> {
+    let fill = |fresh: &Path, cache: &Path| compile(&[REGISTRY], fresh, cache, tell);
+    Ok(alone(REGISTRY_FOLDER, fill)?.join("bin/crane"))
+}
+
+/// A folder of the cache, which appears when it is complete.
+fn alone(name: &str, fill: impl Fn(&Path, &Path) -> Result<(), PartsError>) -> Result<PathBuf, PartsError> {
+    let cache = cache()?;
+    make_dir(&cache)?;
+    let _lock = lock(&cache.join("tools.lock"))?;
+    let (folder, fresh) = (cache.join(name), cache.join("alone-new"));
+    if !folder.is_dir() {
+        remove(&fresh)?;
+        fill(&fresh, &cache)?;
+        rename(&fresh, &folder)?;
+    }
+    Ok(folder)
+}
+
 fn build(fresh: &Path, cache: &Path, tell: &dyn Fn(&str)) -> Result<(), PartsError> {
+    compile(&RECIPES, fresh, cache, tell)?;
+    let programs = fresh.join("bin");
+    rename(&programs.join("cluster-parts"), &programs.join("aquifer-kube"))?;
+    write_image(fresh, "pause", PAUSE, "app", &["pause"])?;
+    write_image(fresh, "app", APP, "app", &[])?;
+    write_image(fresh, "coredns", COREDNS, "coredns", &[])
+}
+
+fn compile(recipes: &[Recipe], fresh: &Path, cache: &Path, tell: &dyn Fn(&str)) -> Result<(), PartsError> {
     let (sources, programs) = (fresh.join("source"), fresh.join("bin"));
     for (name, text) in SOURCES {
         write(&sources.join(name), text.as_bytes())?;
     }
     make_dir(&programs)?;
     let go = tools::go(cache)?;
-    for recipe in &RECIPES {
+    for recipe in recipes {
         let start = Instant::now();
         tell(&format!("building {}", recipe.what));
         go::build(recipe, &go, &sources, &programs)?;
@@ -215,34 +264,31 @@ fn build(fresh: &Path, cache: &Path, tell: &dyn Fn(&str)) -> Result<(), PartsErr
             start.elapsed().as_secs_f64()
         ));
     }
-    rename(&programs.join("cluster-parts"), &programs.join("aquifer-kube"))?;
-    write_images(fresh, &programs)?;
     remove(&sources)
 }
 
-fn write_images(fresh: &Path, programs: &Path) -> Result<(), PartsError> {
-    let images: [(&str, &str, &str, &[&str]); 3] = [
-        ("pause", PAUSE, "app", &["pause"]),
-        ("app", APP, "app", &[]),
-        ("coredns", COREDNS, "coredns", &[]),
-    ];
-    for (file, name, path, arguments) in images {
-        let program = programs.join(path);
-        let program = fs::read(&program).map_err(|error| failed("read", &program, error))?;
-        let image = Image {
-            name,
-            path,
-            program: &program,
-            arguments,
-        };
-        let mut archive = Vec::new();
-        let target = fresh.join("images").join(format!("{file}.tar"));
-        image
-            .write(&mut archive)
-            .map_err(|error| failed("write", &target, error))?;
-        write(&target, &archive)?;
-    }
-    Ok(())
+/// An archive of the image of one program.
+fn write_image(
+    fresh: &Path,
+    file: &str,
+    name: &'static str,
+    path: &'static str,
+    arguments: &'static [&'static str],
+) -> Result<(), PartsError> {
+    let program = fresh.join("bin").join(path);
+    let program = fs::read(&program).map_err(|error| failed("read", &program, error))?;
+    let image = Image {
+        name,
+        path,
+        program: &program,
+        arguments,
+    };
+    let mut archive = Vec::new();
+    let target = fresh.join("images").join(format!("{file}.tar"));
+    image
+        .write(&mut archive)
+        .map_err(|error| failed("write", &target, error))?;
+    write(&target, &archive)
 }
 
 fn cache() -> Result<PathBuf, PartsError> {
@@ -336,10 +382,11 @@ mod tests {
 
     #[test]
     fn every_version_is_pinned() {
-        for recipe in &RECIPES {
+        for recipe in RECIPES.iter().chain([&REGISTRY]) {
             let own = recipe.packages.iter().all(|package| package.starts_with('.'));
             assert_eq!(own, recipe.version.is_none(), "{}", recipe.what);
             assert_ne!(recipe.version, Some("latest"), "{}", recipe.what);
         }
+        assert!(REGISTRY_FOLDER.ends_with(REGISTRY.version.unwrap()));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cgroup::Cgroups;
 use super::layout::Member;
-use super::{Cluster, ClusterError, ServiceState, io_error, netns, not_so, supervisor};
+use super::{Cluster, ClusterError, ServiceState, io_error, netns, supervisor};
 
 /// For a service that is killed when it does not end by itself.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -17,11 +17,11 @@ impl Cluster {
         let ended = |states: &[ServiceState]| states.iter().all(|s| s.name != service || s.pid.is_none());
         let what = format!("{service} of {member} has ended");
         let stopped = self.kubectl.until(&what, STOP_PATIENCE, || {
-            let states = self.services(member).map_err(|error| not_so(&what, error))?;
+            let states = self.services(member).map_err(|error| error.to_string())?;
             if ended(&states) {
                 Ok(states)
             } else {
-                Err(not_so(&what, "it still runs"))
+                Err("it still runs".to_owned())
             }
         });
         Ok(stopped?)

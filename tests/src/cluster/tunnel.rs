@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
 use super::kubectl::{Kubectl, KubectlError};
@@ -31,8 +31,8 @@ impl Tunnel {
             arguments: arguments.join(" "),
             message,
         };
-        let mut child = kubectl
-            .command(&arguments)
+        let mut child = ending_with_us(&kubectl.command(&arguments))
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -67,6 +67,15 @@ impl Drop for Tunnel {
         // Its output has ended with it.
         self.reader.take().map(JoinHandle::join);
     }
+}
+
+/// The same command, killed when the thread that starts it ends: a signal ends this process without anything being
+/// dropped.
+fn ending_with_us(command: &Command) -> Command {
+    let mut ending = Command::new("setpriv");
+    ending.args(["--pdeathsig", "KILL", "--"]);
+    ending.arg(command.get_program()).args(command.get_args());
+    ending
 }
 
 /// `Forwarding from 127.0.0.1:41235 -> 8080`

@@ -1,7 +1,5 @@
 //! Where the demo plays: what the story needs of the lab and of a cluster alike.
 
-mod cluster;
-mod foreign;
 mod kubernetes;
 mod lab;
 
@@ -11,7 +9,6 @@ use std::time::Duration;
 
 use crate::lab::status::{PodStatus, Status};
 
-use super::client;
 use super::failure::Failure;
 use super::namespace::Namespace;
 use super::progress::Progress;
@@ -53,16 +50,9 @@ pub(crate) trait Place {
 pub(crate) fn build(options: &Options, progress: Progress) -> Result<Box<dyn Place>, Failure> {
     Ok(match &options.stage {
         Stage::Lab => Box::new(lab::LabPlace::build(options, progress)?),
-        Stage::Kubernetes => Box::new(cluster::ClusterPlace::build(options, progress)?),
-        Stage::Foreign(terms, access) => {
-            Box::new(foreign::ForeignPlace::build(options, terms, access, progress)?)
-        }
+        Stage::Kubernetes => Box::new(kubernetes::KubernetesPlace::make(options, progress)?),
+        Stage::Foreign(terms, access) => Box::new(kubernetes::KubernetesPlace::attach(
+            options, terms, access, progress,
+        )?),
     })
-}
-
-/// Asks a proxy from a node, as a collector of metrics would.
-fn metrics_from(node: Option<Namespace>, proxy: &PodStatus) -> Result<String, String> {
-    let node = node.ok_or("there is no node")?;
-    let ip = proxy.ip.ok_or("it has no address")?;
-    client::fetch(&node, SocketAddr::new(ip, METRICS_PORT), METRICS_PATH)
 }

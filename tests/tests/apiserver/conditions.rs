@@ -159,7 +159,9 @@ fn every_kind_gets_conditions_and_equal_ones_are_not_written_again() {
         let programmed = || world.condition("shop", object, "Programmed");
         world.until("it is in effect", || programmed().contains("in effect at 1 of "));
     }
-    let entry = world.condition("shop", "serviceentry/x", "Accepted");
+    let outside = world.condition("shop", "serviceentry/x", "Accepted");
+    assert!(outside.starts_with("True"), "{outside}");
+    let entry = world.condition("shop", "workloadentry/x", "Accepted");
     assert!(
         entry.starts_with("False"),
         "stored, and said to have no effect: {entry}"

@@ -19,6 +19,8 @@ fn rendering(profile: &str) -> String {
         folder.to_str().unwrap(),
         "-n",
         NAMESPACE,
+        // What helm runs when it uninstalls; without helm `aquifer uninstall` does that itself.
+        "--no-hooks",
         "--set",
         "crds.install=false",
         "-f",

@@ -5,6 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -117,6 +118,7 @@ fn check(object: &Value) {
         "DaemonSet" => survives::<DaemonSet>,
         "Deployment" => survives::<Deployment>,
         "HorizontalPodAutoscaler" => survives::<HorizontalPodAutoscaler>,
+        "Job" => survives::<Job>,
         "PodDisruptionBudget" => survives::<PodDisruptionBudget>,
         "ResourceQuota" => survives::<ResourceQuota>,
         "Role" => survives::<Role>,

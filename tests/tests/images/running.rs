@@ -1,12 +1,14 @@
 //! containerd takes the archives, and the programs run as the chart runs them.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::cluster::layout::{API_PORT, Member};
 use aquifer_tests::cluster::mesh::cgroup_settings;
+use aquifer_tests::cluster::parts;
 use aquifer_tests::cluster::{Cluster, ClusterOptions};
+use aquifer_tests::demo::namespace::Namespace;
 use serde_json::{Value, json};
 
 use super::archive::{Archive, all, text};
@@ -30,8 +32,72 @@ fn containerd_takes_the_archives_and_runs_the_programs() {
     each_program_tells_its_version(&cluster, &archives);
     a_part_of_the_sample_serves(&cluster, &archives);
     the_demo_plays_as_on_somebody_elses_cluster(&cluster);
+    the_demo_plays_through_a_registry(&cluster);
     what_others_have_there_is_left_alone(&cluster);
     cluster.down().unwrap();
+}
+
+/// Under this name it is reached without TLS: by the one who pushes at once, by the nodes as they are told.
+const REGISTRY: &str = "localhost:5000";
+
+/// It is told of a place to push to, from where the nodes pull: none of these names is on any of them.
+fn the_demo_plays_through_a_registry(cluster: &Cluster) {
+    let registry = Registry::serve(cluster);
+    nodes_find(cluster);
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, seen_from_the_world(cluster)).unwrap();
+    let before = objects(cluster);
+    let mut demo = demo(&["--registry", &format!("{REGISTRY}/mesh")], &kubeconfig);
+    let output = world(cluster).run(move || demo.output()).unwrap().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "the demo failed");
+    assert_eq!(objects(cluster), before, "it leaves the cluster as it was");
+    drop(registry);
+}
+
+/// In the world outside of the cluster, for as long as it is held.
+struct Registry(Child);
+
+impl Registry {
+    fn serve(cluster: &Cluster) -> Self {
+        let mut serve = Command::new(parts::registry(&|step| eprintln!("{step}")).unwrap());
+        serve.args(["registry", "serve", "--address=:5000"]);
+        // It tells of every request.
+        serve.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(world(cluster).run(move || serve.spawn()).unwrap().unwrap())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn world(cluster: &Cluster) -> Namespace {
+    Namespace::named(&cluster.layout().netns(Member::World))
+}
+
+/// As containerd is told of a registry that has another address than its images' names say.
+fn nodes_find(cluster: &Cluster) {
+    let folder = format!("/etc/containerd/certs.d/{REGISTRY}");
+    let host = format!("[host.\"http://{}:5000\"]", Member::World.address());
+    let script = format!("mkdir -p {folder} && echo '{host}' > {folder}/hosts.toml");
+    for node in cluster.nodes() {
+        let told = cluster.exec_command(node, &["sh", "-c", &script]).status();
+        assert!(told.unwrap().success());
+    }
+}
+
+/// The kubeconfig for somebody in the cluster's network.
+fn seen_from_the_world(cluster: &Cluster) -> String {
+    let view = ["config", "view", "--raw", "-o", "json"];
+    let mut kubeconfig: Value = serde_json::from_str(&cluster.kubectl().run(&view).unwrap()).unwrap();
+    let server = format!("https://{}:{API_PORT}", Member::Control.address());
+    kubeconfig["clusters"][0]["cluster"]["server"] = json!(server);
+    kubeconfig.to_string()
 }
 
 /// All that it gets is a kubeconfig and a command that loads archives.
@@ -39,7 +105,9 @@ fn the_demo_plays_as_on_somebody_elses_cluster(cluster: &Cluster) {
     let before = objects(cluster);
     let folder = tempfile::tempdir().unwrap();
     let figures = folder.path().join("demo.json");
-    let output = demo(cluster, &["--json", figures.to_str().unwrap()]);
+    let (load, kubeconfig) = (load_command(cluster), cluster.kubeconfig());
+    let arguments = ["--load-with", &load, "--json", figures.to_str().unwrap()];
+    let output = demo(&arguments, &kubeconfig).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     let steps = String::from_utf8_lossy(&output.stderr);
     eprintln!("{steps}{told}");
@@ -60,7 +128,8 @@ fn what_others_have_there_is_left_alone(cluster: &Cluster) {
     let kubectl = cluster.kubectl();
     kubectl.run(&["create", "namespace", "istio-system"]).unwrap();
     let before = objects(cluster);
-    let output = demo(cluster, &[]);
+    let arguments = ["--load-with", &load_command(cluster)];
+    let output = demo(&arguments, &cluster.kubeconfig()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");
     assert!(
@@ -70,20 +139,19 @@ fn what_others_have_there_is_left_alone(cluster: &Cluster) {
     assert_eq!(objects(cluster), before);
 }
 
-fn demo(cluster: &Cluster, more: &[&str]) -> Output {
-    let programs = Path::new(env!("CARGO_BIN_EXE_aquifer-demo")).parent().unwrap();
-    let name = cluster.layout().name();
-    let load = format!("{}/aquifer-cluster --name {name} load {{}}", programs.display());
-    let mut command = Command::new(programs.join("aquifer-demo"));
-    command.args(["--kubernetes", "--load-with", &load]);
+fn load_command(cluster: &Cluster) -> String {
+    let (program, name) = (env!("CARGO_BIN_EXE_aquifer-cluster"), cluster.layout().name());
+    format!("{program} --name {name} load {{}}")
+}
+
+fn demo(arguments: &[&str], kubeconfig: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aquifer-demo"));
+    command.arg("--kubernetes").args(arguments);
     for setting in cgroup_settings().unwrap() {
         command.args(["--set", &setting]);
     }
+    command.env("KUBECONFIG", kubeconfig);
     command
-        .args(more)
-        .env("KUBECONFIG", cluster.kubeconfig())
-        .output()
-        .unwrap()
 }
 
 /// Names of what a mesh brings.

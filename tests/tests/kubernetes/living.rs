@@ -12,8 +12,7 @@ const ABSENCE_ENV: &str = "AQUIFER_ABSENCE_SECONDS";
 
 pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
     let before = uids(world, SYSTEM, "aquifer-agent");
-    let mut pages = None;
-    let update = || {
+    encrypted_and_unfailing(world, "rolling update of the agents", || {
         world.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-agent"]);
         // Pods that start while two agents are on a node.
         renew_probed(world);
@@ -29,16 +28,13 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
             now.len() == before.len() && before.iter().all(|uid| !now.contains(&uid))
         });
         world.settled("bookinfo answers after the update", |_| true);
-    };
-    let seen = world.watched(|| pages = Some(world.under_load(update)));
-    world.assert_none_failed("rolling update of the agents", &pages.unwrap());
-    assert_encrypted(&seen);
+    });
     assert_all_enrolled(world);
     assert_probed_answers(world);
 }
 
 pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
-    let pages = world.under_load(|| {
+    encrypted_and_unfailing(world, "loss of the leader", || {
         let (before, node) = leader(world);
         assert!(kill(world, node, "aquifer-control") > 0);
         world.wait("another one leads, or the same one anew", || {
@@ -51,9 +47,8 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
             Err(format!("{now} leads"))
         });
     });
-    world.assert_none_failed("loss of the leader", &pages);
 
-    let pages = world.under_load(|| {
+    encrypted_and_unfailing(world, "absence of the control plane", || {
         let scale = |replicas| {
             let replicas = format!("--replicas={replicas}");
             world.kubectl(&["-n", SYSTEM, "scale", "deployment/aquifer-control", &replicas]);
@@ -69,10 +64,9 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
             .wait_rolled_out("deployment/aquifer-control", PATIENCE)
             .unwrap();
     });
-    world.assert_none_failed("absence of the control plane", &pages);
 
     let cluster = world.cluster();
-    let pages = world.under_load(|| {
+    encrypted_and_unfailing(world, "loss of the API server", || {
         cluster.stop_service(Member::Control, "kube-apiserver").unwrap();
         served_meanwhile(world, "bookinfo answers without the API server");
         cluster.start_service(Member::Control, "kube-apiserver").unwrap();
@@ -81,7 +75,6 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
             .until_it_succeeds(&["get", "--raw", "/readyz"], PATIENCE)
             .unwrap();
     });
-    world.assert_none_failed("loss of the API server", &pages);
 
     // And then everything goes on: a new pod is enrolled.
     renew_probed(world);
@@ -150,6 +143,14 @@ fn killed_and_back(world: &World, nth: u32) -> u128 {
     });
     world.settled("bookinfo answers again", |_| true);
     start.elapsed().as_millis()
+}
+
+/// Does something under load: no request fails meanwhile, and no node and no pod has anything plain on its links.
+pub(crate) fn encrypted_and_unfailing(world: &World, what: &str, act: impl FnOnce()) {
+    let mut pages = None;
+    let seen = world.watched(|| pages = Some(world.under_load(act)));
+    world.assert_none_failed(what, &pages.unwrap());
+    assert_encrypted(&seen);
 }
 
 /// Something went through tunnels, and nothing beside them.

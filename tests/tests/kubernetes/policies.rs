@@ -2,98 +2,52 @@
 
 use aquifer_tests::cluster::layout::Member;
 
+use super::manifests::{STRICT, deployment, namespace, object, pods, service, serving};
 use super::world::{NAMESPACE, UNMESHED, World};
 
-const STRICT: &str = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default}
-spec: {mtls: {mode: STRICT}}
-";
+/// One pod on each node, probed by HTTP, TCP and a command, with ways in from outside; one probed by gRPC.
+fn probed() -> String {
+    let port = "name: http, port: 80, targetPort: 8080";
+    let node_port = format!("type: NodePort, ports: [{{{port}, nodePort: 30082}}]");
+    let balanced = format!("type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{{{port}}}]");
+    let pod = format!("{SPREAD}, containers: [{}]", serving("web", 8080, PROBES));
+    [
+        service("probed", "probed", &node_port),
+        service("balanced", "probed", &balanced),
+        object(
+            "Deployment",
+            "probed",
+            &format!("replicas: 2, {}", pods("probed", &pod)),
+        ),
+        deployment("checked", CHECKED),
+    ]
+    .concat()
+}
 
-/// One pod on each node, probed by HTTP, TCP and a command, with ways in from outside; one probed by gRPC; a client.
-const PROBED: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: probed}
-spec:
-  type: NodePort
-  selector: {app: probed}
-  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30082}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: probed}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: probed}}
-  template:
-    metadata: {labels: {app: probed}}
-    spec:
-      topologySpreadConstraints:
-      - maxSkew: 1
-        topologyKey: kubernetes.io/hostname
-        whenUnsatisfiable: DoNotSchedule
-        labelSelector: {matchLabels: {app: probed}}
-      containers:
-      - name: web
-        image: aquifer-cluster/app:1
-        args: [serve, '8080']
-        ports: [{name: http, containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, failureThreshold: 1}
-        livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 3}
-        startupProbe: {exec: {command: [/app, get, 'http://127.0.0.1:8080/']}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: balanced}
-spec:
-  type: LoadBalancer
-  allocateLoadBalancerNodePorts: false
-  selector: {app: probed}
-  ports: [{name: http, port: 80, targetPort: 8080}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: checked}
-spec:
-  selector: {matchLabels: {app: checked}}
-  template:
-    metadata: {labels: {app: checked}}
-    spec:
-      containers:
-      - name: details
-        image: docker.io/istio/examples-bookinfo-details-v1:1.20.3
-        imagePullPolicy: IfNotPresent
-        readinessProbe: {grpc: {port: 9080}, periodSeconds: 1, failureThreshold: 1}
-        livenessProbe: {grpc: {port: 9080, service: anything}, periodSeconds: 1, failureThreshold: 3}
-";
+const SPREAD: &str = "topologySpreadConstraints: [{
+    maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, nodeTaintsPolicy: Honor,
+    labelSelector: {matchLabels: {app: probed}}}]";
+const PROBES: &str = "ports: [{name: http, containerPort: 8080}],
+    readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, failureThreshold: 1},
+    livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 3},
+    startupProbe: {exec: {command: [/app, get, 'http://127.0.0.1:8080/']}, periodSeconds: 1}";
+const CHECKED: &str = "containers: [{
+    name: details, image: 'docker.io/istio/examples-bookinfo-details-v1:1.20.3', imagePullPolicy: IfNotPresent,
+    readinessProbe: {grpc: {port: 9080}, periodSeconds: 1, failureThreshold: 1},
+    livenessProbe: {grpc: {port: 9080, service: anything}, periodSeconds: 1, failureThreshold: 3}}]";
 
 /// Where a load balancer in front of the cluster would be.
 const BALANCER: &str = "172.31.9.9";
 
-const CLIENT: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: client}
-spec:
-  selector: {matchLabels: {app: client}}
-  template:
-    metadata: {labels: {app: client}}
-    spec:
-      containers:
-      - {name: client, image: 'aquifer-cluster/app:1', args: [serve, '8080']}
-";
-
-const PLACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: unmeshed}}";
-
 const NAME: &str = "http://probed.bookinfo.svc.cluster.local/";
 
 pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
-    world.apply(NAMESPACE, PROBED);
-    world.apply(NAMESPACE, CLIENT);
-    world.apply(UNMESHED, PLACE);
-    world.apply(UNMESHED, CLIENT);
+    let client = deployment(
+        "client",
+        &format!("containers: [{}]", serving("client", 8080, "")),
+    );
+    world.apply(NAMESPACE, &[probed(), client.clone()].concat());
+    world.apply(UNMESHED, &[namespace(UNMESHED, ""), client].concat());
     world.available(NAMESPACE);
     world.available(UNMESHED);
     enrolled(world, "probed", 2);
@@ -106,20 +60,9 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
     );
 
     world.apply(NAMESPACE, STRICT);
-    world
-        .api()
-        .until(
-            "a client without the mesh is refused",
-            super::world::PATIENCE,
-            || match world.get_from(UNMESHED, "client", NAME) {
-                Err(_) => Ok(()),
-                Ok(answer) => Err(aquifer_tests::cluster::kubectl::KubectlError::Failed {
-                    arguments: NAME.to_owned(),
-                    message: answer,
-                }),
-            },
-        )
-        .unwrap();
+    world.wait("a client without the mesh is refused", || {
+        refused(world.get_from(UNMESHED, "client", NAME))
+    });
     assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
     // Whoever starts now is probed under STRICT from the first time on.
     for workload in ["probed", "checked"] {
@@ -221,6 +164,14 @@ pub(crate) fn pods_that_come_and_go_are_followed(world: &World) {
         "istio.io/dataplane-mode-",
     ]);
     enrolled(world, "client", 1);
+}
+
+/// What was answered after all is the error.
+pub(crate) fn refused(answer: Result<String, String>) -> Result<(), String> {
+    match answer {
+        Err(_) => Ok(()),
+        Ok(answer) => Err(answer),
+    }
 }
 
 fn enrolled(world: &World, workload: &str, count: usize) {

@@ -1,37 +1,21 @@
 //! The first second of a pod: it starts captured, and not without an agent.
 
-use aquifer_tests::cluster::kubectl::KubectlError;
 use aquifer_tests::cluster::layout::Member;
 
+use super::manifests::{STRICT, getting, object, one_attempt, serving};
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
-const STRICT: &str = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default}
-spec: {mtls: {mode: STRICT}}
-";
-
 /// Its init container makes one call, once, at once: in plaintext it is refused.
-const HASTY: &str = "
-apiVersion: batch/v1
-kind: Job
-metadata: {name: hasty}
-spec:
-  backoffLimit: 0
-  template:
-    metadata: {labels: {app: hasty}}
-    spec:
-      restartPolicy: Never
-      initContainers:
-      - {name: first, image: 'aquifer-cluster/app:1', args: [get, 'http://probed.bookinfo.svc.cluster.local/']}
-      containers:
-      - {name: then, image: 'aquifer-cluster/app:1', args: [get, 'http://probed.bookinfo.svc.cluster.local/']}
-";
+fn hasty() -> String {
+    let [first, then] =
+        ["first", "then"].map(|name| getting(name, "http://probed.bookinfo.svc.cluster.local/"));
+    let pod = format!("initContainers: [{first}], containers: [{then}]");
+    object("Job", "hasty", &one_attempt(&pod))
+}
 
 pub(crate) fn a_pods_first_call_is_in_the_mesh(world: &World) {
     world.apply(NAMESPACE, STRICT);
-    world.apply(NAMESPACE, HASTY);
+    world.apply(NAMESPACE, &hasty());
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
     world.kubectl(&[
         "-n",
@@ -55,26 +39,14 @@ pub(crate) fn without_an_agent_pods_of_the_mesh_wait_and_others_start(world: &Wo
         status.pods_of("default", "newcomer").all(|pod| pod.ready)
             && status.pods_of("default", "newcomer").next().is_some()
     });
-    world
-        .cluster()
-        .kubectl()
-        .until("the pod's events say what it waits for", PATIENCE, || {
-            let events = world.kubectl(&[
-                "-n",
-                NAMESPACE,
-                "get",
-                "events",
-                "--field-selector=involvedObject.name=newcomer",
-            ]);
-            match events.contains("waits for its node agent") {
-                true => Ok(()),
-                false => Err(KubectlError::Failed {
-                    arguments: "get events".to_owned(),
-                    message: events,
-                }),
-            }
-        })
-        .unwrap();
+    let of_it = "--field-selector=involvedObject.name=newcomer";
+    world.wait("the pod's events say what it waits for", || {
+        let events = world.kubectl(&["-n", NAMESPACE, "get", "events", of_it]);
+        match events.contains("waits for its node agent") {
+            true => Ok(()),
+            false => Err(events),
+        }
+    });
     let status = world.status();
     assert!(
         status.pods_of(NAMESPACE, "newcomer").all(|pod| !pod.ready),
@@ -121,18 +93,7 @@ fn away(world: &World, node: &str, is_away: bool) {
 }
 
 fn pod_on(node: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: newcomer, labels: {{app: newcomer}}}}
-spec:
-  nodeName: {node}
-  containers:
-  - name: web
-    image: aquifer-cluster/app:1
-    args: [serve, '8080']
-    readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
-"
-    )
+    let probed = "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}";
+    let pod = format!("nodeName: {node}, containers: [{}]", serving("web", 8080, probed));
+    object("Pod", "newcomer", &pod)
 }

@@ -10,6 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
 
+use super::manifests::namespace;
 use super::world::{NAMESPACE, SYSTEM, World};
 
 /// Namespaces whose labels flap, and how often each changes.
@@ -112,9 +113,7 @@ fn a_megabyte_of_settings_is_read_or_refused(world: &World) {
 /// As fast as the API server takes it, from many sides at once.
 fn labels_flap(world: &World) {
     let names: Vec<String> = (0..FLAPPING).map(|number| format!("flapping-{number}")).collect();
-    let namespaces = names.iter().map(|name| {
-        format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{flaps: here}}}}\n")
-    });
+    let namespaces = names.iter().map(|name| namespace(name, "flaps: here"));
     let kubectl = world.cluster().kubectl();
     kubectl.apply(&namespaces.collect::<String>()).unwrap();
     let start = Instant::now();

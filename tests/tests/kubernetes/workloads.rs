@@ -4,115 +4,82 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use aquifer_tests::cluster::layout::Member;
 
+use super::manifests::{STRICT, deployment, getting, namespace, object, one_attempt, pods, service, serving};
+use super::policies::refused;
 use super::world::{NAMESPACE, UNMESHED, World};
 
 const KINDS: &str = "kinds";
 
 /// Label, as manifests written for sidecars have it, and nothing but mutual TLS let in.
-const PLACE: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: kinds, labels: {istio-injection: enabled}}
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: kinds}
-spec: {mtls: {mode: STRICT}}
----
-apiVersion: v1
-kind: Service
-metadata: {name: target}
-spec: {selector: {app: target}, ports: [{name: http, port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: peers}
-spec: {clusterIP: None, selector: {app: target}, ports: [{name: http, port: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: alias}
-spec: {type: ExternalName, externalName: target.kinds.svc.cluster.local}
----
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: target}
-spec:
-  replicas: 2
-  serviceName: peers
-  podManagementPolicy: Parallel
-  selector: {matchLabels: {app: target}}
-  template:
-    metadata: {labels: {app: target}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers: [{name: web, image: 'aquifer-cluster/app:1', args: [serve, '8080']}]
-";
+fn place() -> String {
+    let pod = format!("containers: [{}]", serving("web", 8080, ""));
+    let set = "replicas: 2, serviceName: peers, podManagementPolicy: Parallel";
+    let alias = "type: ExternalName, externalName: target.kinds.svc.cluster.local";
+    [
+        namespace(KINDS, "istio-injection: enabled"),
+        STRICT.to_owned(),
+        service(
+            "target",
+            "target",
+            "ports: [{name: http, port: 80, targetPort: 8080}]",
+        ),
+        service(
+            "peers",
+            "target",
+            "clusterIP: None, ports: [{name: http, port: 8080}]",
+        ),
+        object("Service", "alias", alias),
+        object(
+            "StatefulSet",
+            "target",
+            &format!("{set}, {}", pods("target", &pod)),
+        ),
+    ]
+    .concat()
+}
 
 /// Each asks as soon as it runs, once, and fails with its first answer: none may start before it is in the mesh.
-const ONCE: &str = "
-apiVersion: batch/v1
-kind: Job
-metadata: {name: once}
-spec:
-  backoffLimit: 0
-  template:
-    spec:
-      restartPolicy: Never
-      initContainers: [{name: first, image: 'aquifer-cluster/app:1', args: [get, 'http://target/']}]
-      containers: [{name: then, image: 'aquifer-cluster/app:1', args: [get, 'http://target-1.peers:8080/']}]
----
-apiVersion: batch/v1
-kind: CronJob
-metadata: {name: nightly}
-spec:
-  schedule: '0 3 * * *'
-  jobTemplate:
-    spec:
-      backoffLimit: 0
-      template:
-        spec:
-          restartPolicy: Never
-          containers: [{name: job, image: 'aquifer-cluster/app:1', args: [get, 'http://alias/']}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: pair}
-spec:
-  selector: {matchLabels: {app: pair}}
-  template:
-    metadata: {labels: {app: pair}}
-    spec:
-      automountServiceAccountToken: false
-      terminationGracePeriodSeconds: 1
-      initContainers: [{name: first, image: 'aquifer-cluster/app:1', args: [get, 'http://target/']}]
-      containers:
-      - {name: one, image: 'aquifer-cluster/app:1', args: [serve, '8080']}
-      - {name: two, image: 'aquifer-cluster/app:1', args: [serve, '8081']}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: host}
-spec:
-  selector: {matchLabels: {app: host}}
-  template:
-    metadata: {labels: {app: host}}
-    spec:
-      hostNetwork: true
-      terminationGracePeriodSeconds: 1
-      containers: [{name: web, image: 'aquifer-cluster/app:1', args: [serve, '18080']}]
-";
+fn once() -> String {
+    let first = getting("first", "http://target/");
+    let then = getting("then", "http://target-1.peers:8080/");
+    let at_night = one_attempt(&format!("containers: [{}]", getting("job", "http://alias/")));
+    let containers = [serving("one", 8080, ""), serving("two", 8081, "")].join(", ");
+    let web = serving("web", 18080, "");
+    [
+        object(
+            "Job",
+            "once",
+            &one_attempt(&format!("initContainers: [{first}], containers: [{then}]")),
+        ),
+        object(
+            "CronJob",
+            "nightly",
+            &format!("schedule: '0 3 * * *', jobTemplate: {{spec: {{{at_night}}}}}"),
+        ),
+        deployment(
+            "pair",
+            &format!(
+                "automountServiceAccountToken: false, initContainers: [{first}], containers: [{containers}]"
+            ),
+        ),
+        deployment("host", &format!("hostNetwork: true, containers: [{web}]")),
+        // Ends when it has been answered, and is started again.
+        object(
+            "Pod",
+            "again",
+            &format!("containers: [{}]", getting("again", "http://target/")),
+        ),
+    ]
+    .concat()
+}
 
 pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(world: &World) {
-    world.apply(KINDS, PLACE);
+    world.apply(KINDS, &place());
     enrolled(world, "target", 2);
     world.wait("plaintext is refused", || {
-        match world.get_from(UNMESHED, "client", "http://target.kinds.svc.cluster.local/") {
-            Err(_) => Ok(()),
-            Ok(answer) => Err(answer),
-        }
+        refused(world.get_from(UNMESHED, "client", "http://target.kinds.svc.cluster.local/"))
     });
-    world.apply(KINDS, ONCE);
+    world.apply(KINDS, &once());
     world.kubectl(&["-n", KINDS, "create", "job", "tonight", "--from=cronjob/nightly"]);
     for job in ["once", "tonight"] {
         world.wait(&format!("job {job} is done at the first attempt"), || {
@@ -156,12 +123,30 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
         let answer = world.get_from(from, "client", &url);
         assert!(answer.is_ok(), "{url}: {answer:?}");
     }
+    world.wait("a container that was started again is served again", || {
+        started_again(world)
+    });
     if world.ours().is_some() {
         an_address_that_changes_hands_changes_its_identity(world);
     } else {
         world.leave_out("in kinds of workloads: an address that changes hands");
     }
     world.kubectl(&["delete", "namespace", KINDS, "--timeout=60s"]);
+}
+
+/// Each of its lives ended well.
+fn started_again(world: &World) -> Result<(), String> {
+    let state =
+        "jsonpath={range .status.containerStatuses[0]}{.restartCount} {.lastState.terminated.exitCode}{end}";
+    let state = world.kubectl(&["-n", KINDS, "get", "pod", "again", "-o", state]);
+    match state.split_once(' ') {
+        Some((restarts, "0")) if restarts.parse().is_ok_and(|count: u32| count > 1) => Ok(()),
+        Some((_, "" | "0")) => Err(state),
+        _ => panic!(
+            "a later life of the pod failed: {}",
+            world.kubectl(&["-n", KINDS, "logs", "again", "--previous"])
+        ),
+    }
 }
 
 fn done(world: &World, job: &str) -> Result<(), String> {
@@ -209,22 +194,12 @@ spec:
 
 /// A client of that identity, on a node of whose addresses the next one is the same for all.
 fn client(account: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: {account}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: {account}, namespace: kinds, labels: {{app: {account}}}}}
-spec:
-  nodeName: {REUSING}
-  serviceAccountName: {account}
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: web, image: 'aquifer-cluster/app:1', args: [serve, '8080']}}]
-"
-    )
+    let web = serving("web", 8080, "");
+    let pod = format!(
+        "nodeName: {REUSING}, serviceAccountName: {account}, terminationGracePeriodSeconds: 1, containers: [{web}]"
+    );
+    let account_object = format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {account}}}}}\n");
+    account_object + &object("Pod", account, &pod)
 }
 
 const REUSING: Member = Member::Node(2);
@@ -235,10 +210,7 @@ fn an_address_that_changes_hands_changes_its_identity(world: &World) {
     let address = starts(world, "first");
     world.apply(KINDS, &allow("first"));
     world.wait("others are refused", || {
-        match ask(world, NAMESPACE, "deployment/client") {
-            Ok(answer) => Err(answer),
-            Err(_) => Ok(()),
-        }
+        refused(ask(world, NAMESPACE, "deployment/client"))
     });
     world.wait("the first one is allowed", || {
         ask(world, KINDS, "first").map(drop)

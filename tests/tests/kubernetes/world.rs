@@ -6,41 +6,40 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aquifer_tests::cluster::foreign::Terms;
+use aquifer_tests::cluster::foreign::{Access, Terms, Wanted};
+use aquifer_tests::cluster::ground::{Ground, Way};
 use aquifer_tests::cluster::kubectl::{Kubectl, KubectlError};
-use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::cluster::layout::{ClusterName, Member};
 use aquifer_tests::cluster::mesh::Mesh;
-use aquifer_tests::cluster::{Cluster, observe};
+use aquifer_tests::cluster::{Cluster, ClusterOptions, observe, parts, take_down_on_signal};
 use aquifer_tests::demo::capture::{Capture, Edge, Seen, TEXTS};
 use aquifer_tests::demo::load::{Load, Pages};
 use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use regex::bytes::Regex;
 
-use super::ground::{Ground, Way};
+use super::inventory;
+use super::manifests::service;
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
 /// Where a client is that the mesh never has.
 pub(crate) const UNMESHED: &str = "unmeshed";
+/// Namespaces that chapters make.
+const MADE_LATER: [&str; 3] = ["own", "kinds", UNMESHED];
+/// Of the cluster that is made.
+const NAME: &str = "test-mesh";
 /// Generous: the machine may be busy with other builds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Pages; each is three to five requests through the mesh.
 const PER_SECOND: u32 = 70;
 const FRONT_PORT: u16 = 9080;
+pub(crate) const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 /// Pages that have to be served in a row before a change counts as over.
 const SETTLED: usize = 20;
 
-/// The way in that stays when the mesh's gateway is gone.
-const FRONT: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: front}
-spec:
-  type: NodePort
-  selector: {app: productpage}
-  ports: [{name: http, port: 9080, nodePort: 30081}]
-";
+/// Of the way in that stays when the mesh's gateway is gone.
+const FRONT: &str = "type: NodePort, ports: [{name: http, port: 9080, nodePort: 30081}]";
 
 pub(crate) struct World {
     /// To productpage, past every gateway; closed before the ground goes.
@@ -50,6 +49,8 @@ pub(crate) struct World {
     left_out: RefCell<BTreeSet<&'static str>>,
     /// What each node had before the mesh.
     rules: Vec<(Member, String)>,
+    /// What the cluster had.
+    objects: BTreeSet<String>,
 }
 
 impl World {
@@ -57,25 +58,15 @@ impl World {
     /// but not in CI.
     pub(crate) fn build() -> Option<Self> {
         drop(tracing_subscriber::fmt().with_writer(std::io::stderr).try_init());
-        let terms = Terms::from_environment().unwrap_or_else(|error| panic!("{error}"));
-        if let Some(terms) = terms {
-            return Some(Self::of(Ground::find(&terms, programs(), NAMESPACE)));
+        if let Some(terms) = Terms::from_environment().unwrap_or_else(|error| panic!("{error}")) {
+            return Some(Self::of(attach(&terms)));
         }
         if !nix::unistd::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "the suite needs root");
             eprintln!("skipped: needs root");
             return None;
         }
-        let ground = Ground::make();
-        if let Ground::Ours(cluster) = &ground {
-            // Loads the images of both.
-            drop(Mesh::prepare(cluster, programs()).unwrap());
-            cluster
-                .kubectl()
-                .run(&["create", "namespace", NAMESPACE])
-                .unwrap();
-        }
-        Some(Self::of(ground))
+        Some(Self::of(make()))
     }
 
     /// Bookinfo, and beside it the mesh.
@@ -85,14 +76,23 @@ impl World {
             front: OnceCell::new(),
             left_out: RefCell::default(),
             rules: Vec::new(),
+            objects: BTreeSet::new(),
         };
         world.deploy_bookinfo();
+        world.objects = inventory::take(&world);
         let nodes = world.ours().map(Cluster::nodes).into_iter().flatten();
         world.rules = nodes.map(|node| (node, world.rules_of(node))).collect();
-        world
-            .mesh()
-            .install(&["gatewayApi.install=true"], PATIENCE)
-            .unwrap();
+        // On somebody's own cluster they may be there.
+        let lacks_gateways = world
+            .api()
+            .run(&["get", "customresourcedefinition", GATEWAYS])
+            .is_err();
+        let settings: &[&str] = if lacks_gateways {
+            &["gatewayApi.install=true"]
+        } else {
+            &[]
+        };
+        world.ground.install(settings, PATIENCE).unwrap();
         world
     }
 
@@ -102,6 +102,10 @@ impl World {
             node,
             "nft list tables | sort; ip rule; ls /opt/cni/bin /etc/cni/net.d; tr -d '[:space:]' </etc/cni/net.d/10-cluster.conflist",
         )
+    }
+
+    pub(crate) fn objects_before(&self) -> &BTreeSet<String> {
+        &self.objects
     }
 
     pub(crate) fn rules_before(&self, node: Member) -> &str {
@@ -117,21 +121,18 @@ impl World {
         ] {
             self.apply_sample(file);
         }
-        self.apply(NAMESPACE, FRONT);
+        self.apply(NAMESPACE, &service("front", "productpage", FRONT));
     }
 
     pub(crate) fn down(self) {
         let Self { ground, front, .. } = self;
         drop(front);
-        ground.down();
+        ground.down().unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The cluster, where its nodes are ours to enter.
     pub(crate) fn ours(&self) -> Option<&Cluster> {
-        match &self.ground {
-            Ground::Ours(cluster) => Some(cluster),
-            Ground::Theirs(_) => None,
-        }
+        self.ground.made()
     }
 
     /// For chapters that enter nodes: only where they are ours.
@@ -154,7 +155,7 @@ impl World {
     }
 
     pub(crate) fn mesh(&self) -> Mesh<'_> {
-        self.ground.mesh()
+        self.ground.mesh().unwrap()
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
@@ -162,8 +163,7 @@ impl World {
     }
 
     pub(crate) fn apply(&self, namespace: &str, manifests: &str) {
-        let manifests = self.ground.adapt(manifests);
-        self.api().apply_in(namespace, &manifests).unwrap();
+        self.ground.apply(namespace, manifests).unwrap();
     }
 
     pub(crate) fn apply_sample(&self, name: &str) {
@@ -173,17 +173,7 @@ impl World {
 
     /// Waits until every Deployment of the namespace is available.
     pub(crate) fn available(&self, namespace: &str) {
-        let limit = format!("--timeout={}s", PATIENCE.as_secs());
-        let wait = [
-            "-n",
-            namespace,
-            "wait",
-            "--for=condition=Available",
-            "deployment",
-            "--all",
-            &*limit,
-        ];
-        self.kubectl(&wait);
+        self.api().wait_available(namespace, PATIENCE).unwrap();
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -193,33 +183,24 @@ impl World {
     /// Waits for a state of the cluster and tells how long it took.
     pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Duration {
         let start = Instant::now();
-        let attempt = || {
-            let status = observe::status(self.api())?;
-            if wanted(&status) {
-                return Ok(());
-            }
-            Err(KubectlError::Failed {
-                arguments: "get pods".to_owned(),
-                message: status.to_string(),
-            })
-        };
-        let done = self.api().until(what, PATIENCE, attempt);
-        if let Err(error) = done {
-            panic!("{error}\n{}", self.mesh().describe());
-        }
+        self.done(observe::until(self.api(), what, PATIENCE, wanted));
         start.elapsed()
     }
 
-    /// Tries until it is so.
-    pub(crate) fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
-        let attempt = || match is_so() {
-            true => Ok(()),
-            false => Err(KubectlError::Failed {
-                arguments: what.to_owned(),
-                message: "not yet".to_owned(),
-            }),
-        };
-        if let Err(error) = self.api().until(what, PATIENCE, attempt) {
+    /// Waits until a page is served there.
+    pub(crate) fn answers(&self, what: &str, address: SocketAddr) {
+        self.wait(what, || {
+            let pages = Load::pages(&self.outside(), address, 1).unwrap();
+            if pages.failures == 0 {
+                return Ok(());
+            }
+            Err(format!("{pages:?}"))
+        });
+    }
+
+    /// Tells with a failure what helps to see why.
+    fn done<T>(&self, waited: Result<T, KubectlError>) {
+        if let Err(error) = waited {
             panic!("{error}\n{}", self.mesh().describe());
         }
     }
@@ -230,9 +211,7 @@ impl World {
     }
 
     pub(crate) fn outside(&self) -> Namespace {
-        self.ours().map_or_else(Namespace::here, |cluster| {
-            Namespace::named(&cluster.layout().netns(Member::World))
-        })
+        self.ground.outside()
     }
 
     /// Where the world reaches productpage, past every gateway.
@@ -243,7 +222,13 @@ impl World {
 
     /// Where it reaches a Service of bookinfo.
     pub(crate) fn way_to(&self, service: &str, port: u16) -> Way {
-        self.ground.way_to(NAMESPACE, service, port)
+        self.way_into(NAMESPACE, service, port)
+    }
+
+    pub(crate) fn way_into(&self, namespace: &str, service: &str, port: u16) -> Way {
+        let node = Member::Node(1).to_string();
+        let way = self.ground.way_to(namespace, service, port, &node);
+        way.unwrap()
     }
 
     /// The node of the cluster's name server, and the other one.
@@ -321,34 +306,28 @@ impl World {
         );
     }
 
+    /// Tries until it is so.
+    pub(crate) fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
+        self.wait(what, || match is_so() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
+    }
+
     /// Waits until that holds; what it says meanwhile is told at the deadline.
     pub(crate) fn wait(&self, what: &str, wanted: impl Fn() -> Result<(), String>) {
-        let attempt = || {
-            wanted().map_err(|message| KubectlError::Failed {
-                arguments: what.to_owned(),
-                message,
-            })
-        };
-        if let Err(error) = self.api().until(what, PATIENCE, attempt) {
-            panic!("{error}\n{}", self.mesh().describe());
-        }
+        self.done(self.api().until(what, PATIENCE, wanted));
     }
 
     /// Waits until pages are served, all of a number in a row, and `right` says that they are as they should be.
     pub(crate) fn settled(&self, what: &str, right: impl Fn(&Pages) -> bool) {
-        let attempt = || {
+        self.wait(what, || {
             let pages = Load::pages(&self.outside(), self.front(), SETTLED).unwrap();
             if pages.failures == 0 && right(&pages) {
                 return Ok(());
             }
-            Err(KubectlError::Failed {
-                arguments: what.to_owned(),
-                message: format!("{pages:?}"),
-            })
-        };
-        if let Err(error) = self.api().until(what, PATIENCE, attempt) {
-            panic!("{error}\n{}", self.mesh().describe());
-        }
+            Err(format!("{pages:?}"))
+        });
     }
 
     /// What a command inside a node prints; it may fail.
@@ -367,6 +346,29 @@ impl World {
         let get = ["-n", namespace, "exec", &*target, "--", "/app", "get", url];
         self.api().run(&get).map_err(|error| error.to_string())
     }
+}
+
+/// The cluster of KUBECONFIG, with the namespace and all images on it; a signal from now on clears it.
+fn attach(terms: &Terms) -> Ground {
+    let tell = |step: &str| eprintln!("{step}");
+    let wanted = Wanted {
+        namespaces: &[NAMESPACE],
+        later: &MADE_LATER,
+        images: &|| Ok(vec![parts::app_image(&tell)?]),
+    };
+    let access = Access::take(programs()).unwrap_or_else(|error| panic!("{error}"));
+    access.clear_on_signal().unwrap();
+    Ground::attach(terms, access, &wanted, &tell).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A cluster with the same on it; a signal takes it down.
+fn make() -> Ground {
+    let name: ClusterName = NAME.parse().unwrap();
+    take_down_on_signal(name.clone()).unwrap();
+    let ground = Ground::make(&ClusterOptions::new(name), &|step| eprintln!("{step}")).unwrap();
+    ground.load(programs()).unwrap();
+    ground.kubectl().run(&["create", "namespace", NAMESPACE]).unwrap();
+    ground
 }
 
 pub(crate) fn programs() -> &'static Path {

@@ -77,7 +77,7 @@ spec:
 /// Prints head and body.
 const CURL: [&str; 6] = ["curl", "-sS", "-i", "--max-time", "10", "-H"];
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -92,11 +92,11 @@ fn from_outside(world: &World, address: &str, host: &str, path: &str, more: &[&s
     text(&world.lab.node("world", &arguments).unwrap())
 }
 
-fn status(answer: &str) -> &str {
+pub(crate) fn status(answer: &str) -> &str {
     answer.split_whitespace().nth(1).unwrap_or_default()
 }
 
-fn has_line(answer: &str, line: &str) -> bool {
+pub(crate) fn has_line(answer: &str, line: &str) -> bool {
     answer.lines().any(|l| l.trim().eq_ignore_ascii_case(line))
 }
 

@@ -3,6 +3,7 @@
 //! Each test has a lab of its own. They need root; without it they are skipped, but not in CI.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
+mod egress;
 mod encryption;
 mod families;
 mod gateways;

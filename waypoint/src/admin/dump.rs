@@ -63,7 +63,12 @@ fn cluster(state: &ClusterState) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": cluster.name,
-        "type": "EDS",
+        "type": match &cluster.names {
+            None => "EDS",
+            Some(names) if names.first_only => "LOGICAL_DNS",
+            Some(_) => "STRICT_DNS",
+        },
+        "names": cluster.names.iter().flat_map(|names| &names.list).map(|n| format!("{}:{}", n.host, n.port)).collect::<Vec<_>>(),
         "eds_cluster_config": { "service_name": cluster.service_name },
         "lb_policy": match cluster.balance {
             aquifer_core::http::cluster::BalancePolicy::RoundRobin => "ROUND_ROBIN",
@@ -95,6 +100,7 @@ fn endpoints(state: &ProxyState) -> Value {
 fn endpoint(endpoint: &Endpoint, active: u32) -> Value {
     let (tunnel, identity) = match &endpoint.transport {
         Transport::Plaintext => ("none", None),
+        Transport::Outside => ("outside", None),
         Transport::Hbone(identity) => ("hbone", Some(identity.as_str())),
     };
     json!({

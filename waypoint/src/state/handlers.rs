@@ -14,39 +14,39 @@ use parking_lot::Mutex;
 
 use super::{Changes, StateWriter};
 
-/// All handlers run on the stream's task, one at a time; the lock is never contended.
-type Writer = Arc<Mutex<StateWriter>>;
+/// Handlers run on the stream's task, one at a time, and answers of name servers come on the same thread: the lock is
+/// never contended, and never held over an await.
+pub(crate) type Writer = Arc<Mutex<StateWriter>>;
 
 /// One handler for each type: policies before the workloads that list them, clusters and endpoints before the routes
 /// that lead to them, secrets before the listeners that name them.
-pub(crate) fn all(writer: StateWriter) -> Vec<Box<dyn ResourceHandler>> {
-    let writer: Writer = Arc::new(Mutex::new(writer));
+pub(crate) fn all(writer: &Writer) -> Vec<Box<dyn ResourceHandler>> {
     vec![
         Box::new(PolicyHandler(writer.clone())),
         Box::new(MeshHandler(writer.clone())),
         Box::new(EnvoyHandler::<Secret>::new(
             type_url::SECRET,
-            &writer,
+            writer,
             StateWriter::secrets,
         )),
         Box::new(EnvoyHandler::<Cluster>::new(
             type_url::CLUSTER,
-            &writer,
+            writer,
             StateWriter::clusters,
         )),
         Box::new(EnvoyHandler::<Endpoints>::new(
             type_url::ENDPOINTS,
-            &writer,
+            writer,
             StateWriter::endpoints,
         )),
         Box::new(EnvoyHandler::<Listener>::new(
             type_url::LISTENER,
-            &writer,
+            writer,
             StateWriter::listeners,
         )),
         Box::new(EnvoyHandler::<RouteTable>::new(
             type_url::ROUTES,
-            &writer,
+            writer,
             StateWriter::routes,
         )),
     ]

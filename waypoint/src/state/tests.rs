@@ -42,7 +42,9 @@ fn tunnels_find_their_listener_by_address_and_by_host() {
 #[test]
 fn a_bad_resource_is_named_and_the_others_are_applied() {
     let shared = Shared::new();
-    let mut handlers = all(StateWriter::new(shared.clone()));
+    let mut handlers = all(&Arc::new(parking_lot::Mutex::new(StateWriter::new(
+        shared.clone(),
+    ))));
     let clusters = handlers
         .iter_mut()
         .find(|h| h.type_url() == type_url::CLUSTER)

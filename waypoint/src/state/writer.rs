@@ -1,14 +1,16 @@
 //! The one writer of the state: takes resources, keeps the last good ones, publishes the next state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
-use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints};
+use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints, Names, Transport};
 use aquifer_core::http::listener::Listener;
 use aquifer_core::http::table::RouteTable;
 use aquifer_core::snapshot::{Change, MeshSnapshot};
 use aquifer_xds::envoy::Secret;
+use tokio::sync::watch;
 
 use super::{ClusterState, ProxyState, Shared};
 use crate::upstream::endpoint::{EndpointKey, EndpointState};
@@ -19,6 +21,9 @@ pub(crate) struct Changes<R> {
     pub(crate) remove: Vec<String>,
 }
 
+/// Names that are to be looked up.
+pub(crate) type Wanted = BTreeSet<Arc<str>>;
+
 pub(crate) struct StateWriter {
     shared: Arc<Shared>,
     state: ProxyState,
@@ -26,6 +31,10 @@ pub(crate) struct StateWriter {
     clusters: HashMap<Arc<str>, Cluster>,
     assignments: HashMap<Arc<str>, Endpoints>,
     turns: HashMap<Arc<str>, Arc<AtomicU64>>,
+    /// What names stand for, as far as it is known.
+    answers: HashMap<Arc<str>, Arc<[IpAddr]>>,
+    /// The names that clusters need.
+    wanted: watch::Sender<Wanted>,
     /// Endpoints in use, so that their connections and counters outlive a change of clusters.
     endpoints: HashMap<EndpointKey, Weak<EndpointState>>,
 }
@@ -39,6 +48,8 @@ impl StateWriter {
             clusters: HashMap::new(),
             assignments: HashMap::new(),
             turns: HashMap::new(),
+            answers: HashMap::new(),
+            wanted: watch::Sender::default(),
             endpoints: HashMap::new(),
         }
     }
@@ -85,7 +96,62 @@ impl StateWriter {
             self.clusters.insert(name.clone(), cluster);
             self.rebuild(&name);
         }
+        self.note_names();
         self.publish();
+    }
+
+    pub(crate) fn wanted_names(&self) -> watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+
+    /// What a name stands for from now on.
+    pub(crate) fn answered(&mut self, name: &Arc<str>, addresses: &[IpAddr]) {
+        let known = self.answers.get(name).is_some_and(|known| **known == *addresses);
+        if known || !self.wanted.borrow().contains(name) {
+            return;
+        }
+        self.answers.insert(name.clone(), addresses.into());
+        let has_name = |c: &&Cluster| c.names.iter().flat_map(|n| &n.list).any(|e| e.host == *name);
+        let affected: Vec<_> = self
+            .clusters
+            .values()
+            .filter(has_name)
+            .map(|c| c.name.clone())
+            .collect();
+        for cluster in affected {
+            self.rebuild(&cluster);
+        }
+        self.publish();
+    }
+
+    fn note_names(&mut self) {
+        let clusters = self.clusters.values();
+        let endpoints = clusters.flat_map(|c| c.names.iter().flat_map(|n| &n.list));
+        let names = endpoints.map(|e| e.host.clone());
+        let wanted: Wanted = names.filter(|host| host.parse::<IpAddr>().is_err()).collect();
+        self.answers.retain(|name, _| wanted.contains(name));
+        self.wanted.send_if_modified(|old| {
+            let differs = *old != wanted;
+            *old = wanted;
+            differs
+        });
+    }
+
+    /// The endpoints that names lead to now.
+    fn named_endpoints(&self, names: &Names) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for named in &names.list {
+            let written = named.host.parse::<IpAddr>().ok();
+            let answer = self.answers.get(&named.host).map_or(&[][..], |list| list);
+            let most = if names.first_only { 1 } else { answer.len() };
+            for ip in written.iter().chain(&answer[..most.min(answer.len())]) {
+                let address = SocketAddr::new(ip.to_canonical(), named.port);
+                if endpoints.iter().all(|e| e.address != address) {
+                    endpoints.push(outside(address, named.weight));
+                }
+            }
+        }
+        endpoints
     }
 
     pub(crate) fn endpoints(&mut self, changes: Changes<Endpoints>) {
@@ -125,8 +191,13 @@ impl StateWriter {
         let Some(cluster) = self.clusters.get(name).cloned() else {
             return;
         };
-        let assigned = self.assignments.get(&cluster.service_name);
-        let endpoints = assigned.map(|a| a.list.clone()).unwrap_or_default();
+        let endpoints = match &cluster.names {
+            Some(names) => self.named_endpoints(names),
+            None => {
+                let assigned = self.assignments.get(&cluster.service_name);
+                assigned.map(|a| a.list.clone()).unwrap_or_default()
+            }
+        };
         let states = endpoints.iter().map(|e| self.endpoint_state(e)).collect();
         let turn = self.turns.entry(name.clone()).or_default().clone();
         let joined = ClusterState {
@@ -146,5 +217,16 @@ impl StateWriter {
         let state = Arc::new(EndpointState::new(key.clone()));
         self.endpoints.insert(key, Arc::downgrade(&state));
         state
+    }
+}
+
+fn outside(address: SocketAddr, weight: u32) -> Endpoint {
+    Endpoint {
+        address,
+        transport: Transport::Outside,
+        weight,
+        healthy: true,
+        priority: 0,
+        workload: "".into(),
     }
 }

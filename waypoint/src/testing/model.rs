@@ -101,6 +101,7 @@ impl Mesh {
             connect_timeout: Duration::from_secs(10),
             http: UpstreamHttp::AsDownstream,
             service_name: name.into(),
+            names: None,
         };
         for endpoint in endpoints.iter().filter(|e| !e.workload.is_empty()) {
             self.workload_of(endpoint);

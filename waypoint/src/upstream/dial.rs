@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aquifer_core::address::NetworkAddress;
 use aquifer_core::authority::Authority;
 use aquifer_core::forwarded::Forwarded;
 use aquifer_core::http::cluster::Transport;
 use aquifer_core::identity::SpiffeId;
+use aquifer_core::workload::TunnelProtocol;
 use aquifer_hbone::{ConnectError, Pool, PoolKey, TunnelRequest};
 use aquifer_identity::{CertificateManager, FetchError};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::UpstreamIo;
 use super::endpoint::EndpointKey;
+use crate::state::Shared;
 
 /// The port on which the agents of the mesh accept tunnels.
 const HBONE_PORT: u16 = 15008;
@@ -28,6 +32,10 @@ pub(crate) enum DialError {
     Tunnel(#[from] ConnectError),
     #[error("cannot connect to {address}: {source}")]
     Plain { address: SocketAddr, source: io::Error },
+    #[error(
+        "{address} was written down or looked up as an address outside the mesh, but is that of {owner}, which only tunnels may lead to; name the Service, or pods by the workloadSelector of a ServiceEntry"
+    )]
+    OfTheMesh { address: SocketAddr, owner: String },
     #[error("no connection to {address} within {} ms", after.as_millis())]
     Timeout { address: SocketAddr, after: Duration },
 }
@@ -38,6 +46,9 @@ pub(crate) struct Dialer {
     identity: SpiffeId,
     local: IpAddr,
     tunnels: Pool,
+    mesh: Arc<Shared>,
+    /// The network that this proxy is on.
+    network: Arc<str>,
     /// `waypoint` or `gateway`; an east-west gateway reads it.
     origin: HeaderValue,
     hbone_port: u16,
@@ -49,6 +60,7 @@ impl Dialer {
         identity: SpiffeId,
         local: IpAddr,
         tunnels: Pool,
+        (mesh, network): (Arc<Shared>, &str),
         origin: &'static str,
     ) -> Self {
         Self {
@@ -56,6 +68,8 @@ impl Dialer {
             identity,
             local,
             tunnels,
+            mesh,
+            network: network.into(),
             origin: HeaderValue::from_static(origin),
             hbone_port: HBONE_PORT,
         }
@@ -78,6 +92,10 @@ impl Dialer {
         let attempt = async {
             match &endpoint.transport {
                 Transport::Plaintext => plain(endpoint.address).await,
+                Transport::Outside => {
+                    self.check_outside(endpoint.address)?;
+                    plain(endpoint.address).await
+                }
                 Transport::Hbone(identity) => self.tunnel(endpoint.address, identity, client).await,
             }
         };
@@ -86,6 +104,25 @@ impl Dialer {
             after: timeout,
         };
         tokio::time::timeout(timeout, attempt).await.map_err(timed_out)?
+    }
+
+    /// Nothing goes in plaintext to what takes tunnels, and nobody leads to this proxy itself, whoever wrote the address.
+    fn check_outside(&self, address: SocketAddr) -> Result<(), DialError> {
+        let ip = address.ip().to_canonical();
+        let (mesh, key) = (self.mesh.mesh(), NetworkAddress::new(&self.network, ip));
+        let pod = mesh
+            .workload_at(&key)
+            .filter(|pod| pod.tunnel == TunnelProtocol::Hbone)
+            .map(|pod| format!("the pod {}/{}", pod.namespace, pod.name));
+        let service = mesh
+            .service_at(&key, "")
+            .filter(|service| service.canonical)
+            .map(|service| format!("the Service {}", service.hostname));
+        let own = (ip == self.local.to_canonical()).then(|| "this proxy".to_owned());
+        match own.or(pod).or(service) {
+            None => Ok(()),
+            Some(owner) => Err(DialError::OfTheMesh { address, owner }),
+        }
     }
 
     async fn tunnel(

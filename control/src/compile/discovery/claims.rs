@@ -7,7 +7,7 @@ use aquifer_core::service::PortMapping;
 use aquifer_core::workload::{Health, Workload, WorkloadUid};
 
 use crate::compile::Settings;
-use crate::compile::discovery::ServiceEntry;
+use crate::compile::discovery::Registered;
 use crate::compile::inputs::Entry;
 use crate::compile::report::PodName;
 use crate::objects::kube;
@@ -84,7 +84,7 @@ impl Claims {
 /// What the slice claims for its Service.
 pub(super) fn of_slice(
     slice: &Entry<kube::EndpointSlice>,
-    service: &ServiceEntry,
+    service: &Registered,
     settings: &Settings,
 ) -> Vec<Claim> {
     let ports: Arc<[PortMapping]> = ports(service, &slice.spec).into();
@@ -120,7 +120,7 @@ fn bare_uid(slice: &Entry<kube::EndpointSlice>, address: &str, settings: &Settin
     ))
 }
 
-fn ports(service: &ServiceEntry, slice: &kube::EndpointSlice) -> Vec<PortMapping> {
+fn ports(service: &Registered, slice: &kube::EndpointSlice) -> Vec<PortMapping> {
     let ports = service.service.ports.iter().filter_map(|mapping| {
         let port = service
             .spec

@@ -8,10 +8,12 @@ use aquifer_core::service::PortMapping;
 use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::Settings;
-use crate::compile::discovery::claims::{Endpoint, SliceName, of_slice};
-use crate::compile::discovery::{Discovery, ServiceEntry, hostname, service, target_ports, workload};
+use crate::compile::discovery::claims::{Claim, Endpoint, SliceName, of_slice};
+use crate::compile::discovery::{Discovery, Registered, entries, hostname, service, target_ports, workload};
 use crate::compile::inputs::{Entry, Inputs, selects};
 use crate::compile::report::PodName;
+use crate::model::host::HostPattern;
+use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::kube;
 
 /// What became different.
@@ -47,8 +49,8 @@ impl Discovery {
             affected: Affected::new(),
             touched: Touched::default(),
         };
-        for (old, new) in before.services.changes(&inputs.services) {
-            update.service(old, new);
+        for host in changed_hosts(before, inputs) {
+            update.host(&host);
         }
         for (old, new) in before.endpoint_slices.changes(&inputs.endpoint_slices) {
             if let Some(either) = new.or(old) {
@@ -74,29 +76,34 @@ impl Update<'_> {
         }
     }
 
-    fn service(&mut self, old: Option<&Entry<kube::Service>>, new: Option<&Entry<kube::Service>>) {
-        let Some(either) = new.or(old) else { return };
-        let (namespace, name) = (&either.meta.namespace, &either.meta.name);
-        let key = NamespacedHostname::new(namespace, &hostname(name, namespace));
-        let before = self.discovery.remove_service(&key);
-        let after = new
-            .and_then(|entry| service_entry(entry, self.settings))
-            .map(Arc::new);
-        self.serving(&key);
+    /// Decides anew what has the host.
+    fn host(&mut self, host: &Arc<str>) {
+        let before = self.discovery.by_host.get(host).cloned();
+        let before = before.and_then(|key| self.discovery.remove_service(&key));
+        let after = registered(self.inputs, host, self.settings).map(Arc::new);
+        for either in before.iter().chain(&after) {
+            let key = either.service.key();
+            self.serving(&key);
+            self.touched.services.insert(key);
+        }
         if let Some(new) = &after {
             self.discovery.add_service(new);
             // Those that it selected before are those that served it.
-            if before
-                .as_ref()
-                .is_none_or(|b| b.spec.selector != new.spec.selector)
-            {
+            let selects_as = |b: &Arc<Registered>| {
+                b.spec.selector == new.spec.selector && b.meta.namespace == new.meta.namespace
+            };
+            if !before.as_ref().is_some_and(selects_as) {
                 self.selected_by(new);
             }
         }
-        self.touched.services.insert(key);
-        let by_hand = |entry: &Arc<ServiceEntry>| entry.spec.selector.is_empty();
-        if before.as_ref().is_some_and(by_hand) || after.as_ref().is_some_and(by_hand) {
-            self.slices_of(namespace, name);
+        for entry in before.iter().filter(|e| e.entry.is_some()) {
+            self.claim(&entries::claimant(entry), Vec::new());
+        }
+        for entry in after.iter().filter(|e| e.entry.is_some()) {
+            self.claim(&entries::claimant(entry), entries::claims(entry, self.settings));
+        }
+        for (namespace, name) in before.iter().chain(&after).filter_map(|e| by_hand(e)) {
+            self.slices_of(&namespace, &name);
         }
     }
 
@@ -120,7 +127,7 @@ impl Update<'_> {
     }
 
     /// Notes the pods of before that the service selects; those that changed are noted for themselves.
-    fn selected_by(&mut self, entry: &ServiceEntry) {
+    fn selected_by(&mut self, entry: &Registered) {
         let selector = &entry.spec.selector;
         if selector.is_empty() {
             return;
@@ -138,11 +145,18 @@ impl Update<'_> {
         let slice = self.inputs.endpoint_slices.get(&name.0, &name.1);
         let host = slice.map(|slice| hostname(&slice.spec.service, &slice.meta.namespace));
         let service = host.and_then(|host| self.discovery.service_by_host(&host));
-        let claims = match (slice, service.filter(|s| s.spec.selector.is_empty())) {
+        let claims = match (
+            slice,
+            service.filter(|s| s.spec.selector.is_empty() && s.entry.is_none()),
+        ) {
             (Some(slice), Some(service)) => of_slice(slice, service, self.settings),
             _ => Vec::new(),
         };
-        let before = self.discovery.claims.set(name, &claims);
+        self.claim(name, claims);
+    }
+
+    fn claim(&mut self, by: &SliceName, claims: Vec<Claim>) {
+        let before = self.discovery.claims.set(by, &claims);
         for claim in before.into_iter().chain(claims) {
             let pod = match claim.endpoint {
                 Endpoint::Pod(name) => Some(name),
@@ -202,7 +216,7 @@ impl Update<'_> {
 }
 
 impl Discovery {
-    fn add_service(&mut self, entry: &Arc<ServiceEntry>) {
+    fn add_service(&mut self, entry: &Arc<Registered>) {
         let key = entry.service.key();
         self.by_host.insert(entry.service.hostname.clone(), key.clone());
         if let Some(place) = selector_place(entry) {
@@ -211,7 +225,7 @@ impl Discovery {
         self.services.insert(key, entry.clone());
     }
 
-    fn remove_service(&mut self, key: &NamespacedHostname) -> Option<Arc<ServiceEntry>> {
+    fn remove_service(&mut self, key: &NamespacedHostname) -> Option<Arc<Registered>> {
         let entry = self.services.remove(key)?;
         self.by_host.remove(&entry.service.hostname);
         if let Some(place) = selector_place(&entry)
@@ -276,15 +290,48 @@ impl Discovery {
     }
 }
 
-fn service_entry(entry: &Entry<kube::Service>, settings: &Settings) -> Option<ServiceEntry> {
-    Some(ServiceEntry {
-        meta: entry.meta.clone(),
-        spec: entry.spec.clone(),
-        service: service(entry, settings)?,
-    })
+/// Hosts that may belong to something else than before.
+fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<str>> {
+    let mut hosts = BTreeSet::new();
+    for (old, new) in before.services.changes(&inputs.services) {
+        if let Some(either) = new.or(old) {
+            hosts.insert(hostname(&either.meta.name, &either.meta.namespace).into());
+        }
+    }
+    for (old, new) in before.service_entries.changes(&inputs.service_entries) {
+        let named = [old, new].into_iter().flatten().flat_map(|e| &e.spec.hosts);
+        hosts.extend(named.filter_map(HostPattern::exact).cloned());
+    }
+    hosts
 }
 
-fn selector_place(entry: &ServiceEntry) -> Option<(Arc<str>, Arc<str>, Arc<str>)> {
+/// What has the host: the Service of that name, or the oldest ServiceEntry, which can have no such name.
+fn registered(inputs: &Inputs, host: &Arc<str>, settings: &Settings) -> Option<Registered> {
+    if let Some(entry) = service_of(inputs, host) {
+        return Some(Registered {
+            meta: entry.meta.clone(),
+            spec: entry.spec.clone(),
+            service: service(entry, settings)?,
+            entry: None,
+        });
+    }
+    let oldest = inputs.service_entries.for_host(host).into_iter().next()?;
+    Some(entries::registered(oldest, host, settings))
+}
+
+fn service_of<'i>(inputs: &'i Inputs, host: &str) -> Option<&'i Entry<kube::Service>> {
+    let inner = host.strip_suffix(&format!(".svc.{CLUSTER_DOMAIN}"))?;
+    let (name, namespace) = inner.split_once('.')?;
+    inputs.services.get(namespace, name)
+}
+
+/// Namespace and name of a Service whose endpoints somebody else writes.
+fn by_hand(entry: &Registered) -> Option<(Arc<str>, Arc<str>)> {
+    let is_one = entry.entry.is_none() && entry.spec.selector.is_empty();
+    is_one.then(|| (entry.meta.namespace.clone(), entry.meta.name.clone()))
+}
+
+fn selector_place(entry: &Registered) -> Option<(Arc<str>, Arc<str>, Arc<str>)> {
     let (label, value) = entry.spec.selector.iter().next()?;
     Some((entry.meta.namespace.clone(), label.clone(), value.clone()))
 }

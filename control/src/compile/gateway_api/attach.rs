@@ -2,7 +2,7 @@
 
 use aquifer_core::service::PortMapping;
 
-use crate::compile::discovery::{Discovery, ServiceEntry, hostname};
+use crate::compile::discovery::{Discovery, Registered, hostname};
 use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::gateway_api::listeners::{Attached, OpenGateway, OpenListener};
 use crate::compile::gateway_api::route::Route;
@@ -195,7 +195,7 @@ fn service<'d>(
     discovery: &'d Discovery,
     route: Route<'_>,
     parent: &ParentRef,
-) -> Result<&'d ServiceEntry, String> {
+) -> Result<&'d Registered, String> {
     let host = hostname(&parent.name, &parent.namespace);
     if route.kind() == RouteKind::Tls {
         return Err("a TLSRoute is for Gateways in this version; a TCPRoute can be for a Service".to_owned());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::compile::inputs::table::{Entry, Iter, Rank, Table};
 use crate::model::destination_rule::DestinationRule;
 use crate::model::host::HostPattern;
+use crate::model::service_entry::ServiceEntry;
 use crate::model::virtual_service::{Action, Destination, VirtualService};
 use crate::objects::Meta;
 
@@ -43,6 +44,17 @@ impl Ruling for VirtualService {
 impl Ruling for DestinationRule {
     fn hosts(&self) -> &[HostPattern] {
         std::slice::from_ref(&self.host)
+    }
+
+    fn destinations(&self) -> Vec<&Destination> {
+        Vec::new()
+    }
+}
+
+/// What an entry is for are the hosts that it declares.
+impl Ruling for ServiceEntry {
+    fn hosts(&self) -> &[HostPattern] {
+        &self.hosts
     }
 
     fn destinations(&self) -> Vec<&Destination> {

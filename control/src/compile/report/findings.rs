@@ -5,6 +5,7 @@ use aquifer_core::names::NamespacedHostname;
 use crate::compile::Compiled;
 use crate::compile::inputs::{Entry, Ruling, selects};
 use crate::compile::references::Resolver;
+use crate::compile::report::entries;
 use crate::compile::rules::{destination_rules, shadowed_by};
 use crate::compile::waypoints::Binding;
 use crate::model::destination_rule::{DestinationRule, Subset};
@@ -20,7 +21,8 @@ pub(super) fn virtual_service(
     let mut notices = Vec::new();
     gateways(compiled, rules, &mut notices);
     for destination in rules.destinations() {
-        notices.extend(unresolved(compiled, rules, destination));
+        let found = unresolved(compiled, rules, destination);
+        notices.extend(found.or_else(|| unseen(compiled, rules, destination)));
     }
     if rules.is_mesh() {
         for (i, host) in rules.hosts.iter().enumerate() {
@@ -76,6 +78,24 @@ fn unresolved(compiled: &Compiled, rules: &VirtualService, destination: &Destina
     Some(Notice::unresolved(destination.field.as_str(), problem))
 }
 
+/// A destination that gateways of the rules do not see.
+fn unseen(compiled: &Compiled, rules: &VirtualService, destination: &Destination) -> Option<Notice> {
+    let entry = compiled.discovery.service_by_host(&destination.host)?;
+    entry.entry.as_ref()?;
+    let named = |meta: &Meta| {
+        rules.gateways.iter().any(|reference| match reference {
+            GatewayRef::Mesh => false,
+            GatewayRef::Gateway { namespace, name } => *namespace == meta.namespace && *name == meta.name,
+        })
+    };
+    let gateways = compiled.inputs.gateways.iter().filter(|g| named(&g.meta));
+    let pods = gateways.flat_map(|g| compiled.selected.running(&compiled.inputs, &g.spec.selector));
+    let mut namespaces = pods.map(|(namespace, _)| namespace);
+    let blind = namespaces.find(|namespace| !entry.is_visible_to(namespace))?;
+    let problem = Resolver::new(compiled, &blind).resolve(destination, 0).err()?;
+    Some(Notice::unresolved(destination.field.as_str(), problem))
+}
+
 fn mesh_host(
     compiled: &Compiled,
     rules: &VirtualService,
@@ -96,7 +116,13 @@ fn mesh_host(
         );
         notices.push(Notice::warning(field, message));
     }
-    let unserved = without_waypoint(compiled, &entry.service.key());
+    let unserved = match &entry.entry {
+        // At its gateways the same rules may be in effect all the same.
+        Some(spec) if entry.service.vips.is_empty() || entry.goes_as_dialled() => {
+            Some(entries::why_not_from_pods(exact, spec))
+        }
+        _ => without_waypoint(compiled, &entry.service.key()),
+    };
     notices.extend(unserved.map(|message| Notice::unserved(field, message)));
 }
 
@@ -157,9 +183,14 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
 }
 
 fn empty_subsets(compiled: &Compiled, rule: &DestinationRule, service: &NamespacedHostname) -> Vec<Notice> {
+    let entry = compiled.discovery.services.get(service);
+    let named = entry
+        .and_then(|e| e.dns())
+        .map_or(&[][..], |(endpoints, _)| endpoints);
     let is_empty = |s: &Subset| {
         let mut workloads = compiled.discovery.endpoints(service);
         !workloads.any(|w| selects(&s.labels, &w.labels))
+            && !named.iter().any(|e| selects(&s.labels, &e.labels))
     };
     let empty = rule.subsets.iter().enumerate().filter(|(_, s)| is_empty(s));
     let notice = |(i, subset): (usize, &Subset)| {

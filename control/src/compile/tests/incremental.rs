@@ -55,7 +55,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 14] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
@@ -64,6 +64,8 @@ const KINDS: [Kind; 12] = [
     ("networking.istio.io", "VirtualService", rules),
     ("networking.istio.io", "VirtualService", rules),
     ("networking.istio.io", "DestinationRule", subsets),
+    ("networking.istio.io", "ServiceEntry", entry),
+    ("networking.istio.io", "ServiceEntry", entry),
     ("gateway.networking.k8s.io", "HTTPRoute", route),
     ("gateway.networking.k8s.io", "TCPRoute", stream),
     ("security.istio.io", "PeerAuthentication", peers),
@@ -143,9 +145,9 @@ fn rules(name: u8, content: u8) -> String {
         "o0",
         "o1",
         "'*'",
-        "o0, o2",
+        "o0, o2, a.example",
         "o9",
-        "o0, '*.shop.svc.cluster.local'",
+        "o0, '*.shop.svc.cluster.local', b.example",
     ];
     let gateways = match content {
         5 => "gateways: [g],",
@@ -158,8 +160,8 @@ fn rules(name: u8, content: u8) -> String {
         "o0, subset: v2",
         "o2",
         "o1.shop.svc.cluster.local, subset: v2",
-        "o1",
-        "o9",
+        "b.example",
+        "a.example, subset: v2",
         "o2.other.svc.cluster.local",
     ];
     format!(
@@ -170,14 +172,35 @@ fn rules(name: u8, content: u8) -> String {
 }
 
 fn subsets(name: u8, content: u8) -> String {
-    let host = ["o0", "o1", "o2", "'*'", "o0.shop.svc.cluster.local", "o1"][usize::from(content)];
+    let host = ["o0", "o1", "a.example", "'*'", "b.example", "o1"][usize::from(content)];
     let more = match content {
         2 => ", exportTo: ['.']",
         5 => ", trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+        4 => ", trafficPolicy: {tls: {mode: SIMPLE}}",
         _ => "",
     };
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: o{name}}}\nspec: {{host: {host}, subsets: [{{name: v2, labels: {{version: v2}}}}]{more}}}"
+    )
+}
+
+fn entry(name: u8, content: u8) -> String {
+    let contents = [
+        "hosts: [a.example, b.example], addresses: [192.0.2.1], resolution: STATIC, endpoints: [{address: 198.51.100.1, labels: {version: v2}}, {address: 10.0.0.1, ports: {http: 81}}]",
+        "hosts: [b.example], addresses: [192.0.2.1, 10.96.0.0], resolution: DNS, exportTo: ['.']",
+        "hosts: [a.example], resolution: DNS_ROUND_ROBIN, endpoints: [{address: c.example}]",
+        "hosts: [c.example, a.example], addresses: [10.0.0.0], resolution: STATIC, workloadSelector: {labels: {app: a}}, exportTo: [other]",
+        "hosts: [a.example], addresses: [192.0.2.2], resolution: NONE",
+        "hosts: [b.example, c.example], addresses: [192.0.2.3], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: b, version: v2}}",
+    ];
+    let labels = if content == 5 {
+        "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other"
+    } else {
+        ""
+    };
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: o{name}, labels: {{{labels}}}}}\nspec: {{{}, ports: [{{name: http, number: 80, protocol: HTTP}}]}}",
+        contents[usize::from(content)]
     )
 }
 
@@ -308,6 +331,8 @@ impl Start {
                 put("shop", service(1, 2).replace("name: o1", "name: kh-istio"));
                 put("shop", slice(0, 5));
                 put("shop", stream(0, 2));
+                put("shop", entry(0, 0));
+                put("other", entry(1, 1));
                 put("shop", rules(0, 3));
                 put("shop", rules(1, 1));
                 put("shop", subsets(0, 1));

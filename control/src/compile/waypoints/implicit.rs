@@ -3,18 +3,24 @@
 use aquifer_core::enrolment::{PodFacts, decide};
 use aquifer_core::names::NamespacedHostname;
 
+use crate::compile::discovery::Registered;
 use crate::compile::inputs::{Inputs, Labels};
 use crate::compile::waypoints::{GATEWAY_NAME_LABEL, MANAGED_LABEL, World};
 
-pub(super) fn is_needed(world: &World<'_>, service: &NamespacedHostname) -> bool {
+pub(super) fn is_needed(world: &World<'_>, service: &NamespacedHostname, entry: &Registered) -> bool {
     let (inputs, host) = (world.inputs, &service.hostname);
     let routed = || world.gateway_api.has_route(service);
     let ruled = || !inputs.virtual_services.for_host(host).is_empty();
     let balanced = || {
         let rules = inputs.destination_rules.for_host(host);
-        rules.iter().any(|r| r.spec.needs_waypoint)
+        let outside = entry.entry.is_some();
+        rules
+            .iter()
+            .any(|r| r.spec.needs_waypoint || (outside && r.spec.asks_tls(None)))
     };
-    opted_in(inputs, &service.namespace) && (routed() || ruled() || balanced())
+    // Agents look no names up.
+    let named = entry.dns().is_some();
+    opted_in(inputs, &service.namespace) && (named || routed() || ruled() || balanced())
 }
 
 /// The Service in front of a proxy of the mesh.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aquifer_core::names::NamespacedHostname;
 
-use crate::compile::discovery::ServiceEntry;
+use crate::compile::discovery::Registered;
 use crate::compile::waypoints::{IMPLICIT_NAME, Waypoint, WaypointKey, World, explicit, implicit};
 
 /// The waypoint that a service is to have.
@@ -37,11 +37,18 @@ pub(super) fn of(
     world: &World<'_>,
     all: &BTreeMap<WaypointKey, Waypoint>,
     service: &NamespacedHostname,
-    entry: &ServiceEntry,
+    entry: &Registered,
 ) -> Option<Wish> {
     let meta = &entry.meta;
     // A waypoint's own Service: behind a waypoint nothing would reach it.
-    let own = all.get(&WaypointKey::new(&meta.namespace, &meta.name));
+    let own = match entry.entry {
+        None => all.get(&WaypointKey::new(&meta.namespace, &meta.name)),
+        Some(_) => None,
+    };
+    // Nobody dials what has no address, and a waypoint cannot go on to one that only its client knows.
+    if entry.entry.is_some() && (entry.service.vips.is_empty() || entry.goes_as_dialled()) {
+        return None;
+    }
     if implicit::is_proxy_service(&meta.labels) || own.is_some_and(|w| w.explicit) {
         return None;
     }
@@ -52,7 +59,7 @@ pub(super) fn of(
             implicit: false,
         }),
         explicit::Choice::Unsaid if !world.settings.automatic_waypoints => None,
-        explicit::Choice::Unsaid => implicit::is_needed(world, service).then(|| Wish {
+        explicit::Choice::Unsaid => implicit::is_needed(world, service, entry).then(|| Wish {
             waypoint: WaypointKey::new(&service.namespace, IMPLICIT_NAME),
             implicit: true,
         }),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::compile::report::WAYPOINT_BOUND;
 use crate::model::secret::DATA_KEYS;
+use crate::objects::NETWORKING;
 
 const METADATA: [&str; 8] = [
     "name",
@@ -53,6 +54,7 @@ pub(super) fn trim(group: &str, kind: &str, value: &mut Value) {
     match (group, kind) {
         ("", "Pod") => trim_pod(object, status),
         ("", "Service") => trim_service(object, status.as_ref()),
+        (NETWORKING, "ServiceEntry") => keep_status(object, bound_condition(status.as_ref())),
         ("", "Secret") => trim_secret(object),
         ("", "Namespace") => object.retain(|key, _| key == "metadata" || is_type(key)),
         ("discovery.k8s.io", "EndpointSlice") => {
@@ -120,17 +122,7 @@ fn trim_service(object: &mut Map<String, Value>, status: Option<&Value>) {
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         keep(spec, &SERVICE_SPEC);
     }
-    let conditions = status.and_then(|s| s.get("conditions")).and_then(Value::as_array);
-    let bound = conditions
-        .into_iter()
-        .flatten()
-        .find(|c| c.get("type").and_then(Value::as_str) == Some(WAYPOINT_BOUND));
-    let mut kept = Map::new();
-    if let Some(bound) = bound.and_then(Value::as_object) {
-        let mut bound = bound.clone();
-        keep(&mut bound, &["type", "status", "message"]);
-        kept.insert("conditions".to_owned(), serde_json::json!([bound]));
-    }
+    let mut kept = bound_condition(status);
     let balanced = status.and_then(|s| s.pointer("/loadBalancer/ingress"));
     if let Some(mut ingress) = balanced.cloned() {
         each(Some(&mut ingress), |one| keep(one, &["ip", "hostname"]));
@@ -139,9 +131,27 @@ fn trim_service(object: &mut Map<String, Value>, status: Option<&Value>) {
             serde_json::json!({ "ingress": ingress }),
         );
     }
-    if !kept.is_empty() {
-        object.insert("status".to_owned(), Value::Object(kept));
+    keep_status(object, kept);
+}
+
+fn keep_status(object: &mut Map<String, Value>, status: Map<String, Value>) {
+    if !status.is_empty() {
+        object.insert("status".to_owned(), Value::Object(status));
     }
+}
+
+/// A status that says no more than which waypoint serves the object.
+fn bound_condition(status: Option<&Value>) -> Map<String, Value> {
+    let conditions = status.and_then(|s| s.get("conditions")).and_then(Value::as_array);
+    let mut all = conditions.into_iter().flatten().filter_map(Value::as_object);
+    let bound = all.find(|c| c.get("type").and_then(Value::as_str) == Some(WAYPOINT_BOUND));
+    let mut kept = Map::new();
+    if let Some(bound) = bound {
+        let mut bound = bound.clone();
+        keep(&mut bound, &["type", "status", "message"]);
+        kept.insert("conditions".to_owned(), serde_json::json!([bound]));
+    }
+    kept
 }
 
 /// Of a Secret what TLS is ended with. The authority's own key may lie in the same namespace, and is not kept here.

@@ -32,12 +32,32 @@ pub struct Cluster {
     pub http: UpstreamHttp,
     /// Name of the endpoints' resource.
     pub service_name: Arc<str>,
+    /// Where its endpoints are found by name instead.
+    pub names: Option<Names>,
+}
+
+/// Endpoints that are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub list: Vec<NamedEndpoint>,
+    /// Only the first address of each answer is used.
+    pub first_only: bool,
+}
+
+/// A name or an address, outside the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedEndpoint {
+    pub host: Arc<str>,
+    pub port: u16,
+    pub weight: u32,
 }
 
 /// How an endpoint is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     Plaintext,
+    /// An address that somebody wrote down or that a name server gave: plaintext, unless it is a pod's of the mesh.
+    Outside,
     /// The endpoint must prove exactly this identity.
     Hbone(SpiffeId),
 }

@@ -50,6 +50,7 @@ fn service(name: &str, vips: &[&str], ports: &[PortMapping]) -> Service {
         load_balancing: LoadBalancing::default(),
         canonical: false,
         ingress_use_waypoint: false,
+        namespace_only: false,
     }
 }
 
@@ -367,4 +368,56 @@ proptest! {
         }
         if vip && has_waypoint { prop_assert!(matches!(outbound, Outbound::Refuse(_))); }
     }
+}
+
+/// An endpoint as a ServiceEntry has it: an address that somebody wrote down.
+fn written(name: &str, ip: &str) -> Workload {
+    Workload {
+        host_network: true,
+        ..workload(name, &[ip], TunnelProtocol::None)
+    }
+}
+
+#[test]
+fn a_written_address_of_a_pod_is_reached_as_that_pod() {
+    let pod = workload("a", &["10.0.0.2"], TunnelProtocol::Hbone);
+    let entry = |ip: &str| serving(written("e", ip), "s", &[port(80, 8080)]);
+    let services = || vec![service("s", &[VIP], &[port(80, 8080)])];
+    let route = hbone(ask(
+        &mesh(vec![pod.clone(), entry("10.0.0.2")], services()),
+        "10.96.0.1:80",
+    ));
+    assert_eq!(route.workload.uid, pod.uid);
+    assert_eq!(route.authority.to_string(), "10.0.0.2:8080");
+    let outside = ask(&mesh(vec![pod, entry("192.0.2.1")], services()), "10.96.0.1:80");
+    let Outbound::Plain(plain) = outside else {
+        panic!("{outside:?}")
+    };
+    assert_eq!(plain.peer.to_string(), "192.0.2.1:8080");
+}
+
+#[test]
+fn who_writes_the_address_of_a_pod_has_it_in_its_own_namespace_only() {
+    let pod = workload("a", &["10.0.0.2"], TunnelProtocol::Hbone);
+    let entry = serving(written("e", "192.0.2.1"), "s", &[port(80, 80)]);
+    let claiming = |namespace: &str| Service {
+        namespace: namespace.into(),
+        ..service("s", &["10.0.0.2"], &[port(80, 80)])
+    };
+    let m = mesh(vec![pod.clone(), entry.clone()], vec![claiming("other")]);
+    assert_eq!(hbone(ask(&m, "10.0.0.2:80")).workload.uid, pod.uid);
+    let m = mesh(vec![pod, entry], vec![claiming("ns")]);
+    assert!(matches!(ask(&m, "10.0.0.2:80"), Outbound::Plain(_)));
+}
+
+#[test]
+fn a_service_of_its_namespace_only_is_not_seen_from_others() {
+    let private = |namespace: &str| Service {
+        namespace: namespace.into(),
+        namespace_only: true,
+        ..service("s", &[VIP], &[port(80, 80)])
+    };
+    let at = NetworkAddress::new(&"".into(), VIP.parse().unwrap());
+    let m = mesh(Vec::new(), vec![private("other")]);
+    assert!(m.service_at(&at, "ns").is_none() && m.service_at(&at, "other").is_some());
 }

@@ -35,6 +35,7 @@ fn service(namespace: &str, hostname: &str, vip: &str, canonical: bool) -> Arc<S
         load_balancing: LoadBalancing::default(),
         canonical,
         ingress_use_waypoint: false,
+        namespace_only: false,
     })
 }
 

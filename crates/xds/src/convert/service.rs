@@ -33,6 +33,7 @@ pub fn service_from_pb(wire: pb::Service) -> Result<Service, ConvertError> {
             .unwrap_or_default(),
         canonical: wire.canonical,
         ingress_use_waypoint: wire.ingress_use_waypoint,
+        namespace_only: wire.visibility == i32::from(pb::ServiceVisibility::NamespaceOnly),
     })
 }
 
@@ -43,11 +44,8 @@ fn refuse_unsupported(wire: &pb::Service) -> Result<(), ConvertError> {
             "more than one waypoint",
         ));
     }
-    if wire.visibility != i32::from(pb::ServiceVisibility::Public) {
-        return Err(ConvertError::unsupported(
-            "visibility",
-            "a service that only some namespaces see",
-        ));
+    if pb::ServiceVisibility::try_from(wire.visibility).is_err() {
+        return Err(unknown("visibility", wire.visibility));
     }
     Ok(())
 }
@@ -117,7 +115,10 @@ pub fn service_to_pb(service: &Service) -> pb::Service {
         canonical: service.canonical,
         ingress_use_waypoint: service.ingress_use_waypoint,
         weighted_waypoints: Vec::new(),
-        visibility: pb::ServiceVisibility::Public.into(),
+        visibility: match service.namespace_only {
+            true => pb::ServiceVisibility::NamespaceOnly.into(),
+            false => pb::ServiceVisibility::Public.into(),
+        },
     }
 }
 

@@ -83,6 +83,7 @@ fn full_service() -> Service {
         },
         canonical: true,
         ingress_use_waypoint: true,
+        namespace_only: true,
     }
 }
 
@@ -260,7 +261,7 @@ fn rejects_bad_services_with_the_field_named() {
         |s| s.weighted_waypoints.push(pb::WeightedWaypoint::default()),
         "weighted_waypoints",
     );
-    check(|s| s.visibility = 1, "visibility");
+    check(|s| s.visibility = 2, "visibility");
 }
 
 #[test]

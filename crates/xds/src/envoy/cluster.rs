@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aquifer_core::http::cluster::{BalancePolicy, Cluster as Model, UpstreamHttp};
+use aquifer_core::http::cluster::{BalancePolicy, Cluster as Model, Names, UpstreamHttp};
 
 use super::pb::envoy::config::cluster::v3::Cluster;
 use super::pb::envoy::config::cluster::v3::cluster::{
@@ -25,7 +25,7 @@ pub(super) fn convert(cluster: &Cluster) -> Result<Model> {
     fields!(cluster => Cluster {
         read: [
             name, eds_cluster_config, connect_timeout, lb_policy, lb_config, cluster_discovery_type, common_lb_config,
-            typed_extension_protocol_options,
+            typed_extension_protocol_options, load_assignment,
         ],
         harmless: [
             alt_stat_name, stats_matcher, per_connection_buffer_limit_bytes,
@@ -34,7 +34,7 @@ pub(super) fn convert(cluster: &Cluster) -> Result<Model> {
             ignore_health_on_host_removal, http_protocol_options, respect_dns_ttl, lrs_report_endpoint_metrics,
         ],
         refused: [
-            transport_socket_matches, transport_socket_matcher, load_assignment, health_checks,
+            transport_socket_matches, transport_socket_matcher, health_checks,
             max_requests_per_connection, circuit_breakers, upstream_http_protocol_options,
             common_http_protocol_options, http2_protocol_options, dns_refresh_rate, dns_jitter,
             dns_failure_refresh_rate, dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config,
@@ -43,7 +43,7 @@ pub(super) fn convert(cluster: &Cluster) -> Result<Model> {
             upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies,
         ],
     });
-    only_eds(cluster)?;
+    let names = names(cluster)?;
     only_plain_balancing(cluster)?;
     let service_name = cluster
         .eds_cluster_config
@@ -61,17 +61,32 @@ pub(super) fn convert(cluster: &Cluster) -> Result<Model> {
         connect_timeout: timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         http: upstream_http(&cluster.typed_extension_protocol_options)?,
         service_name: service_name.into(),
+        names,
     })
 }
 
-fn only_eds(cluster: &Cluster) -> Result<()> {
-    match cluster.cluster_discovery_type {
-        Some(ClusterDiscoveryType::Type(kind)) if kind == DiscoveryType::Eds as i32 => Ok(()),
-        _ => Err(FieldError::new(
-            "type",
-            "is not EDS, the only supported discovery type",
-        )),
-    }
+/// How endpoints are found: in resources of their own, or by names that are looked up.
+fn names(cluster: &Cluster) -> Result<Option<Names>> {
+    let kind = match cluster.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(kind).ok(),
+        _ => None,
+    };
+    let first_only = match kind {
+        Some(DiscoveryType::Eds) if cluster.load_assignment.is_none() => return Ok(None),
+        Some(DiscoveryType::Eds) => return Err(FieldError::unsupported("load_assignment")),
+        Some(DiscoveryType::StrictDns) => false,
+        Some(DiscoveryType::LogicalDns) => true,
+        _ => {
+            return Err(FieldError::new(
+                "type",
+                "is none of EDS, STRICT_DNS and LOGICAL_DNS",
+            ));
+        }
+    };
+    let assignment = cluster.load_assignment.as_ref();
+    let assignment = assignment.ok_or_else(|| FieldError::new("load_assignment", "is missing"))?;
+    let list = super::endpoints::named(assignment).map_err(|e| e.within("load_assignment"))?;
+    Ok(Some(Names { list, first_only }))
 }
 
 fn only_plain_balancing(cluster: &Cluster) -> Result<()> {

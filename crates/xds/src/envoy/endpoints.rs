@@ -1,6 +1,6 @@
 //! `ClusterLoadAssignment` to the model.
 
-use aquifer_core::http::cluster::{Endpoint as Model, Endpoints, Transport};
+use aquifer_core::http::cluster::{Endpoint as Model, Endpoints, NamedEndpoint, Transport};
 use aquifer_core::identity::SpiffeId;
 
 use super::matching::each;
@@ -12,7 +12,7 @@ use super::pb::envoy::config::endpoint::v3::{
 };
 use super::pb::google::protobuf::value::Kind;
 use super::text::not_empty;
-use super::values::socket_address;
+use super::values::{host_and_port, socket_address};
 use super::{ENDPOINT_FILTER, FieldError, Result, fields};
 
 pub(super) fn convert(assignment: &ClusterLoadAssignment) -> Result<Endpoints> {
@@ -27,6 +27,54 @@ pub(super) fn convert(assignment: &ClusterLoadAssignment) -> Result<Endpoints> {
         name: not_empty("cluster_name", &assignment.cluster_name)?.into(),
         list: list.into_iter().flatten().collect(),
     })
+}
+
+/// Endpoints of a cluster that are looked up. They are outside the mesh, and must say so.
+pub(super) fn named(assignment: &ClusterLoadAssignment) -> Result<Vec<NamedEndpoint>> {
+    fields!(assignment => ClusterLoadAssignment {
+        read: [endpoints],
+        harmless: [cluster_name],
+        refused: [policy, named_endpoints],
+    });
+    let list = each("endpoints", &assignment.endpoints, |locality| {
+        fields!(locality => LocalityLbEndpoints {
+            read: [lb_endpoints],
+            harmless: [locality, metadata, load_balancing_weight, proximity],
+            refused: [lb_config, priority],
+        });
+        each("lb_endpoints", &locality.lb_endpoints, named_endpoint)
+    })?;
+    Ok(list.into_iter().flatten().collect())
+}
+
+fn named_endpoint(endpoint: &LbEndpoint) -> Result<NamedEndpoint> {
+    fields!(endpoint => LbEndpoint {
+        read: [metadata, load_balancing_weight, host_identifier],
+        harmless: [],
+        refused: [health_status],
+    });
+    if transport(endpoint)? != Transport::Outside {
+        let field = format!("metadata.filter_metadata[{ENDPOINT_FILTER}].tunnel");
+        return Err(FieldError::new(field, "is not outside, where names lead"));
+    }
+    let (host, port) = host_and_port("endpoint.address", host(endpoint)?.address.as_ref())?;
+    Ok(NamedEndpoint {
+        host: not_empty("endpoint.address", &host)?.into(),
+        port,
+        weight: endpoint.load_balancing_weight.map_or(1, |w| w.value),
+    })
+}
+
+fn host(endpoint: &LbEndpoint) -> Result<&Endpoint> {
+    let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
+        return Err(FieldError::new("host_identifier", "is not an endpoint"));
+    };
+    fields!(host => Endpoint {
+        read: [address],
+        harmless: [hostname, health_check_config, observability_name],
+        refused: [additional_addresses],
+    });
+    Ok(host)
 }
 
 fn policy(policy: &Policy) -> Result<()> {
@@ -56,14 +104,7 @@ fn endpoint(endpoint: &LbEndpoint, priority: u32) -> Result<Model> {
         harmless: [],
         refused: [],
     });
-    let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
-        return Err(FieldError::new("host_identifier", "is not an endpoint"));
-    };
-    fields!(host => Endpoint {
-        read: [address],
-        harmless: [hostname, health_check_config, observability_name],
-        refused: [additional_addresses],
-    });
+    let host = host(endpoint)?;
     let health = HealthStatus::try_from(endpoint.health_status);
     Ok(Model {
         address: socket_address("endpoint.address", host.address.as_ref())?,
@@ -83,6 +124,7 @@ fn transport(endpoint: &LbEndpoint) -> Result<Transport> {
     let field = |key| format!("metadata.filter_metadata[{ENDPOINT_FILTER}].{key}");
     match metadata(endpoint, "tunnel") {
         Some("none") => Ok(Transport::Plaintext),
+        Some("outside") => Ok(Transport::Outside),
         Some("hbone") => {
             let identity = metadata(endpoint, "identity").unwrap_or_default();
             let identity = SpiffeId::parse(identity).map_err(|e| FieldError::new(field("identity"), e))?;
@@ -90,11 +132,11 @@ fn transport(endpoint: &LbEndpoint) -> Result<Transport> {
         }
         Some(other) => Err(FieldError::new(
             field("tunnel"),
-            format!("{other:?} is neither hbone nor none"),
+            format!("{other:?} is none of hbone, none and outside"),
         )),
         None => Err(FieldError::new(
             field("tunnel"),
-            "is missing; it must be hbone or none",
+            "is missing; it must be hbone, none or outside",
         )),
     }
 }

@@ -44,14 +44,18 @@ pub(super) fn flag(value: Option<&wkt::BoolValue>) -> bool {
 }
 
 pub(super) fn socket_address(field: &str, address: Option<&core_pb::Address>) -> Result<SocketAddr> {
+    let (host, port) = host_and_port(field, address)?;
+    let ip: IpAddr = host
+        .parse()
+        .map_err(|_| FieldError::new(field, format!("{host:?} is not an IP address")))?;
+    Ok(SocketAddr::new(ip.to_canonical(), port))
+}
+
+pub(super) fn host_and_port(field: &str, address: Option<&core_pb::Address>) -> Result<(String, u16)> {
     let kind = address.and_then(|a| a.address.as_ref());
     let Some(AddressKind::SocketAddress(socket)) = kind else {
         return Err(FieldError::new(field, "is not a socket address"));
     };
-    let ip: IpAddr = socket
-        .address
-        .parse()
-        .map_err(|_| FieldError::new(field, format!("{:?} is not an IP address", socket.address)))?;
     let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
         return Err(FieldError::new(field, "has no port_value"));
     };
@@ -60,7 +64,7 @@ pub(super) fn socket_address(field: &str, address: Option<&core_pb::Address>) ->
     if socket.protocol != core_pb::socket_address::Protocol::Tcp as i32 {
         return Err(FieldError::new(field, "protocol is not TCP"));
     }
-    Ok(SocketAddr::new(ip.to_canonical(), port))
+    Ok((socket.address.clone(), port))
 }
 
 pub(super) fn share(field: &str, percent: Option<&FractionalPercent>) -> Result<Share> {

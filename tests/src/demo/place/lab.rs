@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::bookinfo::part;
 use crate::demo::Options;
+use crate::demo::client;
 use crate::demo::failure::{Failure, OrFailed};
 use crate::demo::namespace::Namespace;
 use crate::demo::progress::Progress;
@@ -14,7 +15,7 @@ use crate::lab::layout::{LabName, Layout};
 use crate::lab::status::{NodeStatus, PodStatus, Status};
 use crate::lab::{self, Lab, LabOptions};
 
-use super::{Place, metrics_from};
+use super::{METRICS_PATH, METRICS_PORT, Place};
 
 const HTTP_PORT: u16 = 80;
 
@@ -80,8 +81,11 @@ impl Place for LabPlace {
         status.nodes.iter().map(of).collect()
     }
 
+    /// From a node, as a collector of metrics would ask.
     fn metrics(&self, proxy: &PodStatus) -> Result<String, String> {
-        metrics_from(self.nodes(&self.status()?).pop(), proxy)
+        let node = self.nodes(&self.status()?).pop().ok_or("there is no node")?;
+        let ip = proxy.ip.ok_or("it has no address")?;
+        client::fetch(&node, SocketAddr::new(ip, METRICS_PORT), METRICS_PATH)
     }
 
     fn entry(&mut self, status: &Status) -> Result<SocketAddr, String> {

@@ -309,6 +309,7 @@ fn what_comes_from_the_own_waypoint_was_decided_there() {
         load_balancing: LoadBalancing::default(),
         canonical: true,
         ingress_use_waypoint: false,
+        namespace_only: false,
     };
     let address = GatewayAddress {
         destination: GatewayDestination::Hostname(waypoint_key.clone()),

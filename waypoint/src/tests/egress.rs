@@ -1,0 +1,236 @@
+//! On the way out: names that are looked up, addresses that are written down, tunnels to a gateway.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_core::http::cluster::{
+    BalancePolicy, Cluster, Endpoint, NamedEndpoint, Names as OfCluster, Transport, UpstreamHttp,
+};
+use aquifer_core::http::listener::Binding;
+use aquifer_core::snapshot::Change;
+use aquifer_core::workload::{TunnelProtocol, Workload};
+use aquifer_telemetry::names::NameMetrics;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+
+use crate::inbound::Inbound;
+use crate::names::{Lookup, Names};
+use crate::state::Changes;
+use crate::testing::app::Named;
+use crate::testing::client::app as answered_by;
+use crate::testing::model::{http_listener, route, to};
+use crate::testing::{DEADLINE, Mesh, endpoint, id, ip};
+use crate::tunnel::GatewayTunnels;
+
+type Zone = Arc<Mutex<BTreeMap<&'static str, Vec<IpAddr>>>>;
+
+/// A name server that knows what it is told.
+fn lookup(zone: &Zone) -> Lookup {
+    let zone = zone.clone();
+    Arc::new(move |name: Arc<str>| {
+        let answer = zone.lock().get(&*name).cloned();
+        Box::pin(async move { answer.ok_or_else(|| std::io::Error::other("SERVFAIL")) })
+    })
+}
+
+fn named(hosts: &[&str], first_only: bool) -> Cluster {
+    let list = hosts.iter().map(|host| NamedEndpoint {
+        host: (*host).into(),
+        port: 80,
+        weight: 1,
+    });
+    Cluster {
+        name: "out".into(),
+        balance: BalancePolicy::RoundRobin,
+        connect_timeout: Duration::from_secs(10),
+        http: UpstreamHttp::AsDownstream,
+        service_name: "out".into(),
+        names: Some(OfCluster {
+            list: list.collect(),
+            first_only,
+        }),
+    }
+}
+
+fn put(mesh: &Mesh, cluster: Cluster) {
+    mesh.writer.lock().clusters(Changes {
+        put: vec![cluster],
+        remove: Vec::new(),
+    });
+}
+
+fn addresses(mesh: &Mesh) -> Vec<String> {
+    let state = mesh.proxy.shared.proxy();
+    let endpoints = state.clusters["out"].endpoints.iter();
+    endpoints.map(|e| e.address.to_string()).collect()
+}
+
+fn v4(last: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, last).into()
+}
+
+/// Waits until the cluster has these endpoints.
+async fn leads_to(mesh: &Mesh, wanted: &[&str]) {
+    let waiting = async {
+        while addresses(mesh) != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(DEADLINE, waiting).await;
+    assert!(waited.is_ok(), "{:?} and not {wanted:?}", addresses(mesh));
+}
+
+async fn shows(mesh: &Mesh, line: &str) {
+    let waiting = async {
+        while !mesh.metrics().contains(line) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(DEADLINE, waiting).await;
+    assert!(waited.is_ok(), "no {line}: {}", mesh.metrics());
+}
+
+#[tokio::test]
+async fn names_are_followed_and_keep_their_last_answer() {
+    let mesh = Mesh::start().await;
+    let zone = Zone::default();
+    let metrics = NameMetrics::new(&mesh.registry);
+    let names = Names::new(&mesh.writer, lookup(&zone), metrics).every(Duration::from_millis(1));
+    mesh.connections.spawn(names.run(mesh.drain.clone()));
+
+    put(&mesh, named(&["a.example", "192.0.2.9"], false));
+    shows(&mesh, "aquifer_names_failing 1").await;
+    assert_eq!(
+        addresses(&mesh),
+        ["192.0.2.9:80"],
+        "what is unknown has no endpoint"
+    );
+
+    zone.lock().insert("a.example", vec![v4(1), v4(2), v4(1)]);
+    leads_to(&mesh, &["192.0.2.1:80", "192.0.2.2:80", "192.0.2.9:80"]).await;
+    shows(&mesh, "aquifer_names_failing 0").await;
+    zone.lock().insert("a.example", vec![v4(3)]);
+    leads_to(&mesh, &["192.0.2.3:80", "192.0.2.9:80"]).await;
+    for useless in [None, Some(Vec::new()), Some(vec![Ipv4Addr::LOCALHOST.into()])] {
+        match useless {
+            None => drop(zone.lock().remove("a.example")),
+            Some(answer) => drop(zone.lock().insert("a.example", answer)),
+        }
+        shows(&mesh, "aquifer_names_failing 1").await;
+        assert_eq!(addresses(&mesh), ["192.0.2.3:80", "192.0.2.9:80"]);
+    }
+
+    zone.lock().insert("b.example", vec![v4(5), v4(4)]);
+    put(&mesh, named(&["b.example"], true));
+    leads_to(&mesh, &["192.0.2.5:80"]).await;
+    shows(&mesh, "aquifer_names_failing 0").await;
+    mesh.writer.lock().clusters(Changes {
+        put: Vec::new(),
+        remove: vec!["out".to_owned()],
+    });
+    assert!(mesh.writer.lock().wanted_names().borrow().is_empty());
+}
+
+#[tokio::test]
+async fn an_address_outside_is_reached_plainly_unless_it_is_a_pods() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "out", Named("out")).await;
+    let outside = Endpoint {
+        transport: Transport::Outside,
+        workload: "".into(),
+        ..pod.clone()
+    };
+    mesh.reviews_listener();
+    mesh.cluster("out", vec![outside.clone()]);
+    mesh.routes(vec![route("r", to("out"))]);
+    let waypoint = mesh.waypoint().await;
+    let client = mesh.client(waypoint, "client", ip(20));
+    let authority = crate::testing::model::REVIEWS;
+    assert_eq!(answered_by(&client.get(authority, "/").await), "out");
+
+    mesh.workload("out", "out", ip(11), "v1");
+    assert_eq!(
+        client.get(authority, "/").await.status(),
+        200,
+        "it takes no tunnels"
+    );
+    let record = mesh.proxy.shared.mesh().workloads().next().cloned().expect("one");
+    let enrolled = Workload {
+        tunnel: TunnelProtocol::Hbone,
+        ..Workload::clone(&record)
+    };
+    mesh.writer
+        .lock()
+        .mesh(vec![Change::Workload(Arc::new(enrolled))]);
+    // A connection that was opened before stays; the cluster is another one now.
+    mesh.cluster("out", Vec::new());
+    mesh.cluster("out", vec![outside]);
+    assert_eq!(client.get(authority, "/").await.status(), 503);
+}
+
+/// Starts the port of a gateway's tunnels, with a listener for them; answers its address and the listener's authority.
+async fn gateway(mesh: &Mesh, native: bool) -> (std::net::SocketAddr, String) {
+    let pod = mesh.pod(11, "out", Named("out")).await;
+    mesh.cluster("out", vec![endpoint(pod.address, "out")]);
+    mesh.routes(vec![route("r", to("out"))]);
+    let free = TcpListener::bind((ip(1), 0)).await.unwrap().local_addr().unwrap();
+    mesh.listener(http_listener(
+        "edge",
+        &format!("0.0.0.0:{}", free.port()),
+        Binding::Bound,
+    ));
+    let mut own = Workload::empty(mesh.proxy.own.clone());
+    own.namespace = "bookinfo".into();
+    own.native_tunnel = native;
+    mesh.writer.lock().mesh(vec![Change::Workload(Arc::new(own))]);
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let tunnels = GatewayTunnels {
+        proxy: mesh.proxy.clone(),
+        network: "".into(),
+        drain: mesh.drain.clone(),
+    };
+    let inbound = Inbound {
+        tunnels: Arc::new(tunnels),
+        certificates: mesh.certificates.clone(),
+        identity: id("waypoint"),
+        drain: mesh.drain.clone(),
+        connections: mesh.connections.clone(),
+    };
+    mesh.connections.spawn(inbound.run(socket));
+    (address, free.to_string())
+}
+
+#[tokio::test]
+async fn a_tunnel_to_a_gateway_gets_what_its_port_serves() {
+    let mesh = Mesh::start().await;
+    let (address, authority) = gateway(&mesh, true).await;
+    let client = mesh.client(address, "client", ip(20));
+    let answer = client.get(&authority, "/").await;
+    assert_eq!((answer.status().as_u16(), answered_by(&answer)), (200, "out"));
+    // Not an address of this pod, and not a port of it.
+    let elsewhere = authority.replace("127.0.0.1", "127.0.0.2");
+    assert!(client.tunnel(&elsewhere).await.is_err());
+    assert!(client.tunnel("127.0.0.1:1").await.is_err());
+
+    mesh.deny("client");
+    let error = client
+        .tunnel(&authority)
+        .await
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(error.contains("401"), "{error}");
+    let other = mesh.client(address, "other", ip(21));
+    assert_eq!(other.get(&authority, "/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_gateway_for_strangers_takes_no_tunnels() {
+    let mesh = Mesh::start().await;
+    let (address, authority) = gateway(&mesh, false).await;
+    let client = mesh.client(address, "client", ip(20));
+    assert!(client.tunnel(&authority).await.is_err());
+}
