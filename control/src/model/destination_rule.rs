@@ -204,6 +204,8 @@ impl PolicyReader<'_> {
         let unsupported = [
             ("consistentHash", &raw.consistent_hash),
             ("localityLbSetting", &raw.locality_lb_setting),
+            ("zoneAwareLbSetting", &raw.zone_aware_lb_setting),
+            ("backendUtilization", &raw.backend_utilization),
             ("warmup", &raw.warmup),
             ("warmupDurationSecs", &raw.warmup_duration_secs),
         ];

@@ -266,6 +266,8 @@ raw!(LoadBalancer {
     simple: Option<Text>,
     consistent_hash: Option<Value>,
     locality_lb_setting: Option<Value>,
+    zone_aware_lb_setting: Option<Value>,
+    backend_utilization: Option<Value>,
     warmup_duration_secs: Option<Value>,
     warmup: Option<Value>,
 });
@@ -276,6 +278,7 @@ raw!(ClientTls {
     private_key: Option<Text>,
     ca_certificates: Option<Text>,
     credential_name: Option<Text>,
+    ca_cert_credential_name: Option<Text>,
     subject_alt_names: Vec<Text>,
     sni: Option<Text>,
     insecure_skip_verify: Option<bool>,
@@ -322,6 +325,9 @@ raw!(ServerTls {
     min_protocol_version: Option<Text>,
     max_protocol_version: Option<Text>,
     cipher_suites: Vec<Text>,
+    ecdh_curves: Vec<Text>,
+    alpn_protocols: Vec<Text>,
+    insecure_skip_verify: Option<bool>,
 });
 
 raw!(ServiceEntry {

@@ -281,6 +281,18 @@ fn the_other_kinds() {
             "tls.cipherSuites",
             "ECDHE",
         ),
+        (
+            "HTTPS",
+            "mode: SIMPLE, credentialName: c, ecdhCurves: [P-256]",
+            "tls.ecdhCurves",
+            "cannot be chosen",
+        ),
+        (
+            "HTTPS",
+            "mode: MUTUAL, credentialName: c, insecureSkipVerify: true",
+            "tls.insecureSkipVerify",
+            "always checked",
+        ),
         ("TCP", "mode: SIMPLE, credentialName: c", "tls", "write TLS"),
         ("HTTP", "mode: SIMPLE, credentialName: c", "tls", "write HTTPS"),
     ] {

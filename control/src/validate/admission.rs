@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::compile::gateway_api::ownership::{self, Ownership};
 use crate::compile::{Compiled, report};
-use crate::objects::{GATEWAY_API, NoticeKind, ParsedObject, RawObject, RejectionKind};
+use crate::objects::{GATEWAY_API, NoticeKind, ObjectKey, ParsedObject, RawObject, Rejection, RejectionKind};
 
 /// The API server shows only so many warnings, each cut.
 const MAX_WARNINGS: usize = 16;
@@ -27,7 +27,7 @@ pub fn judge(object: Arc<RawObject>, compiled: Option<&Compiled>) -> Verdict {
         _ if ownership == Ownership::Others => Verdict::Admit { warnings: Vec::new() },
         Err(rejection) if rejection.kind == RejectionKind::Invalid && ownership == Ownership::Ours => {
             Verdict::Refuse {
-                reason: format!("{}: {rejection}", parsed.raw.key),
+                reason: refusal(&parsed.raw.key, rejection),
             }
         }
         Err(rejection) => Verdict::Admit {
@@ -37,6 +37,14 @@ pub fn judge(object: Arc<RawObject>, compiled: Option<&Compiled>) -> Verdict {
             warnings: warnings(&parsed, compiled),
         },
     }
+}
+
+/// Object, field, reason and remedy, in one line.
+fn refusal(key: &ObjectKey, rejection: &Rejection) -> String {
+    let kind = key.kind.to_ascii_lowercase();
+    format!(
+        "{key}: {rejection}; correct it: `kubectl explain {kind}.spec` lists the fields and what they hold"
+    )
 }
 
 /// Before the first model, nobody knows whose an object of the Gateway API is.

@@ -114,6 +114,12 @@ pub enum PartsError {
     },
     #[error(transparent)]
     Tool(#[from] ToolError),
+    #[error("module {module}: `go mod download` gave {got}, expected checksum {expected}")]
+    Module {
+        module: String,
+        got: String,
+        expected: String,
+    },
     #[error("building {what} failed; the command was `{command}`:\n{output}")]
     Build {
         what: &'static str,
@@ -177,6 +183,27 @@ pub fn tool(name: &str) -> Result<PathBuf, PartsError> {
     make_dir(&cache)?;
     let _lock = lock(&cache.join("tools.lock"))?;
     Ok(tools::find_or_install(name, &cache)?)
+}
+
+/// One file of a Go module, fetched once through the module proxy and kept below the cache; `sum` is the module's checksum
+/// as go.sum has it.
+pub fn module_file(module: &str, version: &str, sum: &str, file: &str) -> Result<PathBuf, PartsError> {
+    let cache = cache()?;
+    make_dir(&cache)?;
+    let _lock = lock(&cache.join("modules.lock"))?;
+    let folder = cache.join(format!("{}-{version}", module.replace('/', "-")));
+    let name = Path::new(file).file_name().unwrap_or_default();
+    let kept = folder.join(name);
+    if kept.is_file() {
+        return Ok(kept);
+    }
+    let source = go::download(&tools::go(&cache)?, module, version, sum, &cache)?.join(file);
+    let text = fs::read(&source).map_err(|error| failed("read", &source, error))?;
+    let fresh = cache.join("module-new");
+    write(&fresh, &text)?;
+    make_dir(&folder)?;
+    rename(&fresh, &kept)?;
+    Ok(kept)
 }
 
 /// An archive of the tests' application, [`APP`]: alone where no cluster was ever made.

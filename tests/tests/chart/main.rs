@@ -7,6 +7,7 @@ mod carried;
 mod definitions;
 mod documents;
 mod helm;
+mod istio;
 mod pods;
 mod rendered;
 mod schema;

@@ -52,6 +52,9 @@ fn refuse_unsupported(tls: &raw::ServerTls, field: &str) -> Result<(), Rejection
     let files = "names a file, and gateways have none; put it into a Secret and name that in credentialName";
     let unchecked =
         "is not checked by this version; subjectAltNames and an authority of one's own narrow clients down";
+    let fixed = "cannot be chosen in this version; take the field out to have the usual ones";
+    let checked =
+        "is not done by this version: a client's certificate is always checked where one is asked for";
     let set = [
         ("serverCertificate", tls.server_certificate.is_some(), files),
         ("privateKey", tls.private_key.is_some(), files),
@@ -67,6 +70,13 @@ fn refuse_unsupported(tls: &raw::ServerTls, field: &str) -> Result<(), Rejection
             "verifyCertificateHash",
             !tls.verify_certificate_hash.is_empty(),
             unchecked,
+        ),
+        ("ecdhCurves", !tls.ecdh_curves.is_empty(), fixed),
+        ("alpnProtocols", !tls.alpn_protocols.is_empty(), fixed),
+        (
+            "insecureSkipVerify",
+            tls.insecure_skip_verify == Some(true),
+            checked,
         ),
     ];
     match set.into_iter().find(|(_, is_set, _)| *is_set) {

@@ -1,6 +1,6 @@
 //! Running Go for a recipe.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{PartsError, Recipe};
@@ -42,6 +42,37 @@ pub(super) fn build(recipe: &Recipe, go: &Path, sources: &Path, programs: &Path)
     command.env_remove("GOFLAGS").env("GOTOOLCHAIN", "local");
     command.stdin(Stdio::null());
     run(recipe.what, &mut command)
+}
+
+/// The folder of a module's sources, with this checksum; from a folder without a module of its own.
+pub(super) fn download(
+    go: &Path,
+    module: &str,
+    version: &str,
+    sum: &str,
+    folder: &Path,
+) -> Result<PathBuf, PartsError> {
+    let mut command = Command::new(go);
+    command
+        .args(["mod", "download", "-json"])
+        .arg(format!("{module}@{version}"));
+    command.current_dir(folder);
+    command.env_remove("GOFLAGS").env("GOTOOLCHAIN", "local");
+    command.stdin(Stdio::null());
+    let wrong = |got: String| PartsError::Module {
+        module: format!("{module}@{version}"),
+        got,
+        expected: sum.to_owned(),
+    };
+    let output = command.output().map_err(|error| wrong(error.to_string()))?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let text = |key: &str| said[key].as_str().map(str::to_owned);
+    match text("Dir") {
+        Some(found) if text("Sum").as_deref() == Some(sum) => Ok(PathBuf::from(found)),
+        _ => Err(wrong(text("Error").or_else(|| text("Sum")).unwrap_or_else(
+            || String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))),
+    }
 }
 
 fn run(what: &'static str, command: &mut Command) -> Result<(), PartsError> {
