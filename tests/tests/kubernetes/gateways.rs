@@ -51,6 +51,7 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     let pages = Load::pages(&world.outside(), way.address, PAGES).unwrap();
     world.assert_none_failed("a gateway of class istio", &pages);
     world.kubectl(&["-n", NAMESPACE, "delete", GATEWAYS, "pages"]);
+    world.kubectl(&["-n", NAMESPACE, "delete", "httproutes", "pages"]);
     world.until("its pods go with it", |status| {
         status.pods_of(NAMESPACE, "pages-istio").next().is_none()
     });
