@@ -217,6 +217,7 @@ fn settings(config: &Config) -> Settings {
         cluster_id: config.cluster_id.as_str().into(),
         network: config.network.as_str().into(),
         trust_domain: config.trust_domain.clone(),
+        namespace: config.namespace.as_str().into(),
         root_namespace: config.root_namespace.as_str().into(),
         waypoint_image: config.waypoint_image.as_str().into(),
         automatic_waypoints: config.automatic_waypoints,

@@ -60,6 +60,8 @@ pub struct Settings {
     pub cluster_id: Arc<str>,
     pub network: Arc<str>,
     pub trust_domain: TrustDomain,
+    /// The control plane's own, where the chart keeps the mesh's settings.
+    pub namespace: Arc<str>,
     pub root_namespace: Arc<str>,
     /// Image of the waypoints that are rendered.
     pub waypoint_image: Arc<str>,

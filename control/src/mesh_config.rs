@@ -1,4 +1,4 @@
-//! MeshConfig: the key `mesh` of the ConfigMap `istio` in the root namespace.
+//! MeshConfig: the key `mesh` of the ConfigMap `istio` in the control plane's namespace.
 //!
 //! Nothing of it changes what the mesh does in this version: flags do. It is read so that every key that a user set is
 //! answered for, instead of being ignored in silence. A key that says what the mesh does anyway draws no warning.
@@ -62,8 +62,7 @@ impl MeshConfig {
             trust_domain: settings.trust_domain.as_str(),
             root_namespace: &settings.root_namespace,
         };
-        let is_mesh =
-            |m: &crate::objects::Meta| &*m.name == CONFIG_MAP && &*m.namespace == running.root_namespace;
+        let is_mesh = |m: &crate::objects::Meta| &*m.name == CONFIG_MAP && m.namespace == settings.namespace;
         let map = inputs.config_maps.iter().find(|c| is_mesh(&c.meta));
         match map.and_then(|c| c.spec.data.get(KEY)) {
             Some(text) => Self::parse(text, running),

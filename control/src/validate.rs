@@ -109,6 +109,7 @@ fn settings(root_namespace: &str) -> Settings {
         cluster_id: "Kubernetes".into(),
         network: "".into(),
         trust_domain: TrustDomain::default(),
+        namespace: root_namespace.into(),
         root_namespace: root_namespace.into(),
         waypoint_image: "aquifer/waypoint".into(),
         automatic_waypoints: true,

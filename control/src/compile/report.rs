@@ -239,7 +239,7 @@ fn describe(
         }
         Object::Service(_) => return service(compiled, object, report),
         Object::ConfigMap(_)
-            if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.root_namespace =>
+            if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.namespace =>
         {
             report
                 .notices

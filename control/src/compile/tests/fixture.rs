@@ -27,6 +27,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         cluster_id: "Kubernetes".into(),
         network: "".into(),
         trust_domain: TrustDomain::default(),
+        namespace: "istio-system".into(),
         root_namespace: "istio-system".into(),
         waypoint_image: "aquifer/waypoint".into(),
         automatic_waypoints: true,
