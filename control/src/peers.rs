@@ -36,6 +36,8 @@ pub struct Standing {
     pub namespace: Arc<str>,
     pub pod: Arc<str>,
     pub has: bool,
+    /// What it said when it last refused something.
+    pub refusal: Option<Arc<str>>,
 }
 
 /// The reports of the other replicas, by their address.
@@ -64,6 +66,7 @@ impl Elsewhere {
                 namespace: proxy.namespace.clone(),
                 pod: proxy.pod.clone(),
                 has: has(index),
+                refusal: proxy.refusal.clone(),
             };
             replica
                 .proxies

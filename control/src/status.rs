@@ -1,5 +1,7 @@
 //! Statuses as they are written: what the compiler says about an object, and at how many proxies it is in effect.
 
+mod refusal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,6 +19,7 @@ use crate::peers::{Elsewhere, Standing};
 use crate::serve::ProxyType;
 use crate::serve::registry::ProxyStatus;
 use crate::store::Store;
+use refusal::Refusal;
 
 /// Says that all proxies that need the object have it.
 pub const PROGRAMMED: &str = "Programmed";
@@ -51,11 +54,20 @@ struct Since {
 }
 
 /// At how many of the proxies that need it an object is in effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reach {
     pub in_effect: usize,
     pub of: usize,
+    /// Of one of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+impl Reach {
+    fn is_everywhere(&self) -> bool {
+        self.in_effect >= self.of
+    }
 }
 
 impl Statuses {
@@ -133,7 +145,7 @@ impl Statuses {
             return None;
         }
         let there = self.elsewhere.standings(key, &since.object.meta);
-        Some(census.count(&since.report.audience, since.generation, &there))
+        Some(census.reach(&since.report.audience, since.generation, &there))
     }
 
     /// The statuses that differ from what was written last; they count as written from now on.
@@ -147,7 +159,7 @@ impl Statuses {
         let mut unsettled = BTreeSet::new();
         for key in self.take_due(proxies) {
             let reach = self.reach_among(&key, &census);
-            if reach.is_some_and(|r| r.in_effect < r.of) {
+            if reach.as_ref().is_some_and(|r| !r.is_everywhere()) {
                 unsettled.insert(key.clone());
             }
             if let Some(change) = self.change(&key, reach, now) {
@@ -203,6 +215,8 @@ struct Census<'a> {
     /// Generations in effect at the agents, lowest first.
     agents: Vec<Option<u64>>,
     others: Vec<&'a ProxyStatus>,
+    /// Those of either that have refused something.
+    refusing: Vec<&'a ProxyStatus>,
 }
 
 impl<'a> Census<'a> {
@@ -211,7 +225,20 @@ impl<'a> Census<'a> {
             proxies.iter().partition(|p| p.proxy_type == ProxyType::Agent);
         let mut agents: Vec<_> = agents.into_iter().map(|p| p.generation_in_effect).collect();
         agents.sort_unstable();
-        Self { agents, others }
+        Self {
+            agents,
+            others,
+            refusing: proxies.iter().filter(|p| p.refusal.is_some()).collect(),
+        }
+    }
+
+    fn reach(&self, audience: &Audience, generation: u64, there: &[Standing]) -> Reach {
+        let counted = self.count(audience, generation, there);
+        if counted.is_everywhere() {
+            return counted;
+        }
+        let refusal = refusal::first(audience, generation, &self.refusing, there);
+        Reach { refusal, ..counted }
     }
 
     /// Where an object that is as it is since `generation` is in effect; `there` are the other replicas' proxies.
@@ -219,7 +246,7 @@ impl<'a> Census<'a> {
         let lacking = self.agents.partition_point(|g| *g < Some(generation));
         let has = |p: &&&ProxyStatus| p.generation_in_effect.is_some_and(|g| g >= generation);
         match audience {
-            Audience::Nobody => Reach { in_effect: 0, of: 0 },
+            Audience::Nobody => Reach::default(),
             Audience::Agents => {
                 let here = (self.agents.len() - lacking, self.agents.len());
                 connected(here, there, |kind| kind == ProxyType::Agent)
@@ -236,6 +263,7 @@ impl<'a> Census<'a> {
                 Reach {
                     in_effect: pods.iter().filter(is_reached).count(),
                     of: pods.len(),
+                    refusal: None,
                 }
             }
         }
@@ -247,6 +275,7 @@ fn connected((has, all): (usize, usize), there: &[Standing], concerned: fn(Proxy
     Reach {
         in_effect: has + there.iter().filter(|s| s.has).count(),
         of: all + there.len(),
+        refusal: None,
     }
 }
 
@@ -257,7 +286,7 @@ fn status(
     old: Option<&Value>,
     now: SystemTime,
 ) -> Value {
-    let programmed = reach.filter(|_| report.accepted).map(programmed);
+    let programmed = reach.filter(|_| report.accepted).map(|reach| programmed(&reach));
     let stamp = Stamp {
         generation: object.meta.generation,
         now,
@@ -289,12 +318,16 @@ fn status(
     json!({ "apiVersion": *object.raw.api_version, "kind": *key.kind, "metadata": metadata, "status": fields })
 }
 
-pub fn programmed(reach: Reach) -> Condition {
-    let message = format!("in effect at {} of {} proxies", reach.in_effect, reach.of);
+pub fn programmed(reach: &Reach) -> Condition {
+    let mut message = format!("in effect at {} of {} proxies", reach.in_effect, reach.of);
+    if let Some(refusal) = &reach.refusal {
+        message = format!("{message}; {refusal}");
+    }
     let (holds, reason) = match reach {
         Reach { of: 0, .. } => (false, "NoProxies"),
-        Reach { in_effect, of } if in_effect == of => (true, PROGRAMMED),
-        _ => (false, "Pending"),
+        reach if reach.is_everywhere() => (true, PROGRAMMED),
+        Reach { refusal: Some(_), .. } => (false, "Refused"),
+        Reach { refusal: None, .. } => (false, "Pending"),
     };
     Condition::new(PROGRAMMED, holds, reason, message)
 }

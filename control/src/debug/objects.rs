@@ -43,7 +43,7 @@ pub(super) fn all(state: &DebugState) -> Objects {
         let reach = view.statuses.reach(key, &proxies).filter(|_| report.accepted);
         report
             .conditions
-            .extend(reach.map(|r| -> Condition { programmed(r) }));
+            .extend(reach.as_ref().map(|r| -> Condition { programmed(r) }));
         Some(ObjectStatus {
             api_version: api_version.clone(),
             kind: key.kind.clone(),

@@ -31,6 +31,9 @@ pub(super) struct PeerProxy {
     /// The version of the roots that it trusts; a replica of an earlier version says nothing.
     #[serde(default)]
     pub(super) trusts: Option<Arc<str>>,
+    /// What it said when it last refused something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refusal: Option<Arc<str>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +114,7 @@ fn proxy(status: ProxyStatus) -> PeerProxy {
         namespace: status.namespace,
         pod: status.pod,
         trusts: status.trusts.map(|version| version.to_string().into()),
+        refusal: status.refusal,
     }
 }
 

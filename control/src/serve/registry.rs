@@ -54,6 +54,9 @@ pub struct ProxyStatus {
     pub connected_since: SystemTime,
     /// The newest generation that is wholly in effect at this proxy.
     pub generation_in_effect: Option<u64>,
+    /// What it said when it last refused something; none once a later generation is wholly in effect there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Arc<str>>,
     /// The version of the roots that it trusts; none where it has not acknowledged any.
     pub trusts: Option<Version>,
     /// By type URL.
@@ -67,6 +70,7 @@ impl ProxyStatus {
             namespace: self.namespace.clone(),
             pod: self.pod.clone(),
             node: self.node.clone(),
+            refusal: self.refusal.clone(),
             types: BTreeMap::new(),
             ..*self
         }
@@ -206,6 +210,7 @@ impl ProxyRegistry {
             node: client.caller.node_name.clone(),
             connected_since: now,
             generation_in_effect: None,
+            refusal: None,
             trusts: None,
             types: BTreeMap::new(),
         };
@@ -256,7 +261,8 @@ impl Entry {
                 sync.last_error = Some(message.clone());
             }
         });
-        if matches!(answered.answer, Answer::Rejected { .. }) {
+        if let Answer::Rejected { message } = &answered.answer {
+            self.update(|record| record.status.refusal = Some(message.as_str().into()));
             self.registry.notify();
         }
     }
@@ -271,7 +277,10 @@ impl Entry {
     }
 
     pub(super) fn in_effect(&self, generation: u64) {
-        self.update(|record| record.status.generation_in_effect = Some(generation));
+        self.update(|record| {
+            record.status.generation_in_effect = Some(generation);
+            record.status.refusal = None;
+        });
         self.registry.notify();
     }
 

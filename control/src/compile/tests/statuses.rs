@@ -27,6 +27,7 @@ fn proxy(kind: ProxyType, pod: &str, generation: Option<u64>) -> ProxyStatus {
         node: "n".into(),
         connected_since: SystemTime::UNIX_EPOCH,
         generation_in_effect: generation,
+        refusal: None,
         trusts: None,
         types: BTreeMap::new(),
     }
@@ -118,6 +119,37 @@ fn counts_the_pods_that_need_the_object() {
         proxy(ProxyType::Waypoint, "waypoint-1", Some(7)),
         proxy(ProxyType::Waypoint, "waypoint-2", Some(7)),
     ];
+    assert_eq!(
+        programmed(&mut statuses, &both),
+        "True in effect at 2 of 2 proxies"
+    );
+}
+
+#[test]
+fn a_proxy_that_refuses_is_named_with_its_reason_while_it_lacks_the_object() {
+    let mut mesh = two_waypoint_pods();
+    let mut statuses = Statuses::default();
+    let compiled = mesh.compile();
+    statuses.observe(&mesh.store, &compiled, 7);
+    let refusing = |pod: &str, generation: u64| ProxyStatus {
+        refusal: Some(format!("routes: {pod} has no regex").into()),
+        ..proxy(ProxyType::Waypoint, pod, Some(generation))
+    };
+    let stranger = ProxyStatus {
+        refusal: Some("clusters: a stranger".into()),
+        ..proxy(ProxyType::Gateway, "gw", None)
+    };
+    let one = [
+        stranger.clone(),
+        proxy(ProxyType::Waypoint, "waypoint-1", Some(7)),
+        refusing("waypoint-2", 6),
+    ];
+    assert_eq!(
+        programmed(&mut statuses, &one),
+        "False in effect at 1 of 2 proxies; shop/waypoint-2 refuses routes: waypoint-2 has no regex"
+    );
+    // What it refuses now came after the object.
+    let both = [stranger, refusing("waypoint-1", 7), refusing("waypoint-2", 8)];
     assert_eq!(
         programmed(&mut statuses, &both),
         "True in effect at 2 of 2 proxies"

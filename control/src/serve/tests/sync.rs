@@ -53,6 +53,8 @@ async fn rejected_resource_leaves_the_good_ones_and_is_named_on_both_sides() {
             .is_some_and(|sync| sync.state == SyncState::Rejected)
         {
             assert_eq!(proxy.generation_in_effect, None);
+            let refusal = proxy.refusal.as_deref();
+            assert_eq!(refusal, Some("Kubernetes//Pod/default/bad-1: is bad"));
             break proxy.types[ADDRESS].clone();
         }
         timeout(DEADLINE, changes.changed()).await.unwrap().unwrap();
@@ -71,6 +73,11 @@ async fn rejected_resource_leaves_the_good_ones_and_is_named_on_both_sides() {
     fixture.publish(3, &[("a", "n2"), ("c", "n1")]);
     client.holds(&["a@n2", "c@n1"]).await;
     assert_eq!(client.last_batch().updates, ["a"]);
+    // The refused one is gone, and with it the refusal.
+    while fixture.registry.present()[0].generation_in_effect != Some(3) {
+        timeout(DEADLINE, changes.changed()).await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.registry.present()[0].refusal, None);
 }
 
 #[tokio::test]
