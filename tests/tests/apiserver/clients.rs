@@ -111,6 +111,35 @@ impl<'a> Clients<'a> {
         self.follow(token, pod, &[type_url::ADDRESS, type_url::AUTHORIZATION])
     }
 
+    /// A gateway that takes whatever it is told, but for the resources of the type that it refuses; until dropped.
+    pub(crate) fn gateway(
+        &self,
+        token: &str,
+        (namespace, pod): (&str, &str),
+        refuses: Option<&'static str>,
+    ) -> DropGuard {
+        let types = [
+            type_url::TRUST,
+            type_url::ADDRESS,
+            type_url::AUTHORIZATION,
+            type_url::CLUSTER,
+            type_url::ENDPOINTS,
+            type_url::LISTENER,
+            type_url::ROUTES,
+        ];
+        let handlers = types.map(|url| match refuses {
+            Some(refused) if refused == url => Box::new(Refuses(url)) as Box<dyn ResourceHandler>,
+            _ => Box::new(Takes(url)),
+        });
+        let node = NodeId {
+            proxy_type: "router",
+            ip: "127.0.0.1",
+            pod,
+            namespace,
+        };
+        self.run(token, node, handlers.into())
+    }
+
     fn follow(&self, token: &str, pod: &str, types: &[&'static str]) -> DropGuard {
         let node = NodeId {
             proxy_type: "ztunnel",
@@ -118,6 +147,14 @@ impl<'a> Clients<'a> {
             pod,
             namespace: "istio-system",
         };
+        let handlers = types
+            .iter()
+            .map(|url| Box::new(Takes(url)) as Box<dyn ResourceHandler>);
+        self.run(token, node, handlers.collect())
+    }
+
+    /// Answers when each type has come once.
+    fn run(&self, token: &str, node: NodeId<'_>, handlers: Vec<Box<dyn ResourceHandler>>) -> DropGuard {
         let config = AdsConfig {
             control_plane: self.control_plane(),
             token: self.token(token),
@@ -126,13 +163,10 @@ impl<'a> Clients<'a> {
         };
         let (client, mut status) = AdsClient::new(config);
         let cancel = CancellationToken::new();
-        let handlers = types
-            .iter()
-            .map(|url| Box::new(Takes(url)) as Box<dyn ResourceHandler>);
-        self.runtime.spawn(client.run(handlers.collect(), cancel.clone()));
+        self.runtime.spawn(client.run(handlers, cancel.clone()));
         self.runtime
             .block_on(async { tokio::time::timeout(PATIENCE, synced(&mut status)).await })
-            .expect("the agent is in sync in time")
+            .expect("the proxy is in sync in time")
             .unwrap();
         cancel.drop_guard()
     }
@@ -147,5 +181,29 @@ impl ResourceHandler for Takes {
 
     fn apply(&mut self, _: Vec<Update>, _: Vec<String>) -> Result<(), Vec<Rejected>> {
         Ok(())
+    }
+}
+
+/// What a proxy does that cannot read what it is sent.
+struct Refuses(&'static str);
+
+impl Refuses {
+    const WHY: &str = "this client cannot read it";
+}
+
+impl ResourceHandler for Refuses {
+    fn type_url(&self) -> &'static str {
+        self.0
+    }
+
+    fn apply(&mut self, updates: Vec<Update>, _: Vec<String>) -> Result<(), Vec<Rejected>> {
+        let rejected: Vec<Rejected> = updates
+            .into_iter()
+            .map(|update| Rejected::new(update.name, Self::WHY))
+            .collect();
+        match rejected.is_empty() {
+            true => Ok(()),
+            false => Err(rejected),
+        }
     }
 }

@@ -87,9 +87,14 @@ apiVersion: extensions.istio.io/v1alpha1
 kind: WasmPlugin
 metadata: {name: x, namespace: shop}
 spec: {url: 'oci://example.com/x'}
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: TrafficExtension
+metadata: {name: x, namespace: shop}
+spec: {wasm: {url: 'oci://example.com/x'}}
 ";
 
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "virtualservices.networking.istio.io",
     "destinationrules.networking.istio.io",
     "gateways.networking.istio.io",
@@ -104,6 +109,7 @@ const KINDS: [&str; 14] = [
     "requestauthentications.security.istio.io",
     "telemetries.telemetry.istio.io",
     "wasmplugins.extensions.istio.io",
+    "trafficextensions.extensions.istio.io",
 ];
 
 /// Those that an agent enforces: in effect at as many as are connected.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,16 +22,35 @@ pub(crate) struct Control {
     log: PathBuf,
 }
 
+/// Of this machine's loopback.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) grpc: u16,
+    pub(crate) monitoring: u16,
+}
+
 impl Control {
     pub(crate) fn start(world: &World, name: &str, peers: &[u16]) -> Self {
         Self::start_on(world, name, free_port(), peers)
     }
 
     pub(crate) fn start_on(world: &World, name: &str, monitoring: u16, peers: &[u16]) -> Self {
-        let log = world.file(&format!("{name}.log"));
         let grpc = free_port();
+        Self::start_with(world, name, Ports { grpc, monitoring }, peers, &[])
+    }
+
+    /// With these variables, where they are not of the tests' own.
+    pub(crate) fn start_with(
+        world: &World,
+        name: &str,
+        Ports { grpc, monitoring }: Ports,
+        peers: &[u16],
+        variables: &[(String, String)],
+    ) -> Self {
+        let log = world.file(&format!("{name}.log"));
         let peers: Vec<String> = peers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let child = Command::new(program())
+        let child = Command::new(programs().join("aquifer-control"))
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .env("KUBECONFIG", world.kubeconfig())
             .env("POD_NAME", name)
             .env("POD_NAMESPACE", "istio-system")
@@ -70,6 +89,13 @@ impl Control {
 
     fn text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether one of its lines has all of that.
+    pub(crate) fn said_together(&self, words: &[&str]) -> bool {
+        self.text()
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)))
     }
 
     /// How often it logged that.
@@ -129,15 +155,16 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// Beside the folder that the tests are in.
-fn program() -> PathBuf {
+/// The folder of the product's programs: beside the one that the tests are in.
+pub(crate) fn programs() -> PathBuf {
     let this = std::env::current_exe().unwrap();
-    let folder = this.parent().and_then(std::path::Path::parent).unwrap();
-    let program = folder.join("aquifer-control");
-    assert!(
-        program.exists(),
-        "no {}: cargo build --profile lab -p aquifer-control",
-        program.display()
-    );
-    program
+    let folder = this.parent().and_then(Path::parent).unwrap();
+    for program in ["aquifer-control", "aquifer-waypoint"] {
+        assert!(
+            folder.join(program).exists(),
+            "no {program} in {}: cargo build --profile lab --workspace --bins",
+            folder.display()
+        );
+    }
+    folder.to_owned()
 }

@@ -7,18 +7,26 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod admission;
 mod authority;
+mod beside;
 mod clients;
 mod conditions;
 mod control;
+mod definitions;
 mod gateway_api;
+mod nodes;
+mod proxies;
+mod rights;
 mod secrets;
+mod way;
 mod world;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aquifer_core::identity::SpiffeId;
 
+use beside::Beside;
 use clients::Clients;
 use control::Control;
 use world::World;
@@ -79,6 +87,7 @@ fn objects_become_statuses_and_waypoints() {
     let world = World::up("objects");
     let control = Control::start(&world, "one", &[]);
     control.ready();
+    definitions::are_explained(&world);
     world.apply(SHOP);
     rules_are_answered_for(&world);
     every_namespace_gets_the_root(&world);
@@ -277,6 +286,7 @@ fn tokens_open_what_their_pods_may_have() {
     clients.gets(&node, &agent, None);
     clients.gets(&node, &web, Some(&web));
     clients.refuses(&node, &idle, Some(&idle), "no running pod");
+    nodes::agents_speak_for_their_own_node_alone(&world, &clients);
     world.kubectl(&["delete", "pod", "web", "-n", "default", "--wait=true"]);
     world.until("a pod that is gone gets nothing", || {
         clients.is_refused(&own, &web, None)
@@ -301,6 +311,26 @@ fn tokens_open_what_their_pods_may_have() {
     world.until("and signed under", || control.authority()["stage"] == "renewing");
     assert!(Clients::new(&world, &control).issues(&node, &agent));
     control.ends_in_order();
+}
+
+#[test]
+fn what_the_chart_says_holds_through_the_api_server() {
+    let Some(_turn) = turn() else { return };
+    let world = World::up("chart");
+    world.load_programs();
+    let beside = Beside::of(&world);
+    let one = beside.start("one", &[]);
+    admission::bad_ones_are_denied_and_good_ones_are_not(&world);
+    proxies::what_they_acknowledge_is_counted(&world, &one);
+    one.ends_in_order();
+    admission::without_the_control_plane_everything_passes(&world);
+    let two = beside.start("two", &["control.automaticWaypoints=false"]);
+    admission::without_automatic_waypoints_the_status_says_so(&world);
+    two.ends_in_order();
+    let taken = rights::Taken::from(&world);
+    let three = beside.start("three", &[]);
+    taken.comes_back_and_its_absence_stops_nothing_else(&three);
+    three.ends_in_order();
 }
 
 /// The same claims under a signature of nobody's.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use aquifer_core::identity::TrustDomain;
 use aquifer_identity::CertificateAuthority;
 use aquifer_tests::cluster::kubectl::KubectlError;
+use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::cluster::mesh::Mesh;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, parts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -95,6 +97,11 @@ impl World {
         self.cluster.kubectl().until(what, PATIENCE, attempt).unwrap();
     }
 
+    /// As `until`, telling at the deadline what was so instead.
+    pub(crate) fn until_said(&self, what: &str, attempt: impl FnMut() -> Result<(), String>) {
+        self.cluster.kubectl().until(what, PATIENCE, attempt).unwrap();
+    }
+
     /// `STATUS REASON OBSERVED-GENERATION MESSAGE`; empty where there is none.
     pub(crate) fn condition(&self, namespace: &str, object: &str, kind: &str) -> String {
         let object: Value =
@@ -155,6 +162,30 @@ impl World {
         );
     }
 
+    /// Puts the product's images on the node.
+    pub(crate) fn load_programs(&self) {
+        drop(Mesh::prepare(&self.cluster, &crate::control::programs()).unwrap());
+    }
+
+    /// The network namespace that the API server is in.
+    pub(crate) fn netns_of_the_api_server(&self) -> String {
+        self.cluster.layout().netns(Member::Control)
+    }
+
+    /// What kubectl says to the manifests, and whether they were taken; with these arguments beside `apply`.
+    pub(crate) fn tells(&self, arguments: &[&str], manifests: &str) -> (bool, String) {
+        let file = self.file("manifests.yaml");
+        std::fs::write(&file, manifests).unwrap();
+        let mut all = vec!["apply", "-f", file.to_str().unwrap()];
+        all.extend(arguments);
+        let output = self.cluster.kubectl().command(&all).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    }
+
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
@@ -172,7 +203,6 @@ impl World {
         crate::control::page(self.pages.get(), path).unwrap()
     }
 
-    /// The administrator's, with the service account's token in place of the certificate.
     fn write_kubeconfig(&self) {
         let token = self.kubectl(&[
             "create",
@@ -182,10 +212,17 @@ impl World {
             "istio-system",
             "--duration=2h",
         ]);
+        self.kubeconfig_with(&token, "kubeconfig");
+    }
+
+    /// The administrator's, with a service account's token in place of the certificate.
+    pub(crate) fn kubeconfig_with(&self, token: &str, file: &str) -> PathBuf {
         let raw = self.kubectl(&["config", "view", "--raw", "-o", "json"]);
         let mut config: Value = serde_json::from_str(&raw).unwrap();
         config["users"][0]["user"] = json!({ "token": token.trim() });
-        std::fs::write(self.kubeconfig(), config.to_string()).unwrap();
+        let path = self.file(file);
+        std::fs::write(&path, config.to_string()).unwrap();
+        path
     }
 }
 
