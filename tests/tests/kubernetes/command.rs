@@ -462,6 +462,11 @@ impl Kept {
     }
 }
 
+/// What the command prints; it must succeed.
+pub(crate) fn aquifer(world: &World, arguments: &[&str]) -> String {
+    Ended::of(world, arguments).succeeded()
+}
+
 /// The command, run to its end.
 struct Ended {
     status: Option<i32>,

@@ -11,26 +11,28 @@ use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 const ABSENCE_ENV: &str = "AQUIFER_ABSENCE_SECONDS";
 
 pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
-    let before = uids(world, SYSTEM, "aquifer-agent");
-    encrypted_and_unfailing(world, "rolling update of the agents", || {
-        world.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-agent"]);
-        // Pods that start while two agents are on a node.
-        renew_probed(world);
-        world
-            .mesh()
-            .wait_rolled_out("daemonset/aquifer-agent", PATIENCE)
-            .unwrap();
-        world.until("the old agents are gone", |status| {
-            let now: Vec<&String> = status
-                .pods_of(SYSTEM, "aquifer-agent")
-                .map(|pod| &pod.uid)
-                .collect();
-            now.len() == before.len() && before.iter().all(|uid| !now.contains(&uid))
-        });
-        world.settled("bookinfo answers after the update", |_| true);
-    });
+    encrypted_and_unfailing(world, "rolling update of the agents", || roll_agents(world));
     assert_all_enrolled(world);
     assert_probed_answers(world);
+}
+
+/// Replaces every agent, and pods that start while two are on a node.
+pub(crate) fn roll_agents(world: &World) {
+    let before = uids(world, SYSTEM, "aquifer-agent");
+    world.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-agent"]);
+    renew_probed(world);
+    world
+        .mesh()
+        .wait_rolled_out("daemonset/aquifer-agent", PATIENCE)
+        .unwrap();
+    world.until("the old agents are gone", |status| {
+        let now: Vec<&String> = status
+            .pods_of(SYSTEM, "aquifer-agent")
+            .map(|pod| &pod.uid)
+            .collect();
+        now.len() == before.len() && before.iter().all(|uid| !now.contains(&uid))
+    });
+    world.settled("bookinfo answers after the update", |_| true);
 }
 
 pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {

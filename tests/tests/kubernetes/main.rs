@@ -7,6 +7,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod authority;
 mod command;
 mod gateways;
 mod inventory;
@@ -30,7 +31,7 @@ use aquifer_tests::interrupt;
 use world::World;
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 24] = [
+const CHAPTERS: [Chapter; 25] = [
     by_api(
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -68,6 +69,7 @@ const CHAPTERS: [Chapter; 24] = [
         "rolling update",
         living::a_rolling_update_of_the_agents_fails_no_request,
     ),
+    with_nodes("another root", authority::another_root_signs_and_no_request_fails),
     with_nodes(
         "absences",
         living::the_control_plane_and_the_api_server_may_be_away,
