@@ -167,7 +167,10 @@ impl Pipeline {
             };
             match event {
                 None => return false,
-                Some(SourceEvent::Synced) => return self.first_secrets(events, cancel).await,
+                Some(SourceEvent::Synced) => {
+                    tracing::info!("the objects have been read");
+                    return self.first_secrets(events, cancel).await;
+                }
                 Some(event) => drop(self.view.write().store.apply(event)),
             }
         }

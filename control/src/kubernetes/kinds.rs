@@ -62,6 +62,8 @@ pub enum Which {
 pub enum Reader {
     /// The model cannot do without it: nothing is served before it has been read.
     Essential,
+    /// What it says closes something: nothing is served before it has been read, unless the API server has no such kind.
+    Protective,
     Model,
     /// Only the writer of objects, to see what is there.
     Writer,
@@ -192,7 +194,10 @@ pub fn watches() -> Vec<Watch> {
     let whole = WHOLE.map(|kind| Watch {
         kind,
         which: Which::All,
-        reader: Reader::Model,
+        reader: match kind.group {
+            SECURITY => Reader::Protective,
+            _ => Reader::Model,
+        },
     });
     let settings = Watch {
         kind: CONFIG_MAP,

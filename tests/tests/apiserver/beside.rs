@@ -40,6 +40,13 @@ impl<'a> Beside<'a> {
 
     /// Starts it with these values of the chart, and waits until it is ready.
     pub(crate) fn start(&self, name: &str, values: &[&str]) -> Control {
+        let control = self.begin(name, values);
+        control.ready();
+        control
+    }
+
+    /// Starts it with these values of the chart.
+    pub(crate) fn begin(&self, name: &str, values: &[&str]) -> Control {
         let mut variables = variables(values);
         let listen = format!("127.0.0.1:{}", self.webhook);
         variables.push(("AQUIFER_WEBHOOK_LISTEN".to_owned(), listen));
@@ -47,9 +54,7 @@ impl<'a> Beside<'a> {
             grpc: self.grpc,
             monitoring: free_port(),
         };
-        let control = Control::start_with(self.world, name, ports, &[], &variables);
-        control.ready();
-        control
+        Control::start_with(self.world, name, ports, &[], &variables)
     }
 }
 

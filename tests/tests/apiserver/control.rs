@@ -81,10 +81,14 @@ impl Control {
 
     pub(crate) fn ready(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while page(self.monitoring, "/ready").is_err() {
+        while !self.is_ready() {
             assert!(Instant::now() < deadline, "not ready; its log: {}", self.text());
             std::thread::park_timeout(LOOK_AGAIN);
         }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        page(self.monitoring, "/ready").is_ok()
     }
 
     fn text(&self) -> String {
@@ -96,6 +100,14 @@ impl Control {
         self.text()
             .lines()
             .any(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    /// Whether one of its lines has all the words of the first, and a later one all of the next.
+    pub(crate) fn said_in_order(&self, lines: &[&[&str]]) -> bool {
+        let text = self.text();
+        let mut said = text.lines();
+        let mut later = |words: &&[&str]| said.any(|line| words.iter().all(|word| line.contains(word)));
+        lines.iter().all(&mut later)
     }
 
     /// How often it logged that.

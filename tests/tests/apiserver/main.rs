@@ -327,10 +327,8 @@ fn what_the_chart_says_holds_through_the_api_server() {
     let two = beside.start("two", &["control.automaticWaypoints=false"]);
     admission::without_automatic_waypoints_the_status_says_so(&world);
     two.ends_in_order();
-    let taken = rights::Taken::from(&world);
-    let three = beside.start("three", &[]);
-    taken.comes_back_and_its_absence_stops_nothing_else(&three);
-    three.ends_in_order();
+    rights::a_kind_that_may_not_be_read_stops_nothing_else(&world, &beside);
+    rights::nobody_is_served_before_policies_are_read(&world, &beside);
 }
 
 /// The same claims under a signature of nobody's.

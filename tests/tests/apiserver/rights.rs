@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 
+use crate::beside::Beside;
 use crate::control::Control;
 use crate::world::World;
 
 const ROLE: [&str; 5] = ["get", "clusterrole", "aquifer-control", "-o", "json"];
-const PLURAL: &str = "destinationrules";
-const TAKEN: &str = "destinationrules.networking.istio.io";
+const RULES: &str = "destinationrules.networking.istio.io";
+const POLICIES: &str = "authorizationpolicies.security.istio.io";
+const REMEDY: &str = "is a rule missing from the role aquifer-control?";
+const BACK: &str = "kind can be read now";
 
 const LATER: &str = r"
 apiVersion: security.istio.io/v1
@@ -22,62 +25,87 @@ spec: {host: web, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
 ";
 
 /// A right that the role had; a watch that is open goes on for some minutes, so it is taken between two runs.
-pub(crate) struct Taken<'a> {
+struct Taken<'a> {
     world: &'a World,
+    kind: &'static str,
     role: Value,
 }
 
 impl<'a> Taken<'a> {
-    pub(crate) fn from(world: &'a World) -> Self {
+    fn from(world: &'a World, kind: &'static str) -> Self {
         let role: Value = serde_json::from_str(&world.kubectl(&ROLE)).unwrap();
-        let taken = Self { world, role };
-        set_role(world, &without(&taken.role));
-        world.until("the right is gone", || !may_list(world));
-        taken
+        set_role(world, &without(&role, kind));
+        world.until("the right is gone", || !may_list(world, kind));
+        Self { world, kind, role }
     }
 
-    pub(crate) fn comes_back_and_its_absence_stops_nothing_else(self, control: &Control) {
-        let world = self.world;
-        let cannot = "cannot be listed: ";
-        let remedy = "is a rule missing from the role aquifer-control?";
-        world.until("the kind is named", || problem(world).is_some());
-        let named = problem(world).unwrap();
-        assert!(named.starts_with(cannot) && named.ends_with(remedy), "{named}");
-        assert!(control.said_together(&["WARN", TAKEN, cannot, remedy]));
-        world.apply(LATER);
-        let accepted = |object: &str| world.condition("shop", object, "Accepted");
-        world.until("the others are read and answered for", || {
-            accepted("peerauthentication/later").starts_with("True")
-        });
-        assert_eq!(accepted("destinationrule/later"), "");
-        set_role(world, &self.role);
-        world.until("given back, it is read without a restart", || {
-            accepted("destinationrule/later").starts_with("True")
-        });
-        world.until("and no longer named", || problem(world).is_none());
-        assert!(control.said_together(&["INFO", TAKEN, "kind can be read now"]));
+    /// The log names the kind and what to do.
+    fn is_named_by(&self, control: &Control) -> bool {
+        control.said_together(&["WARN", self.kind, "cannot be listed: ", REMEDY])
     }
+
+    fn give_back(&self) {
+        set_role(self.world, &self.role);
+    }
+}
+
+pub(crate) fn a_kind_that_may_not_be_read_stops_nothing_else(world: &World, beside: &Beside<'_>) {
+    let taken = Taken::from(world, RULES);
+    let control = beside.start("without-rules", &[]);
+    world.until("the kind is named", || problem(world).is_some());
+    let named = problem(world).unwrap();
+    assert!(
+        named.starts_with("cannot be listed: ") && named.ends_with(REMEDY),
+        "{named}"
+    );
+    assert!(taken.is_named_by(&control));
+    world.apply(LATER);
+    let accepted = |object: &str| world.condition("shop", object, "Accepted");
+    world.until("the others are read and answered for", || {
+        accepted("peerauthentication/later").starts_with("True")
+    });
+    assert_eq!(accepted("destinationrule/later"), "");
+    taken.give_back();
+    world.until("given back, it is read without a restart", || {
+        accepted("destinationrule/later").starts_with("True")
+    });
+    world.until("and no longer named", || problem(world).is_none());
+    assert!(control.said_together(&["INFO", RULES, BACK]));
+    control.ends_in_order();
+}
+
+/// Whoever knows of no policies would enforce none.
+pub(crate) fn nobody_is_served_before_policies_are_read(world: &World, beside: &Beside<'_>) {
+    let taken = Taken::from(world, POLICIES);
+    let control = beside.begin("without-policies", &[]);
+    world.until("the kind is named", || taken.is_named_by(&control));
+    assert!(!control.is_ready());
+    taken.give_back();
+    control.ready();
+    assert!(control.said_in_order(&[&["INFO", POLICIES, BACK], &["the objects have been read"]]));
+    control.ends_in_order();
 }
 
 /// What the page of objects says of the kind.
 fn problem(world: &World) -> Option<String> {
     let page: Value = serde_json::from_str(&world.page("/debug/objects")).unwrap();
-    page["unreadable"][TAKEN][0].as_str().map(str::to_owned)
+    page["unreadable"][RULES][0].as_str().map(str::to_owned)
 }
 
-fn may_list(world: &World) -> bool {
+fn may_list(world: &World, kind: &str) -> bool {
     let account = "--as=system:serviceaccount:istio-system:aquifer-control";
     world
-        .try_kubectl(&["auth", "can-i", "list", TAKEN, "-A", account])
+        .try_kubectl(&["auth", "can-i", "list", kind, "-A", account])
         .is_some()
 }
 
 /// The role with no right to list or watch the kind; its statuses are other resources.
-fn without(role: &Value) -> Value {
+fn without(role: &Value, kind: &str) -> Value {
+    let plural = kind.split('.').next();
     let mut role = role.clone();
     for rule in role["rules"].as_array_mut().unwrap() {
         let resources = rule["resources"].as_array_mut().unwrap();
-        resources.retain(|resource| resource != PLURAL);
+        resources.retain(|resource| resource.as_str() != plural);
     }
     role
 }

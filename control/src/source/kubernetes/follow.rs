@@ -43,6 +43,25 @@ enum Stop {
     NotServed,
 }
 
+/// Why a kind cannot be read, and not only for a moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lacking {
+    /// The API server has none.
+    Definition,
+    Permission,
+}
+
+impl Lacking {
+    /// Whether the model does without the kind meanwhile.
+    fn is_borne(self, reader: Reader) -> bool {
+        match reader {
+            Reader::Essential => false,
+            Reader::Protective => self == Self::Definition,
+            Reader::Model | Reader::Writer => true,
+        }
+    }
+}
+
 /// Texts that every object of the kind has.
 struct Names {
     group: Arc<str>,
@@ -133,7 +152,7 @@ impl Follower {
                 }
             }
             let problem = format!("the API server has no kind {}", self.watch.kind.name());
-            if self.unreadable(problem).await.is_err() {
+            if self.unreadable(Lacking::Definition, problem).await.is_err() {
                 return;
             }
             let pause = self.absence.pause();
@@ -312,7 +331,7 @@ impl Follower {
             return Ok(());
         }
         if matches!(status_code(error), Some(403)) {
-            self.unreadable(reason(error)).await?;
+            self.unreadable(Lacking::Permission, reason(error)).await?;
             let pause = self.absence.pause();
             tokio::time::sleep(pause).await;
             return Ok(());
@@ -326,8 +345,8 @@ impl Follower {
         Ok(())
     }
 
-    async fn unreadable(&mut self, problem: String) -> Result<(), Closed> {
-        if self.watch.reader != Reader::Essential {
+    async fn unreadable(&mut self, lacking: Lacking, problem: String) -> Result<(), Closed> {
+        if lacking.is_borne(self.watch.reader) {
             self.first.send_replace(true);
         }
         self.note(problem).await
