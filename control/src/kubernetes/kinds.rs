@@ -235,6 +235,8 @@ pub fn of(key: &ObjectKey) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
