@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use aquifer_core::http::cluster::{Endpoint, Transport};
 use aquifer_core::identity::{SpiffeId, TrustDomain};
-use aquifer_core::workload::WorkloadUid;
+use aquifer_core::snapshot::Change;
+use aquifer_core::workload::{Workload, WorkloadUid};
 use aquifer_hbone::{ByteCounters, IncomingTunnel, Pool, PoolConfig, TunnelHandler, copy_bidirectional};
 use aquifer_identity::{
     CertificateAuthority, CertificateManager, CertificateSource, ManagerConfig, SignError,
@@ -115,10 +116,14 @@ impl Mesh {
             own: WorkloadUid::pod("Kubernetes", "bookinfo", "waypoint"),
             tasks: TaskTracker::new(),
         };
+        let mut own = Workload::empty(proxy.own.clone());
+        own.namespace = "bookinfo".into();
+        let mut writer = StateWriter::new(shared);
+        writer.mesh(vec![Change::Workload(Arc::new(own))]);
         Self {
             certificates,
             proxy: Arc::new(proxy),
-            writer: Arc::new(Mutex::new(StateWriter::new(shared))),
+            writer: Arc::new(Mutex::new(writer)),
             registry,
             hbone_port,
             _reserved: reserved,

@@ -156,7 +156,12 @@ async fn an_address_outside_is_reached_plainly_unless_it_is_a_pods() {
         200,
         "it takes no tunnels"
     );
-    let record = mesh.proxy.shared.mesh().workloads().next().cloned().expect("one");
+    let record = mesh.proxy.shared.mesh();
+    let record = record
+        .workloads()
+        .find(|w| &*w.name == "out")
+        .cloned()
+        .expect("one");
     let enrolled = Workload {
         tunnel: TunnelProtocol::Hbone,
         ..Workload::clone(&record)
