@@ -278,6 +278,7 @@ impl<'a> Step<'a> {
             keys.extend(others.cloned());
         } else {
             keys.extend(self.rules_of_touched_services());
+            keys.extend(self.entries_at_touched_addresses());
             let concerned = self.reach.concerned();
             keys.extend(
                 concerned
@@ -303,6 +304,17 @@ impl<'a> Step<'a> {
                 .collect::<Vec<_>>()
         };
         self.touched.services.iter().flat_map(of_host).collect()
+    }
+
+    /// ServiceEntries that name an address of a pod or a node that came or went.
+    fn entries_at_touched_addresses(&self) -> Vec<ObjectKey> {
+        let entries = &self.next.inputs.service_entries;
+        let naming = self
+            .touched
+            .addresses
+            .iter()
+            .flat_map(|ip| entries.with_address(*ip));
+        naming.map(service_entry).collect()
     }
 
     fn finish(self) -> Compiled {

@@ -144,6 +144,22 @@ impl ServiceEntry {
             _ => &[],
         }
     }
+
+    /// The addresses that endpoints are written with, each with the endpoint's number.
+    pub fn endpoint_addresses(&self) -> impl Iterator<Item = (usize, IpAddr)> {
+        let (fixed, found): (&[_], &[_]) = match &self.resolution {
+            Resolution::Static(endpoints) => (endpoints, &[]),
+            Resolution::Dns { endpoints, .. } => (&[], endpoints),
+            Resolution::AsDialled | Resolution::Pods(_) => (&[], &[]),
+        };
+        let found = found.iter().enumerate();
+        let found = found.filter_map(|(i, endpoint)| match &endpoint.address {
+            Target::Address(ip) => Some((i, *ip)),
+            Target::Name(_) => None,
+        });
+        let fixed = fixed.iter().enumerate();
+        fixed.map(|(i, endpoint)| (i, endpoint.address)).chain(found)
+    }
 }
 
 fn hosts(written: &[Arc<str>], notices: &mut Vec<Notice>) -> Result<Vec<HostPattern>, Rejection> {

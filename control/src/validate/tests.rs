@@ -106,7 +106,8 @@ fn entries_for_hosts_outside_are_judged() {
         entry(addresses),
         entry(addresses).replace("name: out}", "name: other}")
     );
-    assert_eq!(found(&two, View::Files), ["error Conflict spec.hosts"]);
+    let conflicts = ["error Conflict spec.addresses[0]", "error Conflict spec.hosts"];
+    assert_eq!(found(&two, View::Files), conflicts);
     // A destination that an entry has is found.
     let rules = http_to("out.example");
     assert_eq!(

@@ -88,7 +88,7 @@ fn pod(name: u8, content: u8) -> String {
     };
     let ready = if name == 2 { "False" } else { "True" };
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: node-1, serviceAccountName: app}}\nstatus: {{phase: Running, podIP: '{ip}', conditions: [{{type: Ready, status: '{ready}'}}]}}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: node-1, serviceAccountName: app}}\nstatus: {{phase: Running, podIP: '{ip}', hostIPs: [{{ip: 172.18.0.{content}}}], conditions: [{{type: Ready, status: '{ready}'}}]}}",
         labels[usize::from(content)]
     )
 }
@@ -186,12 +186,12 @@ fn subsets(name: u8, content: u8) -> String {
 
 fn entry(name: u8, content: u8) -> String {
     let contents = [
-        "hosts: [a.example, b.example], addresses: [192.0.2.1], resolution: STATIC, endpoints: [{address: 198.51.100.1, labels: {version: v2}}, {address: 10.0.0.1, ports: {http: 81}}]",
+        "hosts: [a.example, b.example], addresses: [192.0.2.1], resolution: STATIC, endpoints: [{address: 198.51.100.1, labels: {version: v2}}, {address: 10.0.0.1, ports: {http: 81}}, {address: 172.18.0.2}]",
         "hosts: [b.example], addresses: [192.0.2.1, 10.96.0.0], resolution: DNS, exportTo: ['.']",
         "hosts: [a.example], resolution: DNS_ROUND_ROBIN, endpoints: [{address: c.example}]",
         "hosts: [c.example, a.example], addresses: [10.0.0.0], resolution: STATIC, workloadSelector: {labels: {app: a}}, exportTo: [other]",
-        "hosts: [a.example], addresses: [192.0.2.2], resolution: NONE",
-        "hosts: [b.example, c.example], addresses: [192.0.2.3], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: b, version: v2}}",
+        "hosts: [a.example], addresses: [192.0.2.1, 10.0.1.0, 172.18.0.1], resolution: NONE",
+        "hosts: [b.example, c.example], addresses: [192.0.2.1, 192.0.2.3], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: b, version: v2}}",
     ];
     let labels = if content == 5 {
         "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other"
