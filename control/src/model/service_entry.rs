@@ -25,6 +25,10 @@ use crate::objects::{Meta, Notice, Rejection};
 const MAX_HOSTS: usize = 256;
 const MAX_ADDRESSES: usize = 256;
 const MAX_PORTS: usize = 256;
+/// Ports of all hosts together: every pod that an entry selects, and every endpoint, serves them all.
+const MAX_SERVED: usize = 1024;
+/// The same for all endpoints together. One entry must not make a million records.
+const MAX_RECORDS: usize = 16_384;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
@@ -109,6 +113,7 @@ impl ServiceEntry {
         let ports = ports(&spec.ports)?;
         let location = location(&spec.location)?;
         let resolution = endpoints::resolution(spec, &ports, notices)?;
+        bounded(hosts.len(), ports.len(), spec.endpoints.len())?;
         let addresses = addresses(&spec.addresses)?;
         if hosts.len() > 1 && !addresses.is_empty() {
             let message = format!(
@@ -162,6 +167,24 @@ impl ServiceEntry {
     }
 }
 
+fn bounded(hosts: usize, ports: usize, endpoints: usize) -> Result<(), Rejection> {
+    let served = hosts * ports;
+    if served > MAX_SERVED {
+        let reason = format!(
+            "are {hosts}, with {ports} ports each: {served} in all, of which at most {MAX_SERVED} are taken; write several entries"
+        );
+        return Err(Rejection::unsupported("spec.hosts", reason));
+    }
+    let records = served * endpoints.max(1);
+    if records > MAX_RECORDS {
+        let reason = format!(
+            "are {endpoints}, for {hosts} hosts with {ports} ports each: {records} records, of which at most {MAX_RECORDS} are taken; write several entries"
+        );
+        return Err(Rejection::unsupported("spec.endpoints", reason));
+    }
+    Ok(())
+}
+
 fn hosts(written: &[Arc<str>], notices: &mut Vec<Notice>) -> Result<Vec<HostPattern>, Rejection> {
     if written.is_empty() || written.len() > MAX_HOSTS {
         let reason = format!("has {} entries; expected 1 to {MAX_HOSTS}", written.len());
@@ -187,7 +210,9 @@ fn hosts(written: &[Arc<str>], notices: &mut Vec<Notice>) -> Result<Vec<HostPatt
 
 fn exact_host(text: &str, field: &str) -> Result<HostPattern, Rejection> {
     match HostPattern::parse(text, field)? {
-        HostPattern::Exact(host) if host.ends_with(&format!(".svc.{CLUSTER_DOMAIN}")) => {
+        HostPattern::Exact(host)
+            if host.ends_with(&format!(".svc.{CLUSTER_DOMAIN}")) || host.ends_with(".svc") =>
+        {
             let reason = format!(
                 "host {host} is a name of Kubernetes Services, where a Service always has its name; write another name, or a Service with an EndpointSlice"
             );
