@@ -298,7 +298,8 @@ impl Pipeline {
     fn is_newly_bound(&self, compiled: &Compiled) -> bool {
         use imbl::ordmap::DiffItem;
         let mut changes = self.carry.bound.diff(&compiled.carry.bound);
-        changes.any(|item| !matches!(item, DiffItem::Remove(..)))
+        let mut awake = compiled.carry.awake.difference(&self.carry.awake);
+        awake.next().is_some() || changes.any(|item| !matches!(item, DiffItem::Remove(..)))
     }
 
     /// How long a model that took so long to make is left to the proxies.

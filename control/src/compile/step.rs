@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
-use aquifer_core::workload::WorkloadUid;
+use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::discovery::Touched;
 use crate::compile::gateway_api::GatewayApi;
 use crate::compile::reach::{Concerned, Reach, destination_rule, service_entry};
 use crate::compile::report::{self, PodName};
-use crate::compile::waypoints::{Waypoints, World};
+use crate::compile::waypoints::{WaypointKey, Waypoints, World};
 use crate::compile::{Carry, Compiled, Moment, parameters, render};
 use crate::mesh_config::MeshConfig;
 use crate::objects::{NETWORKING, ObjectKey, SECURITY};
@@ -217,9 +217,10 @@ impl<'a> Step<'a> {
                 .attached
                 .set_rules(&self.next.inputs, &self.next.settings);
         }
+        let of_pods = self.before.waypoints.serve_workloads() || self.next.waypoints.serve_workloads();
         let root = &self.next.settings.root_namespace;
         let mut uids = std::mem::take(&mut self.touched.workloads);
-        if namespaces.contains(root) {
+        if (self.reach.is_everything() && of_pods) || namespaces.contains(root) {
             uids.extend(self.next.discovery.workloads.keys().cloned());
         } else if !namespaces.is_empty() {
             let all = self.next.discovery.workloads.iter();
@@ -240,12 +241,22 @@ impl<'a> Step<'a> {
 
     fn attach_workload(&mut self, uid: &WorkloadUid) {
         let next = &mut self.next;
-        let Some(workload) = next.discovery.workloads.get(uid) else {
+        let Some(workload) = next.discovery.workloads.get(uid).cloned() else {
             next.attached.detach(uid);
             next.workloads.remove(uid);
+            note_pod(next, uid, None);
             return;
         };
-        let workload = next.attached.attach(workload.clone());
+        let waypoint = next.waypoints.of_pod(&next.inputs, &workload);
+        note_pod(next, uid, waypoint.as_ref());
+        let workload = match waypoint {
+            Some(waypoint) => Arc::new(Workload {
+                waypoint: Some(waypoint.address()),
+                ..Workload::clone(&workload)
+            }),
+            None => workload,
+        };
+        let workload = next.attached.attach(workload);
         if next.workloads.get(uid) != Some(&workload) {
             next.workloads.insert(uid.clone(), workload);
         }
@@ -333,4 +344,14 @@ impl<'a> Step<'a> {
         next.delta.work.workloads = self.touched.made;
         next
     }
+}
+
+/// Keeps for the next time which waypoint a pod's own address is behind.
+fn note_pod(next: &mut Compiled, uid: &WorkloadUid, waypoint: Option<&WaypointKey>) {
+    if next.waypoints.has_pod_at(uid, waypoint) {
+        return;
+    }
+    let waypoints = Arc::make_mut(&mut next.waypoints);
+    waypoints.note_pod(uid, waypoint.cloned());
+    Arc::make_mut(&mut next.carry).pods = waypoints.pods();
 }

@@ -9,6 +9,7 @@ mod gateways;
 mod incremental;
 mod listeners;
 mod parameters;
+mod pods;
 mod policies;
 mod properties;
 mod routing;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::istio::raw;
 use super::read::{lenient, noting, or_default};
 use super::{RawObject, Rejection};
+use crate::compile::report::bound_waypoint;
 
 type Text = Arc<str>;
 type Labels = BTreeMap<Text, Text>;
@@ -194,6 +195,9 @@ pub struct Gateway {
     pub infrastructure: Infrastructure,
     /// Of all listeners together; not part of the standard channel that the chart brings.
     pub tls: Option<Value>,
+    /// Of a waypoint: its status says that pods' own addresses are behind it.
+    #[serde(skip)]
+    pub bound: bool,
     /// Fields that nobody here knows.
     #[serde(skip)]
     pub unknown: Vec<String>,
@@ -314,7 +318,11 @@ pub struct LabelExpression {
 impl Gateway {
     pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
         let (gateway, unknown) = noting(raw.value.get("spec").unwrap_or(&Value::Null), "spec")?;
-        Ok(Self { unknown, ..gateway })
+        Ok(Self {
+            bound: bound_waypoint(&raw.value).is_some(),
+            unknown,
+            ..gateway
+        })
     }
 }
 

@@ -55,7 +55,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
@@ -66,6 +66,7 @@ const KINDS: [Kind; 14] = [
     ("networking.istio.io", "DestinationRule", subsets),
     ("networking.istio.io", "ServiceEntry", entry),
     ("networking.istio.io", "ServiceEntry", entry),
+    ("gateway.networking.k8s.io", "Gateway", waypoint),
     ("gateway.networking.k8s.io", "HTTPRoute", route),
     ("gateway.networking.k8s.io", "TCPRoute", stream),
     ("security.istio.io", "PeerAuthentication", peers),
@@ -98,6 +99,8 @@ fn namespace(_: u8, content: u8) -> String {
         "istio.io/dataplane-mode: ambient",
         "",
         "istio.io/use-waypoint: wp",
+        "istio.io/use-waypoint: o0, istio.io/use-waypoint-namespace: other",
+        "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other",
     ];
     let labels = labels[usize::from(content) % labels.len()];
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: NAMESPACE, labels: {{{labels}}}}}")
@@ -201,6 +204,25 @@ fn entry(name: u8, content: u8) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: o{name}, labels: {{{labels}}}}}\nspec: {{{}, ports: [{{name: http, number: 80, protocol: HTTP}}]}}",
         contents[usize::from(content)]
+    )
+}
+
+/// The one that services and pods name is for more and for less, and another one comes beside it.
+fn waypoint(name: u8, content: u8) -> String {
+    let labels = [
+        "istio.io/waypoint-for: all",
+        "istio.io/waypoint-for: workload",
+        "istio.io/waypoint-for: service",
+    ];
+    let labels = labels[usize::from(content) % labels.len()];
+    let from = if content > 2 { "All" } else { "Same" };
+    let own = if name == 1 {
+        "wp".to_owned()
+    } else {
+        format!("o{name}")
+    };
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {own}, labels: {{{labels}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {{namespaces: {{from: {from}}}}}}}]}}"
     )
 }
 

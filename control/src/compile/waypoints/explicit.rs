@@ -36,6 +36,7 @@ pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
                 infrastructure: gateway.spec.infrastructure.clone(),
                 pods: Vec::new(),
                 serves: serves(&gateway.meta.labels),
+                bound: gateway.spec.bound,
             },
         )
     });
@@ -84,7 +85,7 @@ pub(super) fn admits(
             "waypoint {key} is not for services (label {WAYPOINT_FOR})"
         ));
     }
-    if *key.namespace != *namespace && !is_open_to(inputs, key, namespace) {
+    if !is_open(inputs, key, namespace) {
         let reason = "(allowedRoutes.namespaces of its listener, from: All or Selector, does)";
         return Err(format!(
             "waypoint {key} does not allow namespace {namespace} {reason}"
@@ -93,7 +94,11 @@ pub(super) fn admits(
     Ok(())
 }
 
-fn is_open_to(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
+/// Whether the waypoint is for what is in that namespace: its own, or one that its listeners admit.
+pub(super) fn is_open(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
+    if *key.namespace == *namespace {
+        return true;
+    }
     let gateway = inputs.kube_gateways.get(&key.namespace, &key.name);
     gateway.is_some_and(|g| admits_namespace(inputs, &g.spec, &key.namespace, namespace))
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::compile::report::WAYPOINT_BOUND;
 use crate::model::secret::DATA_KEYS;
-use crate::objects::NETWORKING;
+use crate::objects::{GATEWAY_API, NETWORKING};
 
 const METADATA: [&str; 8] = [
     "name",
@@ -54,7 +54,9 @@ pub(super) fn trim(group: &str, kind: &str, value: &mut Value) {
     match (group, kind) {
         ("", "Pod") => trim_pod(object, status),
         ("", "Service") => trim_service(object, status.as_ref()),
-        (NETWORKING, "ServiceEntry") => keep_status(object, bound_condition(status.as_ref())),
+        (NETWORKING, "ServiceEntry") | (GATEWAY_API, "Gateway") => {
+            keep_status(object, bound_condition(status.as_ref()));
+        }
         ("", "Secret") => trim_secret(object),
         ("", "Namespace") => object.retain(|key, _| key == "metadata" || is_type(key)),
         ("discovery.k8s.io", "EndpointSlice") => {

@@ -1,0 +1,91 @@
+//! Which waypoint the own address of a pod is behind.
+//!
+//! What has to be waited for is decided for each waypoint, not for each pod: a namespace may have thousands. Until one of
+//! its pods has been ready, the pods that name it are reached at layer 4; from then on they are behind it, also those that
+//! come while it is down. It needs no resources for them: whether it serves a pod it reads in the pod's own record.
+
+use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
+
+use crate::compile::inputs::Inputs;
+use crate::compile::waypoints::explicit::{self, Choice};
+use crate::compile::waypoints::{Waypoint, WaypointKey, Waypoints, World, implicit};
+
+impl Waypoints {
+    /// Whether any waypoint is for the addresses of pods.
+    pub fn serve_workloads(&self) -> bool {
+        self.all.values().any(|w| w.serves.workloads())
+    }
+
+    /// Whether pods that name this waypoint are behind it, ready or not.
+    pub fn is_awake(&self, key: &WaypointKey) -> bool {
+        self.awake.contains(key)
+    }
+
+    /// Notes which waypoints have been ready, and which pods were behind any.
+    pub(super) fn recall_pods(&mut self, world: &World<'_>) {
+        let carry = world.carry;
+        // Another replica may have told clients of it; then all hold to that.
+        let has_been = |w: &&Waypoint| w.is_ready() || w.bound || carry.awake.contains(&w.key);
+        let for_pods = self.all.values().filter(|w| w.serves.workloads());
+        self.awake = for_pods.filter(has_been).map(|w| w.key.clone()).collect();
+        self.pods = carry.pods.clone();
+        let gone = carry.pods.keys();
+        let gone = gone.filter(|uid| !world.discovery.workloads.contains_key(*uid));
+        for uid in gone.cloned().collect::<Vec<_>>() {
+            self.pods.remove(&uid);
+        }
+    }
+
+    /// The waypoint that clients of a pod's own address are told of.
+    pub fn of_pod(&self, inputs: &Inputs, workload: &Workload) -> Option<WaypointKey> {
+        let was = self.pods.get(&workload.uid);
+        if (self.awake.is_empty() && was.is_none()) || !may_have_one(workload) {
+            return None;
+        }
+        let pod = inputs.pods.get(&workload.namespace, &workload.name)?;
+        if implicit::is_proxy_service(&pod.meta.labels) {
+            return None;
+        }
+        let Choice::Named(wanted) = explicit::choice(inputs, &pod.meta) else {
+            return None;
+        };
+        let waypoint = self.all.get(&wanted)?;
+        if !waypoint.serves.workloads() || !explicit::is_open(inputs, &wanted, &pod.meta.namespace) {
+            return None;
+        }
+        match was {
+            _ if self.is_awake(&wanted) => Some(wanted),
+            // Until the new one has been ready; without either, nothing is reached past both.
+            Some(old) if self.all.get(old).is_some_and(Waypoint::is_ready) => Some(old.clone()),
+            Some(_) => Some(wanted),
+            None => None,
+        }
+    }
+
+    /// Pods whose own address is behind a waypoint.
+    pub fn pods(&self) -> imbl::OrdMap<WorkloadUid, WaypointKey> {
+        self.pods.clone()
+    }
+
+    pub fn has_pod_at(&self, uid: &WorkloadUid, waypoint: Option<&WaypointKey>) -> bool {
+        self.pods.get(uid) == waypoint
+    }
+
+    pub fn note_pod(&mut self, uid: &WorkloadUid, waypoint: Option<WaypointKey>) {
+        match waypoint {
+            Some(waypoint) => drop(self.pods.insert(uid.clone(), waypoint)),
+            None => drop(self.pods.remove(uid)),
+        }
+    }
+}
+
+/// A pod of the mesh with an address of its own. What ends tunnels itself would be led back to itself; and a waypoint can
+/// demand an identity only of what takes tunnels.
+fn may_have_one(workload: &Workload) -> bool {
+    // An endpoint without a pod has its Service's name: a pod of that name is somebody else.
+    let of_pod = WorkloadUid::pod(&workload.cluster, &workload.namespace, &workload.name);
+    workload.uid == of_pod
+        && workload.tunnel == TunnelProtocol::Hbone
+        && !workload.native_tunnel
+        && !workload.host_network
+}
