@@ -7,19 +7,24 @@ use aquifer_core::forwarded::Forwarded;
 use aquifer_core::http::listener::{Listener, ListenerProtocol};
 use aquifer_hbone::{IncomingTunnel, TunnelHandler};
 use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Arrival;
 use crate::ending::Ending;
+use crate::pods::{Dialled, Own, Speaks};
 use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::source::ClientInfo;
+use crate::tcp::Way;
 use crate::{policy, serving, tcp};
 
 pub(crate) struct WaypointTunnels {
     pub(crate) proxy: Arc<Proxy>,
     /// The network that this proxy is on.
     pub(crate) network: Arc<str>,
+    /// By what pods name this waypoint.
+    pub(crate) own: Option<Own>,
     pub(crate) drain: CancellationToken,
 }
 
@@ -31,12 +36,15 @@ impl TunnelHandler for WaypointTunnels {
             .proxy()
             .tunnel_listener(&tunnel.authority)
             .cloned();
-        let Some(listener) = listener else {
-            tracing::warn!(peer = %tunnel.peer_identity, authority = %tunnel.authority, "no listener for a tunnel");
-            let reason = format!("this waypoint serves nothing at {}", tunnel.authority);
-            return tunnel.reject(StatusCode::BAD_REQUEST, &reason);
-        };
-        self.serve(listener, tunnel).await;
+        if let Some(listener) = listener {
+            return self.serve(listener, tunnel).await;
+        }
+        if let Some(pod) = self.pod(&tunnel.authority).await {
+            return self.serve_pod(Arc::new(pod), tunnel).await;
+        }
+        tracing::warn!(peer = %tunnel.peer_identity, authority = %tunnel.authority, "no listener for a tunnel, nor a pod that names this waypoint");
+        let reason = format!("this waypoint serves nothing at {}", tunnel.authority);
+        tunnel.reject(StatusCode::BAD_REQUEST, &reason);
     }
 }
 
@@ -53,29 +61,83 @@ impl WaypointTunnels {
                 let connection = ConnectionInfo {
                     http: http.clone(),
                     listener,
+                    pod: None,
                     client,
                     local,
                     series: SeriesCache::default(),
                     tls: None,
                     _admission: None,
                 };
-                let downstream = Downstream {
-                    proxy: self.proxy.clone(),
-                    connection: Arc::new(connection),
-                };
                 if let Some(stream) = accept(tunnel) {
-                    let stream = Ending::new(stream, Some(&self.proxy.tasks));
-                    serving::serve(stream, downstream, self.drain.clone()).await;
+                    self.serve_http(stream, connection).await;
                 }
             }
             ListenerProtocol::Tcp(tcp) => {
-                tcp::tunnelled(&self.proxy, tcp, client, tunnel).await;
+                let way = Way::of(&self.proxy, tcp);
+                tcp::tunnelled(&self.proxy, &way, client, tunnel).await;
             }
         }
     }
 
+    /// The pod with that address, where this waypoint is for it.
+    async fn pod(&self, authority: &Authority) -> Option<Dialled> {
+        let own = self.own.as_ref()?;
+        let found = Dialled::find(own, &self.proxy.shared, &self.network, authority);
+        tokio::select! {
+            found = found => found,
+            () = self.drain.cancelled() => None,
+        }
+    }
+
+    async fn serve_pod(&self, pod: Arc<Dialled>, tunnel: IncomingTunnel) {
+        let client = self.client(&tunnel);
+        match pod.speaks {
+            Speaks::Http => {
+                if let Some(stream) = accept(tunnel) {
+                    let connection = of_pod(&pod, client);
+                    self.serve_http(stream, connection).await;
+                }
+            }
+            Speaks::Bytes => tcp::tunnelled(&self.proxy, &Way::to_pod(&pod), client, tunnel).await,
+            Speaks::Unsaid => {
+                let Some(stream) = accept(tunnel) else {
+                    return;
+                };
+                let way = Way::to_pod(&pod);
+                if let Some(stream) = tcp::unless_http(&self.proxy, &way, &client, stream).await {
+                    self.serve_http(stream, of_pod(&pod, client)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_http<S>(&self, stream: S, connection: ConnectionInfo)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let downstream = Downstream {
+            proxy: self.proxy.clone(),
+            connection: Arc::new(connection),
+        };
+        let stream = Ending::new(stream, Some(&self.proxy.tasks));
+        serving::serve(stream, downstream, self.drain.clone()).await;
+    }
+
     fn client(&self, tunnel: &IncomingTunnel) -> ClientInfo {
         client(&self.proxy, &self.network, tunnel)
+    }
+}
+
+fn of_pod(pod: &Arc<Dialled>, client: ClientInfo) -> ConnectionInfo {
+    ConnectionInfo {
+        listener: pod.listener.clone(),
+        http: pod.http.clone(),
+        pod: Some(pod.clone()),
+        client,
+        local: pod.address(),
+        series: SeriesCache::default(),
+        tls: None,
+        _admission: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints, Names, Transport};
 use aquifer_core::http::listener::Listener;
@@ -13,6 +14,7 @@ use aquifer_xds::envoy::Secret;
 use tokio::sync::watch;
 
 use super::{ClusterState, ProxyState, Shared};
+use crate::pods::Own;
 use crate::upstream::endpoint::{EndpointKey, EndpointState};
 
 /// A change of one type of resources.
@@ -26,6 +28,8 @@ pub(crate) type Wanted = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 pub(crate) struct StateWriter {
     shared: Arc<Shared>,
+    /// Of a waypoint.
+    own: Option<Own>,
     state: ProxyState,
     mesh: MeshSnapshot,
     clusters: HashMap<Arc<str>, Cluster>,
@@ -40,9 +44,10 @@ pub(crate) struct StateWriter {
 }
 
 impl StateWriter {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, own: Option<Own>) -> Self {
         Self {
             shared,
+            own,
             state: ProxyState::default(),
             mesh: MeshSnapshot::default(),
             clusters: HashMap::new(),
@@ -182,6 +187,15 @@ impl StateWriter {
     }
 
     pub(crate) fn mesh(&mut self, changes: Vec<Change>) {
+        // Before the records are there: who asks in between is served on.
+        if let Some(own) = &self.own
+            && let Some(left) = self
+                .shared
+                .left()
+                .after(own, &self.mesh, &changes, Instant::now())
+        {
+            self.shared.left.store(Arc::new(left));
+        }
         self.mesh = self.mesh.apply(changes);
         self.shared.mesh.store(Arc::new(self.mesh.clone()));
         self.shared.mesh_changed.send_replace(());
