@@ -332,7 +332,8 @@ impl Waypoints {
         let entry = world.discovery.services.get(&service);
         let elsewhere = entry.and_then(|s| s.spec.bound.as_ref());
         let bound = world.carry.bound.get(&service).or(elsewhere);
-        let binding = match explicit::admits(world.inputs, &self.all, &waypoint, &service.namespace) {
+        let of = (&*service.namespace, explicit::Kind::Service);
+        let binding = match explicit::admits(world.inputs, &self.all, &waypoint, of) {
             Err(reason) => Binding::Refused { waypoint, reason },
             Ok(()) => {
                 let place = (service.clone(), waypoint.clone());

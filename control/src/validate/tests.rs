@@ -43,6 +43,22 @@ fn found(documents: &str, view: View) -> Vec<String> {
         .collect()
 }
 
+#[test]
+fn a_pods_label_that_leads_to_no_waypoint_is_found() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {}\n---\n";
+    let gateway = |serves: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: shop, labels: {{istio.io/waypoint-for: {serves}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n"
+        )
+    };
+    let none = String::new();
+    for gateway in [none, gateway("service")] {
+        let found = found(&format!("{pod}{gateway}"), View::Files);
+        assert_eq!(found, ["warning NoWaypoint metadata.labels"], "{gateway}");
+    }
+    assert!(found(&format!("{pod}{}", gateway("all")), View::Files).is_empty());
+}
+
 fn rules(http: &str) -> String {
     format!(
         "{APPLICATION}apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r}}\nspec: {{hosts: [reviews], http: [{http}]}}\n"

@@ -8,7 +8,7 @@ use crate::compile::waypoints::{Serves, Waypoint, WaypointKey};
 use crate::objects::Meta;
 use crate::objects::gateway_api::Gateway;
 
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 
@@ -68,22 +68,31 @@ pub(super) fn choice(inputs: &Inputs, meta: &Meta) -> Choice {
     Choice::Named(WaypointKey::new(home, name))
 }
 
-/// Whether the waypoint takes services of `namespace`; why not.
+/// What wants a waypoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Service,
+    Pod,
+}
+
+/// Whether the waypoint takes services, or pods, of `namespace`; why not.
 pub(super) fn admits(
     inputs: &Inputs,
     all: &BTreeMap<WaypointKey, Waypoint>,
     key: &WaypointKey,
-    namespace: &str,
+    (namespace, kind): (&str, Kind),
 ) -> Result<(), String> {
     let Some(waypoint) = all.get(key) else {
         return Err(format!(
             "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
         ));
     };
-    if !waypoint.serves.services() {
-        return Err(format!(
-            "waypoint {key} is not for services (label {WAYPOINT_FOR})"
-        ));
+    let (serves, what) = match kind {
+        Kind::Service => (waypoint.serves.services(), "services"),
+        Kind::Pod => (waypoint.serves.workloads(), "pods' own addresses"),
+    };
+    if !serves {
+        return Err(format!("waypoint {key} is not for {what} (label {WAYPOINT_FOR})"));
     }
     if !is_open(inputs, key, namespace) {
         let reason = "(allowedRoutes.namespaces of its listener, from: All or Selector, does)";
@@ -95,7 +104,7 @@ pub(super) fn admits(
 }
 
 /// Whether the waypoint is for what is in that namespace: its own, or one that its listeners admit.
-pub(super) fn is_open(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
+fn is_open(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
     if *key.namespace == *namespace {
         return true;
     }

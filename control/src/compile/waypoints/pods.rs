@@ -7,8 +7,9 @@
 use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
 
 use crate::compile::inputs::Inputs;
-use crate::compile::waypoints::explicit::{self, Choice};
+use crate::compile::waypoints::explicit::{self, Choice, Kind};
 use crate::compile::waypoints::{Waypoint, WaypointKey, Waypoints, World, implicit};
+use crate::objects::Meta;
 
 impl Waypoints {
     /// Whether any waypoint is for the addresses of pods.
@@ -49,10 +50,8 @@ impl Waypoints {
         let Choice::Named(wanted) = explicit::choice(inputs, &pod.meta) else {
             return None;
         };
-        let waypoint = self.all.get(&wanted)?;
-        if !waypoint.serves.workloads() || !explicit::is_open(inputs, &wanted, &pod.meta.namespace) {
-            return None;
-        }
+        let of = (&*pod.meta.namespace, Kind::Pod);
+        explicit::admits(inputs, &self.all, &wanted, of).ok()?;
         match was {
             _ if self.is_awake(&wanted) => Some(wanted),
             // Until the new one has been ready; without either, nothing is reached past both.
@@ -60,6 +59,15 @@ impl Waypoints {
             Some(_) => Some(wanted),
             None => None,
         }
+    }
+
+    /// Why a pod does not have the waypoint that its own label names.
+    pub fn refuses_pod(&self, inputs: &Inputs, meta: &Meta) -> Option<String> {
+        let named = match explicit::choice(inputs, meta) {
+            Choice::Named(waypoint) if meta.labels.contains_key(explicit::USE_WAYPOINT) => waypoint,
+            _ => return None,
+        };
+        explicit::admits(inputs, &self.all, &named, (&*meta.namespace, Kind::Pod)).err()
     }
 
     /// Pods whose own address is behind a waypoint.
