@@ -58,7 +58,7 @@ fn is_of_token(byte: u8) -> bool {
 fn is_request(line: &[u8]) -> bool {
     let mut words = line.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
     let (first, second) = (words.next(), words.next());
-    let last = words.last().or(second).unwrap_or_default();
+    let last = words.next_back().or(second).unwrap_or_default();
     let versioned = last.get(..5).is_some_and(|v| v.eq_ignore_ascii_case(b"HTTP/"));
     let first_ever = first.is_some_and(|m| m.eq_ignore_ascii_case(b"GET"))
         && second.is_some_and(|path| path.starts_with(b"/"));
