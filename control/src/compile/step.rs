@@ -1,5 +1,6 @@
 //! From one model to the next: which parts a change touches, and those parts made anew.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -81,21 +82,41 @@ fn role(key: &ObjectKey) -> Role {
 pub(super) struct Step<'a> {
     before: &'a Compiled,
     store: &'a Store,
-    changes: &'a Changes,
+    changes: Cow<'a, Changes>,
     next: Compiled,
     touched: Touched,
     reach: Reach,
 }
 
+/// The changes with those that a change of the scope comes to.
+fn with_crossing<'a>(
+    before: &Compiled,
+    store: &Store,
+    changes: &'a Changes,
+    config: &MeshConfig,
+) -> Cow<'a, Changes> {
+    let crossing = before.inputs.crossing(store, changes, &config.scope);
+    if crossing.is_empty() {
+        return Cow::Borrowed(changes);
+    }
+    let mut all = changes.clone();
+    all.extend(crossing);
+    Cow::Owned(all)
+}
+
 impl<'a> Step<'a> {
     pub(super) fn new(before: &'a Compiled, store: &'a Store, changes: &'a Changes) -> Self {
         let mut next = before.clone();
-        next.inputs.apply(store, changes);
-        next.delta = Delta::default();
         let reach = match changes.keys().any(|key| role(key) == Role::Frame) {
             true => Reach::Everything,
             false => Reach::Nothing,
         };
+        if reach.is_everything() {
+            next.mesh_config = MeshConfig::of(store, &next.settings);
+        }
+        let changes = with_crossing(before, store, changes, &next.mesh_config);
+        next.inputs.apply(store, &changes, &next.mesh_config.scope);
+        next.delta = Delta::default();
         Self {
             before,
             store,
@@ -116,9 +137,6 @@ impl<'a> Step<'a> {
 
     pub(super) fn run(mut self, carry: &Carry, moment: &Moment) -> Compiled {
         let (before, next) = (self.before, &mut self.next);
-        if self.reach.is_everything() {
-            next.mesh_config = MeshConfig::of(&next.inputs, &next.settings);
-        }
         self.touched = next
             .discovery
             .update(&before.inputs, &next.inputs, &next.settings);

@@ -13,6 +13,7 @@ mod pods;
 mod policies;
 mod properties;
 mod routing;
+mod scope;
 mod service_routes;
 mod shared_ports;
 mod statuses;

@@ -482,6 +482,7 @@ impl Waypoints {
         &self,
         parameters: &BTreeMap<Name, Parameters>,
         settings: &Settings,
+        access_log: Option<bool>,
     ) -> BTreeMap<ObjectKey, serde_json::Value> {
         let mut objects = BTreeMap::new();
         for key in self.to_render() {
@@ -493,7 +494,8 @@ impl Waypoints {
                 .get(&name)
                 .map(|p| p.overlays.clone())
                 .unwrap_or_default();
-            objects.extend(Proxy::waypoint(&key, owner, infrastructure, &overlays).objects(settings));
+            let proxy = Proxy::waypoint(&key, owner, infrastructure, &overlays).logging(access_log);
+            objects.extend(proxy.objects(settings));
         }
         objects
     }

@@ -295,7 +295,7 @@ pub struct RouteKind {
     pub kind: Text,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NamespaceSelector {
     #[serde(deserialize_with = "or_default")]
@@ -304,7 +304,7 @@ pub struct NamespaceSelector {
     pub match_expressions: Vec<LabelExpression>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct LabelExpression {
     #[serde(deserialize_with = "or_default")]
@@ -341,15 +341,40 @@ impl RouteNamespaces {
 impl NamespaceSelector {
     /// One that says nothing selects nothing: it is a mistake, and the other meaning would open the Gateway to all.
     fn selects(&self, labels: &Labels) -> bool {
-        let says_something = !self.match_labels.is_empty() || !self.match_expressions.is_empty();
+        self.requirements() > 0 && self.matches(labels)
+    }
+
+    /// How many things it asks for.
+    pub fn requirements(&self) -> usize {
+        self.match_labels.len() + self.match_expressions.len()
+    }
+
+    /// Whether everything that it asks for holds; that is so where it asks for nothing.
+    pub fn matches(&self, labels: &Labels) -> bool {
         let has = |(key, value): (&Text, &Text)| labels.get(key) == Some(value);
-        says_something
-            && self.match_labels.iter().all(has)
-            && self.match_expressions.iter().all(|e| e.holds(labels))
+        self.match_labels.iter().all(has) && self.match_expressions.iter().all(|e| e.holds(labels))
     }
 }
 
 impl LabelExpression {
+    /// What Kubernetes would not take of it.
+    pub fn fault(&self) -> Option<String> {
+        let (key, operator) = (&self.key, &self.operator);
+        if key.is_empty() {
+            return Some("has an expression that names no label".to_owned());
+        }
+        match (&**operator, self.values.is_empty()) {
+            ("In" | "NotIn", false) | ("Exists" | "DoesNotExist", true) => None,
+            ("In" | "NotIn", true) => Some(format!("names no value of {key:?} for the operator {operator}")),
+            ("Exists" | "DoesNotExist", false) => Some(format!(
+                "names values of {key:?}, but the operator {operator} takes no values"
+            )),
+            _ => Some(format!(
+                "has the operator {operator:?} for {key:?}; there are In, NotIn, Exists and DoesNotExist"
+            )),
+        }
+    }
+
     fn holds(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         let is_listed = value.is_some_and(|v| self.values.contains(v));

@@ -30,7 +30,7 @@ fn input(documents: &str, background: &str, view: View) -> Input {
         background: vec![document("cluster", background)],
         view,
         namespace: "shop".into(),
-        root_namespace: "istio-system".into(),
+        mesh: Mesh::in_namespace("istio-system"),
         now: SystemTime::now(),
     }
 }
@@ -226,7 +226,7 @@ mod at_admission {
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}"
         );
         let store = Store::default();
-        let compiled = settled(&store, &Arc::new(settings("istio-system")));
+        let compiled = settled(&store, &Arc::new(settings(&Mesh::in_namespace("istio-system"))));
         judge(
             document::parse(text.as_bytes()).objects[0].clone(),
             Some(&compiled),
@@ -410,7 +410,7 @@ mod of_the_gateway_api {
             let origin = object.key.to_string().into();
             store.apply(crate::store::SourceEvent::Applied { origin, object });
         }
-        let compiled = settled(&store, &Arc::new(settings("istio-system")));
+        let compiled = settled(&store, &Arc::new(settings(&Mesh::in_namespace("istio-system"))));
         judge(
             document::parse(text.as_bytes()).objects[0].clone(),
             Some(&compiled),

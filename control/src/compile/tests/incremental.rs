@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::fixture::Mesh;
 use crate::compile::waypoints::WaypointKey;
 use crate::compile::{Compiled, Work};
+use crate::mesh_config::CONFIG_MAP;
 use crate::proxies::{Picture, ProxyKey, Types, ambient};
 use crate::snapshots::Snapshots;
 
@@ -59,6 +60,7 @@ const KINDS: [Kind; 15] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
+    ("", "ConfigMap", settings),
     ("", "Service", service),
     ("discovery.k8s.io", "EndpointSlice", slice),
     ("networking.istio.io", "VirtualService", rules),
@@ -98,12 +100,28 @@ fn namespace(_: u8, content: u8) -> String {
     let labels = [
         "istio.io/dataplane-mode: ambient",
         "",
-        "istio.io/use-waypoint: wp",
+        "mesh: b, istio.io/use-waypoint: wp",
         "istio.io/use-waypoint: o0, istio.io/use-waypoint-namespace: other",
-        "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other",
+        "istio.io/dataplane-mode: ambient, mesh: a",
+        "istio.io/dataplane-mode: ambient, mesh: b, istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other",
     ];
-    let labels = labels[usize::from(content) % labels.len()];
+    let labels = labels[usize::from(content)];
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: NAMESPACE, labels: {{{labels}}}}}")
+}
+
+/// Of the mesh: there is one, whatever it is to be called.
+fn settings(_: u8, content: u8) -> String {
+    let mesh = [
+        "accessLogFile: ''",
+        "discoverySelectors: [{matchLabels: {mesh: a}}]",
+        "discoverySelectors: [{matchLabels: {mesh: b}}, {matchLabels: {mesh: a}}]",
+        "discoverySelectors: [{matchExpressions: [{key: mesh, operator: DoesNotExist}]}]",
+        "discoverySelectors: [{matchLabels: [a]}]",
+        "accessLogFile: /dev/stdout\n    discoverySelectors: [{}]",
+    ][usize::from(content)];
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {CONFIG_MAP}, namespace: istio-system}}\ndata:\n  mesh: |\n    {mesh}"
+    )
 }
 
 fn service(name: u8, content: u8) -> String {
@@ -302,6 +320,7 @@ fn happen(mesh: &mut Mesh, event: &Event) {
             let yaml = content(event.name, number).replace("NAMESPACE", namespace);
             mesh.add(namespace, &yaml);
         }
+        None if kind == "ConfigMap" => mesh.forget(group, kind, "istio-system", CONFIG_MAP),
         None if kind == "Namespace" => mesh.forget(group, kind, "", namespace),
         None => mesh.forget(group, kind, namespace, &format!("o{}", event.name)),
     }
