@@ -100,3 +100,16 @@ impl Report {
         )
     }
 }
+
+/// Names that a line shows.
+const SHOWN: usize = 5;
+
+/// The first of the names, and how many there are beside.
+pub(super) fn names_shown(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(SHOWN);
+    let first = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match more {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
