@@ -183,5 +183,6 @@ fn in_namespace(object: Arc<RawObject>, namespace: &str) -> Arc<RawObject> {
 
 /// Whether findings about objects of this kind are worth a line.
 fn is_of_interest(key: &ObjectKey) -> bool {
-    is_mesh_kind(key) || (key.group.is_empty() && matches!(&*key.kind, "Service" | "ConfigMap" | "Namespace"))
+    is_mesh_kind(key)
+        || (key.group.is_empty() && matches!(&*key.kind, "Service" | "ConfigMap" | "Namespace" | "Pod"))
 }
