@@ -235,7 +235,7 @@ impl<'a> Step<'a> {
                 .attached
                 .set_rules(&self.next.inputs, &self.next.settings);
         }
-        let of_pods = self.before.waypoints.serve_workloads() || self.next.waypoints.serve_workloads();
+        let of_pods = self.before.waypoints.concern_pods() || self.next.waypoints.concern_pods();
         let root = &self.next.settings.root_namespace;
         let mut uids = std::mem::take(&mut self.touched.workloads);
         if (self.reach.is_everything() && of_pods) || namespaces.contains(root) {

@@ -12,9 +12,9 @@ use crate::compile::waypoints::{Waypoint, WaypointKey, Waypoints, World, implici
 use crate::objects::Meta;
 
 impl Waypoints {
-    /// Whether any waypoint is for the addresses of pods.
-    pub fn serve_workloads(&self) -> bool {
-        self.all.values().any(|w| w.serves.workloads())
+    /// Whether any pod may be behind one, or was.
+    pub fn concern_pods(&self) -> bool {
+        !self.pods.is_empty() || self.all.values().any(|w| w.serves.workloads())
     }
 
     /// Whether pods that name this waypoint are behind it, ready or not.
