@@ -56,7 +56,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
