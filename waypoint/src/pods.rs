@@ -101,6 +101,17 @@ pub(crate) enum Speaks {
     Unsaid,
 }
 
+/// What a tunnel is to lead to, and by what the mesh knows it.
+pub(crate) type Place = (SocketAddr, NetworkAddress);
+
+/// Nothing for a name.
+pub(crate) fn place(authority: &Authority, network: &Arc<str>) -> Option<Place> {
+    match authority {
+        Authority::Address(address) => Some((*address, NetworkAddress::new(network, address.ip()))),
+        Authority::Host { .. } => None,
+    }
+}
+
 /// A pod that was dialled by its own address.
 pub(crate) struct Dialled {
     pub(crate) listener: Arc<Listener>,
@@ -114,22 +125,22 @@ pub(crate) struct Dialled {
 }
 
 impl Dialled {
-    /// The pod that a tunnel is for, if this waypoint is for it. A client may have been told of it before this waypoint.
-    pub(crate) async fn find(
-        own: &Own,
-        shared: &Shared,
-        network: &Arc<str>,
-        authority: &Authority,
-    ) -> Option<Self> {
-        let Authority::Address(address) = authority else {
-            return None;
-        };
-        let key = NetworkAddress::new(network, address.ip());
+    /// The pod that a tunnel is for, if this waypoint is for it.
+    pub(crate) fn find(own: &Own, shared: &Shared, (address, key): &Place) -> Option<Self> {
+        let pod = served(own, shared, key)?;
+        Self::of(&pod, *address, key, shared)
+    }
+
+    /// The same for a client that was told of it before this waypoint: where the address is nobody's yet, the pod is
+    /// waited for.
+    pub(crate) async fn find_late(own: &Own, shared: &Shared, place: &Place) -> Option<Self> {
         let mut changes = shared.mesh_changed();
         let told = async {
             loop {
-                let found = served(own, shared, &key).and_then(|pod| Self::of(&pod, *address, &key, shared));
-                if found.is_some() || changes.changed().await.is_err() {
+                let found = Self::find(own, shared, place);
+                let of_service = shared.mesh().service_at(&place.1, &own.namespace).is_some();
+                let settled = found.is_some() || of_service;
+                if settled || changes.changed().await.is_err() {
                     return found;
                 }
             }
@@ -168,9 +179,30 @@ impl Dialled {
 
     /// Whether the address is still that pod's: the policies of one must never be those of the next.
     pub(crate) fn check(&self, mesh: &MeshSnapshot) -> Result<(), NotAdmitted> {
-        match mesh.workload_at(&self.address) {
-            Some(pod) if pod.uid == self.uid => Ok(()),
-            _ => Err(NotAdmitted::Unknown(self.uid.to_string())),
+        match self.record(mesh) {
+            Some(_) => Ok(()),
+            None => Err(NotAdmitted::Unknown(self.uid.to_string())),
+        }
+    }
+
+    fn record<'a>(&self, mesh: &'a MeshSnapshot) -> Option<&'a Arc<Workload>> {
+        let pod = mesh.workload_at(&self.address)?;
+        (pod.uid == self.uid && is_of_mesh(pod)).then_some(pod)
+    }
+
+    /// Until the pod is gone, or leaves this waypoint: whoever has a connection is to begin anew. One that had left when
+    /// the connection was opened is served until it is gone.
+    pub(crate) async fn gone(&self, own: &Own, shared: &Shared) {
+        let mut changes = shared.mesh_changed();
+        let is_mine = |pod: &Arc<Workload>| own.is_named_by(pod);
+        let was_mine = self.record(&shared.mesh()).is_some_and(is_mine);
+        while self
+            .record(&shared.mesh())
+            .is_some_and(|pod| !was_mine || is_mine(pod))
+        {
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -200,9 +232,12 @@ impl Dialled {
 fn served(own: &Own, shared: &Shared, key: &NetworkAddress) -> Option<Arc<Workload>> {
     let mesh = shared.mesh();
     let pod = mesh.workload_at(key)?;
-    let of_mesh = pod.tunnel == TunnelProtocol::Hbone && !pod.native_tunnel;
     let mine = own.is_named_by(pod) || shared.left().has(&pod.uid, Instant::now());
-    (of_mesh && mine).then(|| pod.clone())
+    (is_of_mesh(pod) && mine).then(|| pod.clone())
+}
+
+fn is_of_mesh(pod: &Workload) -> bool {
+    pod.tunnel == TunnelProtocol::Hbone && !pod.native_tunnel
 }
 
 /// What the Services of a pod say about a port of it.

@@ -170,15 +170,16 @@ pub(crate) async fn unless_http<S: Stream>(
     let mut said = BytesMut::new();
     if first.is_none() {
         let spoken = tokio::select! {
-            spoken = speech::listen(&mut stream, &mut read) => spoken,
+            spoken = late_words(&mut stream, &mut read) => spoken.map_err(|error| error.to_string()),
             // Also its end and its failure, which the copy meets again.
             _ = upstream.read_buf(&mut said) => Ok(Speech::Other),
-            () = tokio::time::sleep(POD_IDLE) => Err(io::ErrorKind::TimedOut.into()),
+            denied = policy::denied(&proxy.shared, client, &endpoint) => Err(denied.to_string()),
         };
         match spoken {
             Ok(Speech::Http) => return Some(Rewound::new(read.freeze(), stream)),
             Ok(Speech::Other) => {}
-            Err(_) => {
+            Err(error) => {
+                report.closed(Some(error));
                 stream.abort();
                 return None;
             }
@@ -195,11 +196,20 @@ async fn first_words<S: Stream>(stream: &mut S, read: &mut BytesMut) -> io::Resu
     match tokio::time::timeout(SILENCE, speech::listen(stream, read)).await {
         Ok(speech) => speech.map(Some),
         Err(_) if read.is_empty() => Ok(None),
-        Err(_) => match tokio::time::timeout(FIRST_LINE, speech::listen(stream, read)).await {
-            Ok(speech) => speech.map(Some),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        },
+        Err(_) => first_line(stream, read).await.map(Some),
     }
+}
+
+/// The same of one that said nothing at first.
+async fn late_words<S: Stream>(stream: &mut S, read: &mut BytesMut) -> io::Result<Speech> {
+    if tokio::time::timeout(POD_IDLE, stream.read_buf(read)).await?? == 0 {
+        return Ok(Speech::Other);
+    }
+    first_line(stream, read).await
+}
+
+async fn first_line<S: Stream>(stream: &mut S, read: &mut BytesMut) -> io::Result<Speech> {
+    tokio::time::timeout(FIRST_LINE, speech::listen(stream, read)).await?
 }
 
 async fn connect(

@@ -17,7 +17,7 @@ use crate::proxy::series::SeriesCache;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::source::ClientInfo;
 use crate::tcp::Way;
-use crate::{policy, serving, tcp};
+use crate::{pods, policy, serving, tcp};
 
 pub(crate) struct WaypointTunnels {
     pub(crate) proxy: Arc<Proxy>,
@@ -30,6 +30,10 @@ pub(crate) struct WaypointTunnels {
 
 impl TunnelHandler for WaypointTunnels {
     async fn handle(&self, tunnel: IncomingTunnel) {
+        // A pod's address is the pod's: what others write about it comes after.
+        if let Some(pod) = self.pod(&tunnel.authority) {
+            return self.serve_pod(Arc::new(pod), tunnel).await;
+        }
         let listener = self
             .proxy
             .shared
@@ -39,7 +43,7 @@ impl TunnelHandler for WaypointTunnels {
         if let Some(listener) = listener {
             return self.serve(listener, tunnel).await;
         }
-        if let Some(pod) = self.pod(&tunnel.authority).await {
+        if let Some(pod) = self.late_pod(&tunnel.authority).await {
             return self.serve_pod(Arc::new(pod), tunnel).await;
         }
         tracing::warn!(peer = %tunnel.peer_identity, authority = %tunnel.authority, "no listener for a tunnel, nor a pod that names this waypoint");
@@ -69,7 +73,7 @@ impl WaypointTunnels {
                     _admission: None,
                 };
                 if let Some(stream) = accept(tunnel) {
-                    self.serve_http(stream, connection).await;
+                    self.serve_http(stream, connection, self.drain.clone()).await;
                 }
             }
             ListenerProtocol::Tcp(tcp) => {
@@ -80,9 +84,15 @@ impl WaypointTunnels {
     }
 
     /// The pod with that address, where this waypoint is for it.
-    async fn pod(&self, authority: &Authority) -> Option<Dialled> {
-        let own = self.own.as_ref()?;
-        let found = Dialled::find(own, &self.proxy.shared, &self.network, authority);
+    fn pod(&self, authority: &Authority) -> Option<Dialled> {
+        let place = pods::place(authority, &self.network)?;
+        Dialled::find(self.own.as_ref()?, &self.proxy.shared, &place)
+    }
+
+    /// The same, for a client that knows of it earlier.
+    async fn late_pod(&self, authority: &Authority) -> Option<Dialled> {
+        let place = pods::place(authority, &self.network)?;
+        let found = Dialled::find_late(self.own.as_ref()?, &self.proxy.shared, &place);
         tokio::select! {
             found = found => found,
             () = self.drain.cancelled() => None,
@@ -94,8 +104,7 @@ impl WaypointTunnels {
         match pod.speaks {
             Speaks::Http => {
                 if let Some(stream) = accept(tunnel) {
-                    let connection = of_pod(&pod, client);
-                    self.serve_http(stream, connection).await;
+                    self.serve_requests(stream, &pod, client).await;
                 }
             }
             Speaks::Bytes => tcp::tunnelled(&self.proxy, &Way::to_pod(&pod), client, tunnel).await,
@@ -105,13 +114,34 @@ impl WaypointTunnels {
                 };
                 let way = Way::to_pod(&pod);
                 if let Some(stream) = tcp::unless_http(&self.proxy, &way, &client, stream).await {
-                    self.serve_http(stream, of_pod(&pod, client)).await;
+                    self.serve_requests(stream, &pod, client).await;
                 }
             }
         }
     }
 
-    async fn serve_http<S>(&self, stream: S, connection: ConnectionInfo)
+    /// Requests to a pod. When it goes, its clients are told that the connection ends: kept open, it would lead nowhere.
+    async fn serve_requests<S>(&self, stream: S, pod: &Arc<Dialled>, client: ClientInfo)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let drain = self.drain.child_token();
+        let served = self.serve_http(stream, of_pod(pod, client), drain.clone());
+        let ended = async {
+            if let Some(own) = &self.own {
+                pod.gone(own, &self.proxy.shared).await;
+            }
+            drain.cancel();
+        };
+        let mut served = std::pin::pin!(served);
+        tokio::select! {
+            () = &mut served => return,
+            () = ended => {}
+        }
+        served.await;
+    }
+
+    async fn serve_http<S>(&self, stream: S, connection: ConnectionInfo, drain: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -120,7 +150,7 @@ impl WaypointTunnels {
             connection: Arc::new(connection),
         };
         let stream = Ending::new(stream, Some(&self.proxy.tasks));
-        serving::serve(stream, downstream, self.drain.clone()).await;
+        serving::serve(stream, downstream, drain).await;
     }
 
     fn client(&self, tunnel: &IncomingTunnel) -> ClientInfo {

@@ -8,8 +8,8 @@ use std::io;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// No request line is longer; what is, is left to who answers requests, and refused there.
-const LONGEST: usize = 64 * 1024;
+/// What is longer is left to who answers requests: what is read of it is judged anew each time.
+const LONGEST: usize = 4 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speech {
@@ -34,18 +34,16 @@ fn judge(read: &[u8]) -> Option<Speech> {
     let start = read.iter().position(|b| !matches!(b, b'\r' | b'\n'));
     let text = &read[start.unwrap_or(read.len())..];
     let end = text.iter().position(|b| *b == b'\n');
-    let line = text[..end.unwrap_or(text.len())].trim_ascii_end();
-    let method = line.split(|b| *b == b' ').next().unwrap_or_default();
-    let binary = line
-        .iter()
-        .any(|b| b.is_ascii_control() && !matches!(b, b'\t' | b'\r'));
-    if binary || !method.iter().all(|b| is_of_token(*b)) || (method.is_empty() && !line.is_empty()) {
+    // Some servers overlook blanks before a request, too.
+    let line = text[..end.unwrap_or(text.len())].trim_ascii();
+    let method = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    if !method.iter().all(|b| is_of_token(*b)) {
         return Some(Speech::Other);
     }
     match end {
         Some(_) if is_request(line) => Some(Speech::Http),
         Some(_) => Some(Speech::Other),
-        None => (read.len() > LONGEST).then_some(Speech::Http),
+        None => (read.len() >= LONGEST).then_some(Speech::Http),
     }
 }
 
@@ -60,8 +58,7 @@ fn is_request(line: &[u8]) -> bool {
     let (first, second) = (words.next(), words.next());
     let last = words.next_back().or(second).unwrap_or_default();
     let versioned = last.get(..5).is_some_and(|v| v.eq_ignore_ascii_case(b"HTTP/"));
-    let first_ever = first.is_some_and(|m| m.eq_ignore_ascii_case(b"GET"))
-        && second.is_some_and(|path| path.starts_with(b"/"));
+    let first_ever = first == Some(b"GET") && second.is_some_and(|path| path.starts_with(b"/"));
     versioned || first_ever
 }
 
@@ -79,7 +76,9 @@ mod tests {
             "\r\n\nPOST /a?b HTTP/1.0\n",
             "PRI * HTTP/2.0\r\n\r\n",
             "BREW /pot  HTTP/1.1 \r\n",
-            "get /old\r\n",
+            "GET /old\r\n",
+            " GET / HTTP/1.1\r\n",
+            "GET /\x01 HTTP/1.1\r\n",
         ] {
             check(request.as_bytes(), Some(Speech::Http));
         }
@@ -89,14 +88,15 @@ mod tests {
             b"EHLO me\r\n",
             b"*3\r\n",
             b"\0\0\0\x08",
-            b" x",
+            b"get /key\r\n",
+            b"A\0\0\0 ",
         ] {
             check(other, Some(Speech::Other));
         }
-        for not_yet in [&b""[..], b"\r\n", b"GE", b"GET / HTTP/1.1", b"PING"] {
+        for not_yet in [&b""[..], b"\r\n", b"GE", b"GET / HTTP/1.1", b"PING", b" x"] {
             check(not_yet, None);
         }
-        check(&[b'A'; LONGEST + 1], Some(Speech::Http));
+        check(&[b'A'; LONGEST], Some(Speech::Http));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Pods that clients dial by their own addresses.
 
 use aquifer_core::http::cluster::Endpoint;
+use aquifer_core::http::listener::Binding;
 use aquifer_core::service::AppProtocol;
 use aquifer_hbone::ConnectError;
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::testing::app::{Named, SpeaksFirst};
 use crate::testing::client::{app, raw};
+use crate::testing::model::http_listener;
 use crate::testing::{DEADLINE, Mesh, endpoint, ip};
 
 const OWN: Option<&str> = Some("waypoint");
@@ -117,7 +119,7 @@ async fn exactly_the_pods_identity_is_demanded() {
 }
 
 #[tokio::test]
-async fn an_address_that_passed_to_another_pod_is_not_judged_by_the_first() {
+async fn a_connection_to_a_pod_ends_when_its_address_passes_to_another() {
     let mesh = Mesh::start().await;
     let pod = mesh.pod(11, "v1", Named("v1")).await;
     mesh.behind(OWN, &pod, HTTP);
@@ -125,7 +127,29 @@ async fn an_address_that_passed_to_another_pod_is_not_judged_by_the_first() {
     let mut http = client.http(&at(&pod)).await;
     assert_eq!(http.send(Request::get("/"), Bytes::new()).await.status(), 200);
     mesh.behind(OWN, &endpoint(pod.address, "later"), HTTP);
-    assert_eq!(http.send(Request::get("/"), Bytes::new()).await.status(), 503);
+    http.ended().await;
+}
+
+#[tokio::test]
+async fn a_connection_to_a_pod_ends_when_it_leaves_the_waypoint_or_the_mesh() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "v1", Named("v1")).await;
+    let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
+    mesh.behind(OWN, &pod, HTTP);
+    let mut http = client.http(&at(&pod)).await;
+    assert_eq!(http.send(Request::get("/"), Bytes::new()).await.status(), 200);
+    mesh.behind(None, &pod, HTTP);
+    http.ended().await;
+}
+
+#[tokio::test]
+async fn nothing_that_is_written_about_a_pods_address_stands_before_the_pod() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "v1", Named("v1")).await;
+    mesh.behind(OWN, &pod, HTTP);
+    mesh.listener(http_listener("inbound-vip", &at(&pod), Binding::Tunnel));
+    let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
+    assert_eq!(app(&client.get(&at(&pod), "/").await), "v1");
 }
 
 #[tokio::test]
