@@ -36,7 +36,7 @@ pub struct Standing {
     pub namespace: Arc<str>,
     pub pod: Arc<str>,
     pub has: bool,
-    /// What it said when it last refused something.
+    /// What it said when it first refused something.
     pub refusal: Option<Arc<str>>,
 }
 

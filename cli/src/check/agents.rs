@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::check::asked;
 use crate::check::node::{btf_missing, kernel, lacking};
 use crate::check::report::Report;
+use crate::fetch;
 use crate::install::rollout::is_ready;
 use crate::kubectl::Kubectl;
 use crate::reach::Reach;
@@ -45,7 +46,7 @@ pub(super) fn check(
         .collect();
     let answers = asked::all(&agents, |agent| {
         let before = Timestamp::now();
-        let facts = reach.proxy(namespace, &agent.pod, "/debug/node")?;
+        let facts = reach.proxy(namespace, &agent.pod, "/debug/node", fetch::NOTE)?;
         let ahead = ahead(&facts, before, Timestamp::now());
         Ok(Told { facts, ahead })
     });

@@ -31,7 +31,7 @@ pub(super) struct PeerProxy {
     /// The version of the roots that it trusts; a replica of an earlier version says nothing.
     #[serde(default)]
     pub(super) trusts: Option<Arc<str>>,
-    /// What it said when it last refused something.
+    /// What it said when it first refused something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<Arc<str>>,
 }

@@ -13,6 +13,9 @@ use super::stream::{Answer, Answered, Outgoing};
 use super::{ClientIdentity, ProxyType, ResourceSnapshot, Version};
 use crate::compile::report::PodName;
 
+/// So many characters of a proxy's words are kept: they are said in statuses.
+const MAX_REFUSAL: usize = 300;
+
 /// Where one type of one proxy stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -54,7 +57,7 @@ pub struct ProxyStatus {
     pub connected_since: SystemTime,
     /// The newest generation that is wholly in effect at this proxy.
     pub generation_in_effect: Option<u64>,
-    /// What it said when it last refused something; none once a later generation is wholly in effect there.
+    /// What it said when it first refused something, shortened; none once a later generation is wholly in effect there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Arc<str>>,
     /// The version of the roots that it trusts; none where it has not acknowledged any.
@@ -262,7 +265,10 @@ impl Entry {
             }
         });
         if let Answer::Rejected { message } = &answered.answer {
-            self.update(|record| record.status.refusal = Some(message.as_str().into()));
+            self.update(|record| {
+                let refusal = &mut record.status.refusal;
+                refusal.get_or_insert_with(|| shortened(message));
+            });
             self.registry.notify();
         }
     }
@@ -299,5 +305,12 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.registry.inner.lock().records.remove(&self.number);
         self.registry.notify();
+    }
+}
+
+fn shortened(said: &str) -> Arc<str> {
+    match said.char_indices().nth(MAX_REFUSAL) {
+        Some((end, _)) => format!("{}…", &said[..end]).into(),
+        None => said.into(),
     }
 }

@@ -10,9 +10,6 @@ use crate::peers::Standing;
 use crate::serve::ProxyType;
 use crate::serve::registry::ProxyStatus;
 
-/// Of what a proxy says so much is written into statuses.
-const MAX_SAID: usize = 300;
-
 /// A proxy that has not taken its configuration whole, and its words: they name the resources.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Refusal {
@@ -23,9 +20,7 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said: String = self.said.chars().take(MAX_SAID).collect();
-        let cut = if said.len() < self.said.len() { "…" } else { "" };
-        write!(f, "{}/{} refuses {said}{cut}", self.namespace, self.pod)
+        write!(f, "{}/{} refuses {}", self.namespace, self.pod, self.said)
     }
 }
 
@@ -57,11 +52,11 @@ fn new(namespace: &Arc<str>, pod: &Arc<str>, said: &Arc<str>) -> Refusal {
     }
 }
 
+/// Where an object is for waypoints and gateways of all namespaces, nobody's words are quoted: any pod may come as one.
 fn concerns(audience: &Audience, kind: ProxyType, namespace: &Arc<str>, pod: &Arc<str>) -> bool {
     match audience {
-        Audience::Nobody => false,
+        Audience::Nobody | Audience::WaypointsAndGateways => false,
         Audience::Agents => kind == ProxyType::Agent,
-        Audience::WaypointsAndGateways => kind != ProxyType::Agent,
         Audience::Pods(pods) => kind != ProxyType::Agent && pods.contains(&(namespace.clone(), pod.clone())),
     }
 }

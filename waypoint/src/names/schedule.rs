@@ -175,6 +175,8 @@ impl Followed {
                 since.over = true;
                 return Verdict::Drop;
             }
+        } else if self.nothing.is_some_and(|since| !since.over) {
+            self.nothing = None;
         }
         Verdict::Keep { first }
     }
@@ -265,14 +267,18 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_between_begins_the_time_anew_and_silence_does_not() {
+    fn an_address_or_silence_in_between_begins_the_time_anew() {
         let (nothing, silent, found) = (Outcome::Nothing, Outcome::Unanswered, Outcome::Addresses);
         let mut outcomes = vec![found, nothing, nothing, nothing, nothing, found];
         outcomes.extend([nothing; 6]);
         assert!(answered(&outcomes, 1.0).iter().all(|(_, v)| *v != Verdict::Drop));
         let silence = [found, nothing, silent, silent, silent, silent, silent, nothing];
         let said = answered(&silence, 1.0);
-        assert_eq!(said.last().map(|(_, v)| *v), Some(Verdict::Drop), "{said:?}");
+        assert!(said.iter().all(|(_, v)| *v != Verdict::Drop), "{said:?}");
+        assert!(
+            said[7].0 - said[6].0 > 5,
+            "it is asked less and less meanwhile: {said:?}"
+        );
         let never_said = [silent; 20];
         assert!(
             answered(&never_said, 1.0)

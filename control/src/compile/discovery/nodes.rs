@@ -21,7 +21,8 @@ pub(super) type Place = (Arc<str>, IpAddr);
 
 /// What the pod says of its node.
 pub(super) fn told_by(pod: Option<&Entry<Pod>>) -> Vec<Place> {
-    let pods = pod.into_iter().filter(|pod| !pod.spec.spec.node_name.is_empty());
+    let is_there = |pod: &&Entry<Pod>| !pod.spec.spec.node_name.is_empty() && !pod.spec.is_finished();
+    let pods = pod.into_iter().filter(is_there);
     pods.flat_map(|pod| {
         let node = &pod.spec.spec.node_name;
         pod.spec.status.host_ips.iter().map(|ip| (node.clone(), *ip))
