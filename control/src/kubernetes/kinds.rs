@@ -62,7 +62,8 @@ pub enum Which {
 pub enum Reader {
     /// The model cannot do without it: nothing is served before it has been read.
     Essential,
-    /// What it says closes something: nothing is served before it has been read, unless the API server has no such kind.
+    /// What it says closes something, or keeps a proxy there: nothing is served or deleted before it has been read, unless
+    /// the API server has no such kind.
     Protective,
     Model,
     /// Only the writer of objects, to see what is there.
@@ -194,8 +195,9 @@ pub fn watches() -> Vec<Watch> {
     let whole = WHOLE.map(|kind| Watch {
         kind,
         which: Which::All,
-        reader: match kind.group {
-            SECURITY => Reader::Protective,
+        reader: match (kind.group, kind.kind) {
+            // Without its Gateway, what is behind a waypoint is reached past it, and the proxy is one too many.
+            (SECURITY, _) | (GATEWAY_API, "Gateway") => Reader::Protective,
             _ => Reader::Model,
         },
     });
@@ -304,6 +306,19 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn a_start_waits_for_what_closes_something_or_keeps_a_proxy_there() {
+        let protective = watches().into_iter().filter(|w| w.reader == Reader::Protective);
+        let names: BTreeSet<String> = protective.map(|w| w.kind.name()).collect();
+        let expected = [
+            "authorizationpolicies.security.istio.io",
+            "gateways.gateway.networking.k8s.io",
+            "peerauthentications.security.istio.io",
+            "requestauthentications.security.istio.io",
+        ];
+        assert_eq!(names, expected.map(str::to_owned).into());
     }
 
     /// A kind that the chart defines and nobody reads would have objects without an answer.
