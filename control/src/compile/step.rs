@@ -174,8 +174,11 @@ impl<'a> Step<'a> {
 
     /// Decides about waypoints where that may come out otherwise.
     fn waypoints(&mut self, carry: &Carry, moment: &Moment) {
+        let (before, inputs) = (&self.before.waypoints, &self.next.inputs);
+        let claimed = before.claimed_by(self.touched.workloads.iter(), inputs, &self.next.discovery);
+        let moved = self.touched.proxies || !claimed.is_empty();
         let rules = match &self.reach {
-            Reach::Nothing if !self.touched.proxies && !self.changes.is_empty() => return,
+            Reach::Nothing if !moved && !self.changes.is_empty() => return,
             Reach::Some(concerned) => Some(concerned.services(self.before, &self.next)),
             Reach::Nothing | Reach::Everything => None,
         };
@@ -189,7 +192,7 @@ impl<'a> Step<'a> {
             moment,
         };
         // What was handed over may be another replica's word, too.
-        let continued = !self.touched.proxies && *carry == *self.before.carry;
+        let continued = !moved && *carry == *self.before.carry;
         let of_some = rules.filter(|_| continued);
         if let Some(decided) = of_some.and_then(|services| self.before.waypoints.after(&services, &world)) {
             self.take(decided);

@@ -192,7 +192,8 @@ pub struct Waypoints {
     leaving: imbl::OrdMap<Place, Instant>,
     lingering: BTreeMap<WaypointKey, Instant>,
     owned: BTreeSet<WaypointKey>,
-    /// Waypoints for pods that have been ready: the pods that name one are behind it, ready or not.
+    /// Waypoints for pods that have been ready, or that pods want which were behind another: the pods that name one are
+    /// behind it, ready or not.
     awake: BTreeSet<WaypointKey>,
     /// Pods whose own address is behind a waypoint.
     pods: imbl::OrdMap<WorkloadUid, WaypointKey>,

@@ -158,15 +158,60 @@ fn moving_to_another_waypoint_never_falls_back_to_layer_4() {
     mesh.add("", &gateway("shop", "new", "workload", "Same"))
         .namespace("shop", &USES.replace("wp", "new"));
     assert_eq!(told(&mesh.compile()), ["a shop/wp"]);
-    // A pod that was behind nothing waits for the new one.
+    // Whether one that comes was behind the old one, nobody may know any more.
     mesh.pod("shop", "b", "app: b", "10.244.0.2");
-    assert_eq!(told(&mesh.compile()), ["a shop/wp"]);
+    assert_eq!(told(&mesh.compile()), ["a shop/wp", "b shop/new"]);
     mesh.remove("", "Pod", "shop", "wp-1");
-    assert_eq!(told(&mesh.compile()), ["a shop/new"]);
+    assert_eq!(told(&mesh.compile()), ["a shop/new", "b shop/new"]);
     mesh.run_waypoint("shop", "new");
     assert_eq!(told(&mesh.compile()), ["a shop/new", "b shop/new"]);
     mesh.remove("gateway.networking.k8s.io", "Gateway", "shop", "new");
     assert!(told(&mesh.compile()).is_empty());
+}
+
+#[test]
+fn after_a_restart_and_for_a_new_pod_a_move_does_not_fall_back_to_layer_4() {
+    // By the pod's own label, which no other object changes with.
+    let labels = "app: a, istio.io/use-waypoint: new";
+    let with_new = || {
+        let mut mesh = mesh("all");
+        mesh.run_waypoint("shop", "wp")
+            .add("", &gateway("shop", "new", "workload", "Same"));
+        mesh
+    };
+    let mut mesh = with_new();
+    mesh.pod("shop", "c", labels, "10.244.0.3");
+    assert_eq!(told(&mesh.compile()), ["a shop/wp"]);
+    mesh.pod("shop", "a", labels, "10.244.0.1");
+    let claimed = mesh.next();
+    assert_eq!(told(claimed), ["a shop/wp", "c shop/new"]);
+    let report = report(claimed, "Gateway", "shop", "new");
+    assert!(message(report, "istio.io/WaypointBound").starts_with("True WaypointAccepted"));
+    let status = json!({ "conditions": report.conditions });
+
+    let mut restarted = with_new();
+    let written = format!("{}\nstatus: {status}", gateway("shop", "new", "workload", "Same"));
+    restarted
+        .add("", &written)
+        .pod("shop", "a", labels, "10.244.0.1")
+        .pod("shop", "b", labels, "10.244.0.2");
+    assert_eq!(told(&restarted.compile()), ["a shop/new", "b shop/new"]);
+}
+
+#[test]
+fn what_a_pod_moves_to_and_is_down_takes_it_when_it_is_ready_again() {
+    let mut mesh = mesh("all");
+    mesh.run_waypoint("shop", "wp")
+        .add("", &gateway("shop", "new", "workload", "Same"))
+        .run_waypoint("shop", "new");
+    mesh.compile();
+    mesh.remove("", "Pod", "shop", "new-1")
+        .namespace("shop", &USES.replace("wp", "new"));
+    assert_eq!(told(&mesh.compile()), ["a shop/wp"]);
+    mesh.run_waypoint("shop", "new");
+    assert_eq!(told(&mesh.compile()), ["a shop/new"]);
+    mesh.remove("", "Pod", "shop", "new-1");
+    assert_eq!(told(&mesh.compile()), ["a shop/new"]);
 }
 
 #[test]

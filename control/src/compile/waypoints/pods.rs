@@ -2,10 +2,15 @@
 //!
 //! What has to be waited for is decided for each waypoint, not for each pod: a namespace may have thousands. Until one of
 //! its pods has been ready, the pods that name it are reached at layer 4; from then on they are behind it, also those that
-//! come while it is down. It needs no resources for them: whether it serves a pod it reads in the pod's own record.
+//! come while it is down. A pod that was behind another one claims it: nothing is reached past both then, and that is true
+//! of all pods that name it, since neither a restarted control plane nor another replica knows which pods were where. It
+//! needs no resources for them: whether it serves a pod it reads in the pod's own record.
+
+use std::collections::BTreeSet;
 
 use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
 
+use crate::compile::discovery::Discovery;
 use crate::compile::inputs::Inputs;
 use crate::compile::waypoints::explicit::{self, Choice, Kind};
 use crate::compile::waypoints::{Waypoint, WaypointKey, Waypoints, World, implicit};
@@ -22,7 +27,7 @@ impl Waypoints {
         self.awake.contains(key)
     }
 
-    /// Notes which waypoints have been ready, and which pods were behind any.
+    /// Notes which waypoints have been ready or are claimed, and which pods were behind any.
     pub(super) fn recall_pods(&mut self, world: &World<'_>) {
         let carry = world.carry;
         // Another replica may have told clients of it; then all hold to that.
@@ -35,12 +40,55 @@ impl Waypoints {
         for uid in gone.cloned().collect::<Vec<_>>() {
             self.pods.remove(&uid);
         }
+        let claimed = self.claimed_by(self.pods.keys(), world.inputs, world.discovery);
+        self.awake.extend(claimed);
+    }
+
+    /// Waypoints that are not awake yet and that pods want which are behind another one.
+    pub fn claimed_by<'a>(
+        &self,
+        uids: impl Iterator<Item = &'a WorkloadUid>,
+        inputs: &Inputs,
+        discovery: &Discovery,
+    ) -> BTreeSet<WaypointKey> {
+        let is_asleep = |w: &Waypoint| w.serves.workloads() && !self.is_awake(&w.key);
+        // Mostly there is none, and thousands of pods need no look.
+        if !self.all.values().any(is_asleep) {
+            return BTreeSet::new();
+        }
+        let behind = uids.filter(|uid| self.pods.contains_key(*uid));
+        let workloads = behind.filter_map(|uid| discovery.workloads.get(uid));
+        let wanted = workloads.filter_map(|workload| self.wanted(inputs, workload));
+        wanted.filter(|key| !self.is_awake(key)).collect()
     }
 
     /// The waypoint that clients of a pod's own address are told of.
     pub fn of_pod(&self, inputs: &Inputs, workload: &Workload) -> Option<WaypointKey> {
         let was = self.pods.get(&workload.uid);
-        if (self.awake.is_empty() && was.is_none()) || !may_have_one(workload) {
+        if self.awake.is_empty() && was.is_none() {
+            return None;
+        }
+        let wanted = self.wanted(inputs, workload)?;
+        match was {
+            // Until the new one is ready.
+            Some(old) if *old != wanted && self.takes_pods(old) && !self.takes_pods(&wanted) => {
+                Some(old.clone())
+            }
+            // Without either, nothing is reached past both.
+            Some(_) => Some(wanted),
+            None => self.is_awake(&wanted).then_some(wanted),
+        }
+    }
+
+    /// Whether it is for pods, and ready.
+    fn takes_pods(&self, key: &WaypointKey) -> bool {
+        let waypoint = self.all.get(key);
+        waypoint.is_some_and(|w| w.serves.workloads() && w.is_ready())
+    }
+
+    /// The waypoint that a pod's labels or its namespace's name, if it is for that pod.
+    fn wanted(&self, inputs: &Inputs, workload: &Workload) -> Option<WaypointKey> {
+        if !may_have_one(workload) {
             return None;
         }
         let pod = inputs.pods.get(&workload.namespace, &workload.name)?;
@@ -52,13 +100,7 @@ impl Waypoints {
         };
         let of = (&*pod.meta.namespace, Kind::Pod);
         explicit::admits(inputs, &self.all, &wanted, of).ok()?;
-        match was {
-            _ if self.is_awake(&wanted) => Some(wanted),
-            // Until the new one has been ready; without either, nothing is reached past both.
-            Some(old) if self.all.get(old).is_some_and(Waypoint::is_ready) => Some(old.clone()),
-            Some(_) => Some(wanted),
-            None => None,
-        }
+        Some(wanted)
     }
 
     /// Why a pod does not have the waypoint that its own label names.
