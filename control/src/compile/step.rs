@@ -14,7 +14,7 @@ use crate::compile::report::{self, PodName};
 use crate::compile::waypoints::{WaypointKey, Waypoints, World};
 use crate::compile::{Carry, Compiled, Moment, parameters, render};
 use crate::mesh_config::MeshConfig;
-use crate::objects::{NETWORKING, ObjectKey, SECURITY};
+use crate::objects::{GATEWAY_API, NETWORKING, ObjectKey, SECURITY};
 use crate::store::{Changes, Store};
 
 /// What is different from the model before.
@@ -37,6 +37,8 @@ pub struct Delta {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     pub workloads: usize,
+    /// Workloads whose policies and waypoint were looked at.
+    pub attached: usize,
     pub reports: usize,
 }
 
@@ -238,20 +240,47 @@ impl<'a> Step<'a> {
                 .attached
                 .set_rules(&self.next.inputs, &self.next.settings);
         }
-        let of_pods = self.before.waypoints.concern_pods() || self.next.waypoints.concern_pods();
+        let anew = self.pods_may_move();
         let root = &self.next.settings.root_namespace;
         let mut uids = std::mem::take(&mut self.touched.workloads);
-        if (self.reach.is_everything() && of_pods) || namespaces.contains(root) {
+        if anew || namespaces.contains(root) {
             uids.extend(self.next.discovery.workloads.keys().cloned());
         } else if !namespaces.is_empty() {
             let all = self.next.discovery.workloads.iter();
             let concerned = all.filter(|(_, w)| namespaces.contains(&w.namespace));
             uids.extend(concerned.map(|(uid, _)| uid.clone()));
         }
+        self.next.delta.work.attached = uids.len();
         for uid in &uids {
             self.attach_workload(uid);
         }
+        self.hand_over_pods();
         self.next.policies = self.next.attached.resources();
+    }
+
+    /// Whether pods that did not change may be behind other waypoints than before.
+    fn pods_may_move(&self) -> bool {
+        // Their labels name and admit; what they lead to is compared.
+        let names = |key: &ObjectKey| {
+            matches!(
+                (&*key.group, &*key.kind),
+                ("", "Namespace") | (GATEWAY_API, "Gateway")
+            )
+        };
+        let (before, next) = (&self.before.waypoints, &self.next.waypoints);
+        if !before.concern_pods() && !next.concern_pods() {
+            return false;
+        }
+        next.differ_for_pods(before) || self.changes.keys().any(names)
+    }
+
+    /// Keeps for the next time which pods' own addresses are behind a waypoint.
+    fn hand_over_pods(&mut self) {
+        let next = &mut self.next;
+        let pods = next.waypoints.pods();
+        if !next.carry.pods.ptr_eq(&pods) {
+            Arc::make_mut(&mut next.carry).pods = pods;
+        }
     }
 
     /// Namespaces whose policies changed.
@@ -367,12 +396,10 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Keeps for the next time which waypoint a pod's own address is behind.
+/// Notes which waypoint a pod's own address is behind.
 fn note_pod(next: &mut Compiled, uid: &WorkloadUid, waypoint: Option<&WaypointKey>) {
     if next.waypoints.has_pod_at(uid, waypoint) {
         return;
     }
-    let waypoints = Arc::make_mut(&mut next.waypoints);
-    waypoints.note_pod(uid, waypoint.cloned());
-    Arc::make_mut(&mut next.carry).pods = waypoints.pods();
+    Arc::make_mut(&mut next.waypoints).note_pod(uid, waypoint.cloned());
 }

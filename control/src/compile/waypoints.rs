@@ -335,7 +335,10 @@ impl Waypoints {
         let bound = world.carry.bound.get(&service).or(elsewhere);
         let of = (&*service.namespace, explicit::Kind::Service);
         let binding = match explicit::admits(world.inputs, &self.all, &waypoint, of) {
-            Err(reason) => Binding::Refused { waypoint, reason },
+            Err(refusal) => Binding::Refused {
+                reason: refusal.text(&waypoint, &service.namespace),
+                waypoint,
+            },
             Ok(()) => {
                 let place = (service.clone(), waypoint.clone());
                 let offered = world.carry.offered.get(&place).copied();

@@ -483,14 +483,19 @@ fn a_change_costs_what_it_touches_and_not_the_mesh() {
     let mut mesh = large();
     mesh.pod("shop", "p5", "app: s5, version: v2", "10.0.0.5");
     // The pod, and the rule whose subset it is in.
-    let (workloads, reports) = (1, 2);
-    assert_eq!(work(mesh.next()), (Work { workloads, reports }, 1));
+    let expected = Work {
+        workloads: 1,
+        attached: 1,
+        reports: 2,
+    };
+    assert_eq!(work(mesh.next()), (expected, 1));
     mesh.remove("", "Pod", "shop", "p1500");
     assert_eq!(
         work(mesh.next()),
         (
             Work {
                 workloads: 1,
+                attached: 1,
                 reports: 1
             },
             1

@@ -233,7 +233,39 @@ fn a_pod_among_thousands_costs_itself() {
     assert!(next.delta.routing.is_nothing());
     let expected = Work {
         workloads: 1,
+        attached: 1,
         ..next.delta.work
     };
     assert_eq!(next.delta.work, expected);
+}
+
+#[test]
+fn all_pods_are_looked_at_only_where_their_waypoint_may_be_another() {
+    let mut mesh = mesh("all");
+    mesh.run_waypoint("shop", "wp");
+    for n in 0..100 {
+        mesh.pod("shop", &format!("p{n}"), "app: p", &format!("10.245.0.{n}"));
+    }
+    mesh.compile();
+    let mut attached = |change: &dyn Fn(&mut Mesh)| {
+        change(&mut mesh);
+        mesh.next().delta.work.attached
+    };
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [e.example], ports: [{name: http, number: 80, protocol: HTTP}], resolution: DNS}";
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{kind: Service, group: '', name: wp}], rules: [{backendRefs: [{name: wp, port: 80}]}]}";
+    for yaml in [entry, route] {
+        assert_eq!(attached(&|mesh| _ = mesh.add("shop", yaml)), 0, "{yaml}");
+    }
+    // Another pod of the waypoint, and one less.
+    let labels = "gateway.networking.k8s.io/gateway-name: wp, gateway.networking.k8s.io/gateway-class-name: istio-waypoint";
+    assert_eq!(
+        attached(&|mesh| _ = mesh.pod("shop", "wp-2", labels, "10.244.9.8")),
+        1
+    );
+    assert_eq!(attached(&|mesh| _ = mesh.remove("", "Pod", "shop", "wp-1")), 1);
+    // The last one.
+    assert!(attached(&|mesh| _ = mesh.remove("", "Pod", "shop", "wp-2")) > 100);
+    let gateway = gateway("shop", "wp", "workload", "Same");
+    assert!(attached(&|mesh| _ = mesh.add("", &gateway)) > 100);
+    assert!(attached(&|mesh| _ = mesh.namespace("shop", AMBIENT)) > 100);
 }

@@ -65,7 +65,10 @@ pub(super) fn choice(inputs: &Inputs, meta: &Meta) -> Choice {
         return Choice::None;
     }
     let home = labels.get(USE_WAYPOINT_NAMESPACE).unwrap_or(&meta.namespace);
-    Choice::Named(WaypointKey::new(home, name))
+    Choice::Named(WaypointKey {
+        namespace: home.clone(),
+        name: name.clone(),
+    })
 }
 
 /// What wants a waypoint.
@@ -75,30 +78,52 @@ pub(super) enum Kind {
     Pod,
 }
 
+/// Why a waypoint does not take something. Thousands of pods may be refused, and hardly ever is it said why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoGateway,
+    NotFor(Kind),
+    NotOpen,
+}
+
+impl Refusal {
+    /// Of that waypoint to what is in `namespace`.
+    pub(super) fn text(self, key: &WaypointKey, namespace: &str) -> String {
+        match self {
+            Self::NoGateway => format!(
+                "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
+            ),
+            Self::NotFor(kind) => {
+                let what = match kind {
+                    Kind::Service => "services",
+                    Kind::Pod => "pods' own addresses",
+                };
+                format!("waypoint {key} is not for {what} (label {WAYPOINT_FOR})")
+            }
+            Self::NotOpen => format!(
+                "waypoint {key} does not allow namespace {namespace} (allowedRoutes.namespaces of its listener, from: All or Selector, does)"
+            ),
+        }
+    }
+}
+
 /// Whether the waypoint takes services, or pods, of `namespace`; why not.
 pub(super) fn admits(
     inputs: &Inputs,
     all: &BTreeMap<WaypointKey, Waypoint>,
     key: &WaypointKey,
     (namespace, kind): (&str, Kind),
-) -> Result<(), String> {
-    let Some(waypoint) = all.get(key) else {
-        return Err(format!(
-            "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
-        ));
-    };
-    let (serves, what) = match kind {
-        Kind::Service => (waypoint.serves.services(), "services"),
-        Kind::Pod => (waypoint.serves.workloads(), "pods' own addresses"),
+) -> Result<(), Refusal> {
+    let waypoint = all.get(key).ok_or(Refusal::NoGateway)?;
+    let serves = match kind {
+        Kind::Service => waypoint.serves.services(),
+        Kind::Pod => waypoint.serves.workloads(),
     };
     if !serves {
-        return Err(format!("waypoint {key} is not for {what} (label {WAYPOINT_FOR})"));
+        return Err(Refusal::NotFor(kind));
     }
     if !is_open(inputs, key, namespace) {
-        let reason = "(allowedRoutes.namespaces of its listener, from: All or Selector, does)";
-        return Err(format!(
-            "waypoint {key} does not allow namespace {namespace} {reason}"
-        ));
+        return Err(Refusal::NotOpen);
     }
     Ok(())
 }

@@ -17,9 +17,22 @@ use crate::compile::waypoints::{Waypoint, WaypointKey, Waypoints, World, implici
 use crate::objects::Meta;
 
 impl Waypoints {
+    /// Whether pods that did not change may be behind others than before, with the same Gateways and namespaces.
+    pub fn differ_for_pods(&self, before: &Self) -> bool {
+        // Mostly they share everything, and thousands need no comparison.
+        let noted = !self.pods.ptr_eq(&before.pods) && self.pods != before.pods;
+        noted || self.awake != before.awake || self.for_pods().ne(before.for_pods())
+    }
+
+    /// The waypoints for pods, and whether they are ready.
+    fn for_pods(&self) -> impl Iterator<Item = (&WaypointKey, bool)> {
+        let all = self.all.values().filter(|w| w.serves.workloads());
+        all.map(|w| (&w.key, w.is_ready()))
+    }
+
     /// Whether any pod may be behind one, or was.
     pub fn concern_pods(&self) -> bool {
-        !self.pods.is_empty() || self.all.values().any(|w| w.serves.workloads())
+        !self.pods.is_empty() || self.for_pods().next().is_some()
     }
 
     /// Whether pods that name this waypoint are behind it, ready or not.
@@ -109,7 +122,9 @@ impl Waypoints {
             Choice::Named(waypoint) if meta.labels.contains_key(explicit::USE_WAYPOINT) => waypoint,
             _ => return None,
         };
-        explicit::admits(inputs, &self.all, &named, (&*meta.namespace, Kind::Pod)).err()
+        let of = (&*meta.namespace, Kind::Pod);
+        let refusal = explicit::admits(inputs, &self.all, &named, of).err()?;
+        Some(refusal.text(&named, &meta.namespace))
     }
 
     /// Pods whose own address is behind a waypoint.
