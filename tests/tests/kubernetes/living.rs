@@ -1,5 +1,6 @@
 //! Upgrades and failures under load.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use aquifer_tests::cluster::layout::Member;
@@ -37,10 +38,9 @@ pub(crate) fn roll_agents(world: &World) {
 
 pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
     encrypted_and_unfailing(world, "loss of the leader", || {
-        let (before, node) = leader(world);
-        assert!(kill(world, node, "aquifer-control") > 0);
+        let before = killed_leader(world);
         world.wait("another one leads, or the same one anew", || {
-            let (now, _) = leader(world);
+            let now = leader(world);
             let restarted = world.status();
             let mut control = restarted.pods_of(SYSTEM, "aquifer-control");
             if now != before || control.any(|pod| pod.name == before && pod.restarts > 0) {
@@ -94,15 +94,29 @@ fn served_meanwhile(world: &World, what: &str) {
     }
 }
 
-/// The pod that writes, and its node.
-fn leader(world: &World) -> (String, Member) {
+/// Kills the one that writes. Just after a rollout it may be nobody's turn, or that of a pod that is gone.
+fn killed_leader(world: &World) -> String {
+    let killed = RefCell::new(String::new());
+    world.wait("the leader is killed", || {
+        let leader = leader(world);
+        let status = world.status();
+        let pod = status.pods.iter().find(|pod| pod.name == leader);
+        let node = pod.and_then(|pod| pod.node.parse().ok());
+        match node.map(|node| kill(world, node, "aquifer-control")) {
+            Some(1..) => {
+                killed.replace(leader);
+                Ok(())
+            }
+            _ => Err(format!("{leader:?} leads, and is not there")),
+        }
+    });
+    killed.into_inner()
+}
+
+/// The pod that writes; empty while none does.
+fn leader(world: &World) -> String {
     let template = "jsonpath={.spec.holderIdentity}";
-    let holder = world.kubectl(&["-n", SYSTEM, "get", "lease", "aquifer-leader", "-o", template]);
-    let status = world.status();
-    let pod = status.pods.iter().find(|pod| pod.name == holder);
-    // Given back, or its pod is gone: nobody leads for the moment.
-    let node = pod.and_then(|pod| pod.node.parse().ok());
-    (holder, node.unwrap_or(Member::Node(1)))
+    world.kubectl(&["-n", SYSTEM, "get", "lease", "aquifer-leader", "-o", template])
 }
 
 /// Kills every process of that name on a node; tells how many there were.
