@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Client, Outcome};
 use super::namespace::{Inside, Namespace, NamespaceError};
@@ -14,7 +14,8 @@ const MAX_EXAMPLES: usize = 5;
 
 /// Requests for `/productpage` under way, each on a connection of its own.
 pub struct Load {
-    stop: CancellationToken,
+    /// Also a load that is given up ends: whoever watches links would wait for quiet for ever.
+    stop: DropGuard,
     outcomes: Inside<Vec<Outcome>>,
 }
 
@@ -38,12 +39,15 @@ impl Load {
         };
         let stop = CancellationToken::new();
         let outcomes = client.load(per_second, stop.clone())?;
-        Ok(Self { stop, outcomes })
+        Ok(Self {
+            stop: stop.drop_guard(),
+            outcomes,
+        })
     }
 
     /// Waits for the answers that are still to come.
     pub fn stop(self) -> Result<Pages, NamespaceError> {
-        self.stop.cancel();
+        drop(self.stop);
         let mut outcomes = self.outcomes.join()?;
         outcomes.sort_by_key(|outcome| outcome.finished);
         Ok(Pages::of(&outcomes))
