@@ -1,9 +1,11 @@
 //! The agent's state for people and tools, as JSON in the shape of ztunnel's dump.
 
+mod facts;
 mod mesh;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aquifer_identity::CertificateStatus;
 use aquifer_telemetry::admin::{Reply, Routes};
@@ -48,6 +50,7 @@ pub(crate) fn routes(admin: &Arc<Admin>, registry: &Registry, readiness: &Readin
         .add("/debug/connections", page(Admin::connections))
         .add("/debug/syncz", page(Admin::sync))
         .add("/debug/pods", page(Admin::pods))
+        .add("/debug/node", page(Admin::facts))
 }
 
 fn render(shown: Result<Value, tokio::task::JoinError>) -> Reply {
@@ -108,6 +111,10 @@ impl Admin {
     fn sync(&self) -> Value {
         let status = self.xds.borrow().clone();
         json!({ "synced": status.synced(), "status": status })
+    }
+
+    fn facts(&self) -> Value {
+        facts::of(&self.config, SystemTime::now())
     }
 
     fn pods(&self) -> Value {

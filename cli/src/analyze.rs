@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use aquifer_control::objects::RawObject;
-use aquifer_control::validate::{Finding, Input, Level, View, read, references, validate};
+use aquifer_control::validate::{Finding, Input, Level, Mesh, View, read, references, validate};
 use serde_json::json;
 
 use crate::kubectl::Kubectl;
@@ -80,18 +80,18 @@ fn judge(options: &Options, kubectl: &Kubectl) -> anyhow::Result<(Vec<Finding>, 
     let paths: Vec<&PathBuf> = options.paths.iter().chain(&options.files).collect();
     let documents = files::read(&paths)?;
     let whole = options.cluster || paths.is_empty();
-    let background = if whole {
+    let (background, mesh) = if whole {
         let why = "cannot read the cluster (give files with -f to judge them alone)";
-        cluster::documents(kubectl, &options.istio_namespace).context(why)?
+        cluster::read(kubectl, &options.istio_namespace).context(why)?
     } else {
-        Vec::new()
+        (Vec::new(), Mesh::in_namespace(&options.istio_namespace))
     };
     let mut input = Input {
         documents,
         background,
         view: if whole { View::Cluster } else { View::Files },
         namespace: options.namespace.as_deref().unwrap_or("default").into(),
-        root_namespace: options.istio_namespace.as_str().into(),
+        mesh,
         now: SystemTime::now(),
     };
     let subject = if input.documents.is_empty() {

@@ -1,5 +1,7 @@
 //! `aquifer check`: what stands in the way of the mesh, one line each with its remedy.
 
+mod agents;
+mod asked;
 mod certificates;
 mod cgroup;
 mod cluster;
@@ -85,7 +87,7 @@ fn whole_cluster(
     certificates::check(kubectl, &options.namespace, report)?;
     let reach = Reach::new(ways.control, ways.exec, ways.access, &options.namespace)?;
     mesh::check_proxies(&reach, report);
-    Ok(())
+    agents::check(kubectl, &reach, &options.namespace, mesh::AGENTS, report)
 }
 
 /// What is checked before an installation: prints what is wrong; whether nothing stands in the way.

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
+use crate::fetch;
 use crate::reach::Reach;
 use crate::table::{Output, print, structured};
 
@@ -52,7 +53,7 @@ pub(crate) fn run(reach: &Reach, proxy: &str, section: Section, output: Output) 
 
 impl Proxy {
     fn page(&self, reach: &Reach, path: &str) -> anyhow::Result<Value> {
-        reach.proxy(&self.namespace, &self.pod, path)
+        reach.proxy(&self.namespace, &self.pod, path, fetch::DUMP)
     }
 }
 

@@ -11,22 +11,24 @@ use tokio::net::TcpStream;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The largest page that is read, in bytes: a dump of a large mesh.
-const MAX_PAGE: usize = 512 << 20;
+pub(crate) const DUMP: usize = 512 << 20;
+/// The largest that says something of one thing.
+pub(crate) const NOTE: usize = 64 << 10;
 
-/// The text of the page at `http://HOST:PORT/PATH`.
-pub(crate) fn get(url: &str) -> anyhow::Result<String> {
+/// The text of the page at `http://HOST:PORT/PATH`, which may be so many bytes long.
+pub(crate) fn get(url: &str, longest: usize) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        match tokio::time::timeout(DEADLINE, get_page(url)).await {
+        match tokio::time::timeout(DEADLINE, get_page(url, longest)).await {
             Ok(page) => page.with_context(|| format!("cannot read {url}")),
             Err(_) => bail!("no answer from {url} within {} s", DEADLINE.as_secs()),
         }
     })
 }
 
-async fn get_page(url: &str) -> anyhow::Result<String> {
+async fn get_page(url: &str, longest: usize) -> anyhow::Result<String> {
     let uri: Uri = url.parse().context("not a URL")?;
     let authority = uri.authority().context("the URL names no host")?.clone();
     let stream = TcpStream::connect(authority.as_str())
@@ -39,7 +41,7 @@ async fn get_page(url: &str) -> anyhow::Result<String> {
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_PAGE).collect().await;
+        let body = Limited::new(response.into_body(), longest).collect().await;
         let body = body.map_err(|e| anyhow::anyhow!("the page was cut off: {e}"))?;
         Ok::<_, anyhow::Error>((status, body.to_bytes()))
     };

@@ -140,7 +140,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             section,
             place,
         } => config::run(&reach(place)?, proxy, *section, output)?,
-        Command::Fetch { url } => say(fetch::get(url)?.trim_end_matches('\n')),
+        Command::Fetch { url } => say(fetch::get(url, fetch::DUMP)?.trim_end_matches('\n')),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -82,13 +82,15 @@ impl Reach {
         let local = format!("http://127.0.0.1:{CONTROL_PORT}{path}");
         let texts = match self {
             Self::Exec(words) => fetch_inside(words, CONTROL_PLANE, &local).map(|text| vec![text]),
-            Self::Direct(address) => fetch::get(&format!("http://{address}{path}")).map(|text| vec![text]),
+            Self::Direct(address) => {
+                fetch::get(&format!("http://{address}{path}"), fetch::DUMP).map(|text| vec![text])
+            }
             Self::Cluster {
                 kubectl,
                 istio_namespace,
             } => control_pods(kubectl, istio_namespace).and_then(|pods| {
                 let pods = pods.iter().take(most);
-                pods.map(|pod| forward::get(kubectl, istio_namespace, pod, CONTROL_PORT, path))
+                pods.map(|pod| forward::get(kubectl, istio_namespace, pod, CONTROL_PORT, path, fetch::DUMP))
                     .collect()
             }),
         };
@@ -102,12 +104,18 @@ impl Reach {
     }
 
     /// An admin page of a proxy; these listen on the loopback address of the proxy's pod only.
-    pub(crate) fn proxy(&self, namespace: &str, pod: &str, path: &str) -> anyhow::Result<Value> {
+    pub(crate) fn proxy(
+        &self,
+        namespace: &str,
+        pod: &str,
+        path: &str,
+        longest: usize,
+    ) -> anyhow::Result<Value> {
         let url = format!("http://127.0.0.1:{ADMIN_PORT}{path}");
         let text = match self {
-            Self::Cluster { kubectl, .. } => forward::get(kubectl, namespace, pod, ADMIN_PORT, path)?,
+            Self::Cluster { kubectl, .. } => forward::get(kubectl, namespace, pod, ADMIN_PORT, path, longest)?,
             Self::Exec(words) => fetch_inside(words, &format!("{namespace}/{pod}"), &url)?,
-            Self::Direct(_) => fetch::get(&url).context(
+            Self::Direct(_) => fetch::get(&url, longest).context(
                 "the admin port is open inside the proxy's pod only: give --kubeconfig or --exec, or run this command in that pod",
             )?,
         };

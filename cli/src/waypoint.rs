@@ -53,7 +53,7 @@ pub(crate) struct Apply {
     scope: Scope,
     #[arg(long, default_value = "waypoint")]
     name: String,
-    /// What is routed through it.
+    /// What goes through it, of those that name it by the label istio.io/use-waypoint.
     #[arg(long = "for", value_enum, default_value_t = For::Service)]
     serves: For,
     /// Let the namespace use it, by the label istio.io/use-waypoint.
@@ -80,9 +80,13 @@ pub(crate) struct Delete {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum For {
+    /// Traffic to Services.
     Service,
+    /// Traffic to pods' own addresses.
     Workload,
+    /// Both.
     All,
+    /// Nothing.
     None,
 }
 

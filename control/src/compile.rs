@@ -108,6 +108,11 @@ pub struct Carry {
     pub lingering: BTreeMap<WaypointKey, Instant>,
     /// Waypoints whose objects go with their Gateway, and which therefore cannot outlive it.
     pub owned: BTreeSet<WaypointKey>,
+    /// Waypoints for pods that have been ready, or that pods want which were behind another: the pods that name one are
+    /// behind it, also when it is down.
+    pub awake: BTreeSet<WaypointKey>,
+    /// Pods whose own address has been behind a waypoint: they are reached past none on the way to another.
+    pub pods: imbl::OrdMap<WorkloadUid, WaypointKey>,
     /// What was last laid over the objects of a Gateway: an edit that goes wrong takes nothing away.
     pub overlays: BTreeMap<Name, Overlays>,
     /// Waypoints that were rendered last time.

@@ -1,20 +1,33 @@
 //! MeshConfig: the key `mesh` of the ConfigMap `istio` in the control plane's namespace.
 //!
-//! Nothing of it changes what the mesh does in this version: flags do. It is read so that every key that a user set is
-//! answered for, instead of being ignored in silence. A key that says what the mesh does anyway draws no warning.
+//! Two keys act: `accessLogFile`, for the proxies that the control plane deploys, and `discoverySelectors`. Some may only
+//! repeat what flags say. Every other key that a user set is answered for, instead of being ignored in silence; a key
+//! that says what the mesh does anyway draws no warning.
 
-use serde_json::Value;
+mod scope;
+
+use serde_json::{Map, Value};
 
 use crate::compile::Settings;
-use crate::compile::inputs::Inputs;
-use crate::objects::Notice;
+use crate::objects::{Notice, Object, ObjectKey};
+use crate::store::Store;
+
+pub use scope::Scope;
 
 pub const CONFIG_MAP: &str = "istio";
 const KEY: &str = "mesh";
+const ACCESS_LOG: &str = "accessLogFile";
+const SELECTORS: &str = "discoverySelectors";
+/// The one file that proxies write access logs to.
+const STDOUT: &str = "/dev/stdout";
 
 #[derive(Clone, Debug, Default)]
 pub struct MeshConfig {
-    /// One for each key that is set, within reason; also where the text is no YAML mapping.
+    /// Whether deployed proxies write access logs; none where nothing is said, or nothing that can be done.
+    pub access_log: Option<bool>,
+    /// The namespaces that the mesh looks at.
+    pub scope: Scope,
+    /// One for each key that is set and does not act, within reason; also where the text is no YAML mapping.
     pub notices: Vec<Notice>,
 }
 
@@ -26,9 +39,18 @@ const MOST_NOTICES: usize = 100;
 struct Running<'a> {
     trust_domain: &'a str,
     root_namespace: &'a str,
+    namespace: &'a str,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    fn of(settings: &'a Settings) -> Self {
+        Self {
+            trust_domain: settings.trust_domain.as_str(),
+            root_namespace: &settings.root_namespace,
+            namespace: &settings.namespace,
+        }
+    }
+
     /// Whether the key says what the mesh does anyway.
     fn does(&self, key: &str, value: &Value) -> bool {
         match key {
@@ -57,57 +79,93 @@ fn differs(running: &str, value: &str) -> String {
 }
 
 impl MeshConfig {
-    pub fn of(inputs: &Inputs, settings: &Settings) -> Self {
-        let running = Running {
-            trust_domain: settings.trust_domain.as_str(),
-            root_namespace: &settings.root_namespace,
-        };
-        let is_mesh = |m: &crate::objects::Meta| &*m.name == CONFIG_MAP && m.namespace == settings.namespace;
-        let map = inputs.config_maps.iter().find(|c| is_mesh(&c.meta));
-        match map.and_then(|c| c.spec.data.get(KEY)) {
-            Some(text) => Self::parse(text, running),
-            None => Self::default(),
+    pub fn of(store: &Store, settings: &Settings) -> Self {
+        let key = ObjectKey::new("", "ConfigMap", &settings.namespace, CONFIG_MAP);
+        match store.in_effect_of(&key).map(|object| &object.outcome) {
+            Some(Ok(Object::ConfigMap(map))) => match map.data.get(KEY) {
+                Some(text) => Self::parse(text, Running::of(settings)),
+                None => Self::default(),
+            },
+            _ => Self::default(),
         }
     }
 
     fn parse(text: &str, running: Running<'_>) -> Self {
-        let field = format!("data.{KEY}");
-        let notices = match serde_saphyr::from_str::<Value>(text) {
-            Ok(Value::Object(keys)) => answers(&field, &keys, running),
-            Ok(Value::Null) => Vec::new(),
-            Ok(_) => vec![Notice::warning(
-                field,
-                "is not a YAML mapping; nothing of it is in effect",
-            )],
+        match serde_saphyr::from_str::<Value>(text) {
+            Ok(Value::Object(keys)) => Self::read(&keys, running),
+            Ok(Value::Null) => Self::default(),
+            Ok(_) => Self::unusable("is not a YAML mapping; nothing of it is in effect"),
             Err(error) => {
                 let line = error.to_string().lines().next().unwrap_or_default().to_owned();
-                vec![Notice::warning(
-                    field,
-                    format!("is not YAML ({line}); nothing of it is in effect"),
-                )]
+                Self::unusable(&format!("is not YAML ({line}); nothing of it is in effect"))
             }
-        };
-        Self { notices }
+        }
+    }
+
+    fn read(keys: &Map<String, Value>, running: Running<'_>) -> Self {
+        let mut answers = Answers::default();
+        let mut config = Self::default();
+        for (key, value) in keys {
+            let field = field(key);
+            match key.as_str() {
+                ACCESS_LOG => match access_log(value) {
+                    Ok(on) => config.access_log = Some(on),
+                    Err(why) => answers.add(|| Notice::not_supported(field, why)),
+                },
+                SELECTORS => match Scope::parse(value, [running.namespace, running.root_namespace]) {
+                    Ok(scope) => config.scope = scope,
+                    Err(why) => answers.add(|| Notice::warning(field, why.to_string())),
+                },
+                key if running.does(key, value) => {}
+                key => answers.add(|| Notice::not_supported(field, running.answer(key))),
+            }
+        }
+        config.notices = answers.finish();
+        config
+    }
+
+    fn unusable(why: &str) -> Self {
+        Self {
+            notices: vec![Notice::warning(format!("data.{KEY}"), why)],
+            ..Self::default()
+        }
+    }
+}
+
+fn field(key: &str) -> String {
+    format!("data.{KEY}.{key}")
+}
+
+fn access_log(value: &Value) -> Result<bool, &'static str> {
+    match value.as_str() {
+        Some("") => Ok(false),
+        Some(STDOUT) => Ok(true),
+        _ => Err("can be /dev/stdout or empty in this version; proxies log as if it were not set"),
     }
 }
 
 /// One for each key up to a number that people read, and one for the rest.
-fn answers(field: &str, keys: &serde_json::Map<String, Value>, running: Running<'_>) -> Vec<Notice> {
-    let mut all = keys
-        .iter()
-        .filter_map(|(key, value)| notice(field, key, value, running));
-    let mut notices: Vec<Notice> = all.by_ref().take(MOST_NOTICES).collect();
-    let rest = all.count();
-    if rest > 0 {
-        let message = format!("{rest} more keys are not read by this version either");
-        notices.push(Notice::warning(field.to_owned(), message));
-    }
-    notices
+#[derive(Default)]
+struct Answers {
+    notices: Vec<Notice>,
+    rest: usize,
 }
 
-fn notice(field: &str, key: &str, value: &Value, running: Running<'_>) -> Option<Notice> {
-    let field = format!("{field}.{key}");
-    (!running.does(key, value)).then(|| Notice::not_supported(field, running.answer(key)))
+impl Answers {
+    fn add(&mut self, notice: impl FnOnce() -> Notice) {
+        match self.notices.len() < MOST_NOTICES {
+            true => self.notices.push(notice()),
+            false => self.rest += 1,
+        }
+    }
+
+    fn finish(mut self) -> Vec<Notice> {
+        if self.rest > 0 {
+            let message = format!("{} more keys are without effect in this version", self.rest);
+            self.notices.push(Notice::warning(format!("data.{KEY}"), message));
+        }
+        self.notices
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +175,7 @@ mod tests {
     const RUNNING: Running<'_> = Running {
         trust_domain: "td.example",
         root_namespace: "mesh",
+        namespace: "mesh-system",
     };
 
     fn parse(text: &str) -> MeshConfig {
@@ -149,12 +208,35 @@ mod tests {
     }
 
     #[test]
-    fn answers_for_every_key() {
+    fn answers_for_every_key_that_does_not_act() {
         let config = parse("enableAutoMtls: true\naccessLogFile: /dev/stdout\nfoo: {bar: 1}\n");
         let fields: Vec<&str> = config.notices.iter().map(|n| n.field.as_str()).collect();
-        assert_eq!(fields, ["data.mesh.accessLogFile", "data.mesh.foo"]);
+        assert_eq!(fields, ["data.mesh.foo"]);
         assert!(parse(": : :").notices[0].message.contains("not YAML"));
         assert!(parse("").notices.is_empty());
+    }
+
+    #[test]
+    fn access_logs_are_on_or_off_or_as_they_were() {
+        let log = |value: &str| parse(&format!("accessLogFile: {value}"));
+        assert_eq!(log("/dev/stdout").access_log, Some(true));
+        assert_eq!(log("''").access_log, Some(false));
+        assert_eq!(parse("{}").access_log, None);
+        for odd in ["/var/log/x", "7", "null"] {
+            let config = log(odd);
+            assert_eq!((config.access_log, config.notices.len()), (None, 1), "{odd}");
+        }
+    }
+
+    #[test]
+    fn selectors_that_cannot_be_applied_whole_are_refused_whole() {
+        let config = parse("discoverySelectors: [{matchLabels: {mesh: a}}, {matchLabel: {mesh: b}}]\n");
+        assert_eq!(config.scope, Scope::default());
+        let message = &config.notices[0].message;
+        assert!(
+            message.contains("matchLabel") && message.contains("every namespace"),
+            "{message}"
+        );
     }
 
     #[test]

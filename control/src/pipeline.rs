@@ -16,7 +16,10 @@ use crate::compile::inputs::Inputs;
 use crate::compile::report::{PodName, bound_waypoint};
 use crate::compile::selected::Selected;
 use crate::compile::waypoints::{MANAGED_BY, MANAGED_LABEL, WaypointKey};
-use crate::compile::{Carry, Compiled, Moment, Settings, compile, credentials, discovery, is_endpoint};
+use crate::compile::{
+    Carry, Compiled, Moment, Settings, compile, credentials, discovery, is_endpoint, report,
+};
+use crate::mesh_config::MeshConfig;
 use crate::metrics::ModelMetrics;
 use crate::objects::ObjectKey;
 use crate::peers::Elsewhere;
@@ -214,7 +217,8 @@ impl Pipeline {
     fn first_wanted(&self) -> BTreeSet<Arc<str>> {
         let store = &self.view.read().store;
         let mut inputs = Inputs::default();
-        inputs.apply(store, &store.as_changes());
+        let scope = MeshConfig::of(store, &self.settings).scope;
+        inputs.apply(store, &store.as_changes(), &scope);
         let gateways = listeners::gateways(&inputs);
         credentials::namespaces(&inputs, &Selected::default(), gateways.values())
     }
@@ -267,6 +271,7 @@ impl Pipeline {
             ));
         }
         let before = self.compiled.replace(compiled.clone());
+        tell_of_settings(&compiled, before.as_deref());
         if before.is_some() && compiled.delta.is_nothing() {
             return compiled.again_at;
         }
@@ -298,7 +303,8 @@ impl Pipeline {
     fn is_newly_bound(&self, compiled: &Compiled) -> bool {
         use imbl::ordmap::DiffItem;
         let mut changes = self.carry.bound.diff(&compiled.carry.bound);
-        changes.any(|item| !matches!(item, DiffItem::Remove(..)))
+        let mut awake = compiled.carry.awake.difference(&self.carry.awake);
+        awake.next().is_some() || changes.any(|item| !matches!(item, DiffItem::Remove(..)))
     }
 
     /// How long a model that took so long to make is left to the proxies.
@@ -407,6 +413,18 @@ impl Pipeline {
                 tracing::error!(%error, cause, "cannot write objects and statuses; trying again");
             }
         }
+    }
+}
+
+/// A line of the log where other settings are without effect than before.
+fn tell_of_settings(compiled: &Compiled, before: Option<&Compiled>) {
+    let of = |compiled: &Compiled| report::of_settings(compiled).map(|r| report::joined(&r.notices));
+    let now = of(compiled).filter(|text| !text.is_empty());
+    if let Some(settings) = now.filter(|now| before.and_then(of).as_ref() != Some(now)) {
+        tracing::warn!(
+            settings,
+            "settings of the mesh without effect; `aquifer check` names all"
+        );
     }
 }
 

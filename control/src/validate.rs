@@ -59,9 +59,29 @@ pub struct Input {
     pub view: View,
     /// For objects that name no namespace.
     pub namespace: Arc<str>,
-    pub root_namespace: Arc<str>,
+    pub mesh: Mesh,
     /// What certificates' lifetimes are compared with.
     pub now: SystemTime,
+}
+
+/// What the control plane runs with.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// Its own namespace, where the mesh's settings are.
+    pub namespace: Arc<str>,
+    pub root_namespace: Arc<str>,
+    pub trust_domain: TrustDomain,
+}
+
+impl Mesh {
+    /// As the chart has it where nobody says otherwise.
+    pub fn in_namespace(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            root_namespace: namespace.into(),
+            trust_domain: TrustDomain::default(),
+        }
+    }
 }
 
 /// The objects of the documents that can be read, and a finding for each part that cannot.
@@ -87,7 +107,7 @@ pub fn validate(input: &Input) -> Vec<Finding> {
     }
     let world = World::new(&judged, &background, input);
     let store = world.store(&mut findings);
-    let compiled = settled(&store, &Arc::new(settings(&input.root_namespace)));
+    let compiled = settled(&store, &Arc::new(settings(&input.mesh)));
     for (key, origin, object) in store.objects() {
         if world.is_judged(key) {
             findings.extend(finding::of_object(&world, &compiled, origin, object));
@@ -104,13 +124,13 @@ pub fn validate(input: &Input) -> Vec<Finding> {
     findings
 }
 
-fn settings(root_namespace: &str) -> Settings {
+fn settings(mesh: &Mesh) -> Settings {
     Settings {
         cluster_id: "Kubernetes".into(),
         network: "".into(),
-        trust_domain: TrustDomain::default(),
-        namespace: root_namespace.into(),
-        root_namespace: root_namespace.into(),
+        trust_domain: mesh.trust_domain.clone(),
+        namespace: mesh.namespace.clone(),
+        root_namespace: mesh.root_namespace.clone(),
         waypoint_image: "aquifer/waypoint".into(),
         automatic_waypoints: true,
         waypoint_linger: std::time::Duration::ZERO,
@@ -163,5 +183,6 @@ fn in_namespace(object: Arc<RawObject>, namespace: &str) -> Arc<RawObject> {
 
 /// Whether findings about objects of this kind are worth a line.
 fn is_of_interest(key: &ObjectKey) -> bool {
-    is_mesh_kind(key) || (key.group.is_empty() && matches!(&*key.kind, "Service" | "ConfigMap" | "Namespace"))
+    is_mesh_kind(key)
+        || (key.group.is_empty() && matches!(&*key.kind, "Service" | "ConfigMap" | "Namespace" | "Pod"))
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use aquifer_core::identity::{IdentityError, SpiffeId, TrustDomain};
 use clap::{Parser, ValueEnum};
 
+use crate::pods::Own;
+
 /// What the proxy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
@@ -72,6 +74,9 @@ pub struct Config {
         default_value = "/var/run/secrets/istio/root-cert.pem"
     )]
     pub xds_root_ca: PathBuf,
+    /// Of a waypoint: its name, by which the pods name it that it serves at their own addresses; none where empty.
+    #[arg(long, env = "GATEWAY_NAME", default_value = "")]
+    pub gateway_name: String,
     /// File with this pod's service account token.
     #[arg(
         long,
@@ -100,6 +105,15 @@ impl Config {
     /// The identity of this proxy.
     pub(crate) fn identity(&self) -> Result<SpiffeId, IdentityError> {
         SpiffeId::new(&self.trust_domain, &self.pod_namespace, &self.service_account)
+    }
+
+    /// By what pods name this waypoint; nothing for a gateway.
+    pub(crate) fn own(&self) -> Option<Own> {
+        let is_named = self.role == Role::Waypoint && !self.gateway_name.is_empty();
+        is_named.then(|| Own {
+            namespace: self.pod_namespace.as_str().into(),
+            name: self.gateway_name.as_str().into(),
+        })
     }
 
     pub(crate) fn ca_address(&self) -> &str {

@@ -145,6 +145,7 @@ impl Arrival {
         let connection = ConnectionInfo {
             listener: self.listener.clone(),
             http: http.clone(),
+            pod: None,
             client: self.client.clone(),
             local: self.local,
             series: SeriesCache::default(),
@@ -162,7 +163,8 @@ impl Arrival {
 
     async fn tcp<S: Endpoint>(&self, chain: &Chain, stream: S) {
         if let ListenerProtocol::Tcp(tcp) = &chain.protocol {
-            tcp::accepted(&self.proxy, tcp, self.client.clone(), stream).await;
+            let way = tcp::Way::of(&self.proxy, tcp);
+            tcp::accepted(&self.proxy, &way, self.client.clone(), stream).await;
         }
     }
 }

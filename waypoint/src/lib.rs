@@ -14,6 +14,7 @@ mod edge;
 mod ending;
 mod inbound;
 mod names;
+mod pods;
 mod policy;
 mod proxy;
 mod rewound;

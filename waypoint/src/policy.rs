@@ -88,17 +88,16 @@ pub(crate) async fn denied(shared: &Shared, client: &ClientInfo, endpoint: &Endp
 /// Decides whether somebody may use this proxy as a gateway: by the policies of its own pod, where agents are told that
 /// it takes tunnels. Clients without an identity use such a gateway only where no policy asks for one.
 ///
-/// A pod that takes no tunnels is for strangers; its policies are not asked.
+/// A pod that takes no tunnels is for strangers; its policies are not asked. Until its own record is known nobody can say
+/// which of the two it is, and nobody is let in.
 pub(crate) fn arrive(
     mesh: &MeshSnapshot,
     own: &WorkloadUid,
     identity: Option<&SpiffeId>,
     (peer, local): (SocketAddr, SocketAddr),
 ) -> Result<(), Unwelcome> {
-    let workload = match (mesh.workload(own), identity) {
-        (Some(workload), _) => workload,
-        (None, Some(_)) => return Err(NotAdmitted::Unknown(own.to_string()).into()),
-        (None, None) => return Ok(()),
+    let Some(workload) = mesh.workload(own) else {
+        return Err(NotAdmitted::Unknown(own.to_string()).into());
     };
     if !workload.native_tunnel {
         return match identity {

@@ -23,6 +23,7 @@ use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
 use crate::clients::Admission;
+use crate::pods::Dialled;
 use crate::source::ClientInfo;
 use crate::state::Shared;
 use crate::telemetry::Telemetry;
@@ -49,6 +50,8 @@ pub(crate) struct Proxy {
 pub(crate) struct ConnectionInfo {
     pub(crate) listener: Arc<Listener>,
     pub(crate) http: HttpListener,
+    /// The pod that was dialled by its own address, where it was one.
+    pub(crate) pod: Option<Arc<Dialled>>,
     pub(crate) client: ClientInfo,
     /// The address that the client dialled.
     pub(crate) local: SocketAddr,

@@ -4,6 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use aquifer_hbone::Endpoint;
+use aquifer_hbone::copy::ReadBuffer;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -58,5 +60,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+impl<S: Endpoint> Endpoint for Rewound<S> {
+    fn poll_read_chunk(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuffer) -> Poll<io::Result<Bytes>> {
+        if self.front.is_empty() {
+            return self.stream.poll_read_chunk(cx, buffer);
+        }
+        Poll::Ready(Ok(std::mem::take(&mut self.front)))
+    }
+
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<usize>> {
+        self.stream.poll_write_chunk(cx, chunk)
+    }
+
+    fn poll_absorb(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.stream.poll_absorb(cx)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.stream.poll_broken(cx)
+    }
+
+    fn abort(&mut self) {
+        self.stream.abort();
     }
 }

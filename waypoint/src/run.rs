@@ -80,7 +80,7 @@ async fn serve(config: &Config, traffic: &Runtime) -> anyhow::Result<()> {
 
     let trust = TrustBundle::default();
     let certificates = certificates(config, &trust, &background)?;
-    let writer = Arc::new(Mutex::new(StateWriter::new(shared.clone())));
+    let writer = Arc::new(Mutex::new(StateWriter::new(shared.clone(), config.own())));
     let status = subscribe(config, (&writer, &certificates, trust), &background, &stop)?;
     let proxy = Arc::new(proxy(config, &shared, &certificates, &registry)?);
     let names = Names::new(&writer, lookup(), proxy.telemetry.names.clone());
@@ -260,6 +260,7 @@ impl Listening {
                 WaypointTunnels {
                     proxy: proxy.clone(),
                     network: config.network.as_str().into(),
+                    own: config.own(),
                     drain: listening.drain.clone(),
                 },
             )?,

@@ -1,6 +1,7 @@
 //! HTTP on one byte stream from a client: its version found out, its requests answered, its end made graceful.
 
 mod sniff;
+pub(crate) mod speech;
 mod tracked;
 
 use std::convert::Infallible;

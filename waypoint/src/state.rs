@@ -24,6 +24,7 @@ use tokio::sync::watch;
 pub(crate) use edge::EdgeServers;
 pub(crate) use writer::{Changes, StateWriter, Wanted};
 
+use crate::pods::Left;
 use crate::upstream::endpoint::EndpointState;
 
 /// Listeners, routes and clusters.
@@ -93,6 +94,17 @@ pub(crate) struct ClusterState {
 }
 
 impl ClusterState {
+    /// A cluster that nobody configured.
+    pub(crate) fn new(cluster: Cluster, list: Vec<(Endpoint, Arc<EndpointState>)>) -> Self {
+        let (endpoints, states) = list.into_iter().unzip();
+        Self {
+            cluster,
+            endpoints,
+            states,
+            turn: Arc::default(),
+        }
+    }
+
     /// Chooses an endpoint; those in `tried` only if there is no other.
     pub(crate) fn choose(
         &self,
@@ -114,6 +126,8 @@ impl ClusterState {
 pub(crate) struct Shared {
     proxy: ArcSwap<ProxyState>,
     mesh: ArcSwap<MeshSnapshot>,
+    /// Pods that were behind this waypoint.
+    left: ArcSwap<Left>,
     /// Tells the keeper of sockets that the listeners changed.
     listeners_changed: watch::Sender<u64>,
     /// Tells connections that are judged again that the mesh changed.
@@ -125,6 +139,7 @@ impl Shared {
         Arc::new(Self {
             proxy: ArcSwap::default(),
             mesh: ArcSwap::default(),
+            left: ArcSwap::default(),
             listeners_changed: watch::Sender::new(0),
             mesh_changed: watch::Sender::new(()),
         })
@@ -136,6 +151,10 @@ impl Shared {
 
     pub(crate) fn mesh(&self) -> Arc<MeshSnapshot> {
         self.mesh.load_full()
+    }
+
+    pub(crate) fn left(&self) -> Arc<Left> {
+        self.left.load_full()
     }
 
     pub(crate) fn listeners_changed(&self) -> watch::Receiver<u64> {

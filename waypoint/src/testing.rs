@@ -6,11 +6,13 @@ pub(crate) mod model;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aquifer_core::http::cluster::{Endpoint, Transport};
 use aquifer_core::identity::{SpiffeId, TrustDomain};
-use aquifer_core::workload::WorkloadUid;
+use aquifer_core::snapshot::Change;
+use aquifer_core::workload::{Workload, WorkloadUid};
 use aquifer_hbone::{ByteCounters, IncomingTunnel, Pool, PoolConfig, TunnelHandler, copy_bidirectional};
 use aquifer_identity::{
     CertificateAuthority, CertificateManager, CertificateSource, ManagerConfig, SignError,
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::inbound::Inbound;
+use crate::pods::Own;
 use crate::proxy::Proxy;
 use crate::state::{Shared, StateWriter};
 use crate::telemetry::Telemetry;
@@ -47,6 +50,14 @@ pub(crate) fn id(service_account: &str) -> SpiffeId {
 /// `127.0.0.N`: loopback has an address for each pod.
 pub(crate) fn ip(n: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, n).into()
+}
+
+/// The waypoint's name.
+fn own() -> Own {
+    Own {
+        namespace: "bookinfo".into(),
+        name: "waypoint".into(),
+    }
 }
 
 struct Authority(CertificateAuthority);
@@ -75,6 +86,8 @@ pub(crate) struct Mesh {
     stop: CancellationToken,
     /// How tunnels to pods have ended, as their agents saw it.
     ended: Ended,
+    /// Tunnels that pods have taken.
+    opened: Arc<AtomicUsize>,
 }
 
 type Ended = Arc<Mutex<Vec<Result<(), String>>>>;
@@ -115,10 +128,14 @@ impl Mesh {
             own: WorkloadUid::pod("Kubernetes", "bookinfo", "waypoint"),
             tasks: TaskTracker::new(),
         };
+        let mut record = Workload::empty(proxy.own.clone());
+        record.namespace = "bookinfo".into();
+        let mut writer = StateWriter::new(shared, Some(own()));
+        writer.mesh(vec![Change::Workload(Arc::new(record))]);
         Self {
             certificates,
             proxy: Arc::new(proxy),
-            writer: Arc::new(Mutex::new(StateWriter::new(shared))),
+            writer: Arc::new(Mutex::new(writer)),
             registry,
             hbone_port,
             _reserved: reserved,
@@ -126,6 +143,7 @@ impl Mesh {
             connections: TaskTracker::new(),
             stop,
             ended: Ended::default(),
+            opened: Arc::default(),
         }
     }
 
@@ -140,6 +158,17 @@ impl Mesh {
         self.ended.lock().clone()
     }
 
+    /// How many tunnels pods have taken, once they have taken one.
+    pub(crate) async fn opened(&self) -> usize {
+        let opened = async {
+            while self.opened.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, opened).await.unwrap();
+        self.opened.load(Ordering::Relaxed)
+    }
+
     /// Starts the waypoint's port and answers its address.
     pub(crate) async fn waypoint(&self) -> SocketAddr {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -147,6 +176,7 @@ impl Mesh {
         let tunnels = WaypointTunnels {
             proxy: self.proxy.clone(),
             network: "".into(),
+            own: Some(own()),
             drain: self.drain.clone(),
         };
         let inbound = Inbound {
@@ -179,7 +209,7 @@ impl Mesh {
         let certificate = self.certificates.certificate(&id(service_account)).await.unwrap();
         let config = tunnel_server_config(&certificate, &TrustDomain::default());
         let stop = self.stop.clone();
-        let agent = Arc::new(Agent(self.ended.clone()));
+        let agent = Arc::new(Agent(self.ended.clone(), self.opened.clone()));
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
             while let Ok((tcp, _)) = socket.accept().await {
                 let serving = aquifer_hbone::serve(tcp, config.clone(), agent.clone(), stop.clone());
@@ -207,13 +237,14 @@ pub(crate) fn endpoint(address: SocketAddr, service_account: &str) -> Endpoint {
 }
 
 /// What a node agent does for a pod: dials the application, then copies.
-struct Agent(Ended);
+struct Agent(Ended, Arc<AtomicUsize>);
 
 impl TunnelHandler for Agent {
     async fn handle(&self, tunnel: IncomingTunnel) {
         let target: SocketAddr = tunnel.authority.to_string().parse().unwrap();
         match TcpStream::connect(target).await {
             Ok(app) => {
+                self.1.fetch_add(1, Ordering::Relaxed);
                 let Ok(stream) = tunnel.accept(HeaderMap::new()) else {
                     return;
                 };

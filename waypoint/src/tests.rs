@@ -5,5 +5,6 @@ mod edge;
 mod egress;
 mod failures;
 mod gateway;
+mod pods;
 mod protocol;
 mod routing;

@@ -113,6 +113,14 @@ impl Installer {
         Ok(Done::Written)
     }
 
+    /// Whether the runtime asks before it starts a pod: looked at, nothing is changed.
+    pub(crate) fn is_in_place(&self) -> Result<bool, InstallError> {
+        let (path, text) = self.chosen()?;
+        let on_node = Folder::below(&self.config.configurations_on_node);
+        let with = with_plugin(&text, on_node.path()).map_err(|source| unusable(&path, source))?;
+        Ok(same(&with, &text) && self.config.plugins.join(NAME).exists())
+    }
+
     fn folder(&self) -> Folder {
         Folder::below(&self.config.configurations)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use aquifer_control::model::secret::DATA_KEYS;
-use aquifer_control::validate::{Document, SecretName};
+use aquifer_control::validate::{Document, Mesh, SecretName};
 use serde_json::Value;
 
 use crate::kubectl::Kubectl;
@@ -25,15 +25,44 @@ const GROUPS: [&str; 5] = [
     ".gateway.networking.k8s.io",
 ];
 
+/// The objects, and what the control plane runs with.
+pub(super) fn read(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<(Vec<Document>, Mesh)> {
+    let control = kubectl.object(&["deployment", "aquifer-control", "-n", namespace])?;
+    let mesh = running(control.as_ref(), namespace)?;
+    Ok((documents(kubectl, namespace)?, mesh))
+}
+
+/// As the chart has it where there is no control plane.
+fn running(control: Option<&Value>, namespace: &str) -> anyhow::Result<Mesh> {
+    let mut mesh = Mesh::in_namespace(namespace);
+    let containers = control.and_then(|c| c["spec"]["template"]["spec"]["containers"].as_array());
+    let variables = containers
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c["env"].as_array());
+    for variable in variables.flatten() {
+        let value = variable["value"].as_str().unwrap_or_default();
+        match variable["name"].as_str() {
+            Some("ROOT_NAMESPACE") if !value.is_empty() => mesh.root_namespace = value.into(),
+            Some("TRUST_DOMAIN") => {
+                let why = "the trust domain of Deployment aquifer-control cannot be read";
+                mesh.trust_domain = value.parse().context(why)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(mesh)
+}
+
 /// Every object as a document of its own.
-pub(super) fn documents(kubectl: &Kubectl, root_namespace: &str) -> anyhow::Result<Vec<Document>> {
+fn documents(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<Vec<Document>> {
     let known = kubectl.text(&["api-resources", "--verbs=list", "-o", "name"])?;
     let ours = known
         .lines()
         .filter(|kind| GROUPS.iter().any(|group| kind.ends_with(group)));
     let kinds: Vec<&str> = KINDS.into_iter().chain(ours).collect();
     let mut objects = kubectl.items(&[&kinds.join(","), "--all-namespaces"])?;
-    objects.extend(kubectl.object(&["configmap", "istio", "-n", root_namespace])?);
+    objects.extend(kubectl.object(&["configmap", "istio", "-n", namespace])?);
     objects.iter().map(document).collect()
 }
 
@@ -57,4 +86,30 @@ pub(super) fn secrets(kubectl: &Kubectl, named: &BTreeSet<SecretName>) -> anyhow
         }
     }
     Ok(documents)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_control_plane_runs_with_is_read_from_its_deployment() {
+        let env = json!([
+            { "name": "ROOT_NAMESPACE", "value": "mesh" },
+            { "name": "TRUST_DOMAIN", "value": "td.example" },
+            { "name": "POD_NAME", "valueFrom": {} },
+        ]);
+        let control = json!({ "spec": { "template": { "spec": { "containers": [{ "env": env }] } } } });
+        let mesh = running(Some(&control), "istio-system").unwrap();
+        let told = (
+            &*mesh.namespace,
+            &*mesh.root_namespace,
+            mesh.trust_domain.as_str(),
+        );
+        assert_eq!(told, ("istio-system", "mesh", "td.example"));
+        let mesh = running(None, "x").unwrap();
+        assert_eq!((&*mesh.namespace, &*mesh.root_namespace), ("x", "x"));
+    }
 }

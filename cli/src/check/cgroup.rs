@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::check::report::Report;
+use crate::check::asked;
+use crate::check::report::{Report, names_shown};
 use crate::kubectl::Kubectl;
 
 /// Of the chart.
 const DEFAULT: &str = "kubepods.slice";
-/// Nodes that are asked: those of one cluster are mostly alike.
-const MOST_NODES: usize = 20;
 const VARIABLE: &str = "AQUIFER_CAPTURED_CGROUP";
 /// Where the agent sees the node's cgroups.
 const MOUNT: &str = "/host/cgroup/";
@@ -23,13 +22,13 @@ pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> 
     let names: Vec<&str> = linux.filter_map(|n| n["metadata"]["name"].as_str()).collect();
     let mut wanted: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut unknown = Vec::new();
-    for name in names.into_iter().take(MOST_NODES) {
-        let page = format!("/api/v1/nodes/{name}/proxy/configz");
-        let text = kubectl.text(&["get", "--raw", &page]).unwrap_or_default();
-        let page: Value = serde_json::from_str(&text).unwrap_or_default();
-        match above_pods(&page["kubeletconfig"]) {
-            Some(cgroup) => wanted.entry(cgroup).or_default().push(name),
-            None => unknown.push(name),
+    for (name, cgroup) in names
+        .iter()
+        .zip(asked::all(&names, |name| of_node(kubectl, name)))
+    {
+        match cgroup {
+            Ok(Some(cgroup)) => wanted.entry(cgroup).or_default().push(name),
+            Ok(None) | Err(_) => unknown.push(*name),
         }
     }
     if !unknown.is_empty() {
@@ -37,16 +36,24 @@ pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> 
             "cgroup of pods",
             format!(
                 "kubelets of {} do not tell; agent.cgroup.captured has to be right there",
-                unknown.join(", ")
+                names_shown(&unknown)
             ),
         );
     }
     let agents = kubectl.object(&["daemonset", "aquifer-agent", "-n", namespace])?;
     let captured = agents.as_ref().and_then(captured);
     for (cgroup, nodes) in wanted {
-        judge(&cgroup, &nodes.join(", "), captured, report);
+        judge(&cgroup, &names_shown(&nodes), captured, report);
     }
     Ok(())
+}
+
+/// None where the kubelet does not say.
+fn of_node(kubectl: &Kubectl, name: &str) -> anyhow::Result<Option<String>> {
+    let page = format!("/api/v1/nodes/{name}/proxy/configz");
+    let text = kubectl.text(&["get", "--raw", &page])?;
+    let page: Value = serde_json::from_str(&text).unwrap_or_default();
+    Ok(above_pods(&page["kubeletconfig"]))
 }
 
 /// What the chart's value has to be on a node with such a kubelet.

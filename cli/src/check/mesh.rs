@@ -1,20 +1,19 @@
 //! The mesh itself: control plane, an agent on every node, versions, webhook, proxies in sync, pods enrolled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use aquifer_control::mesh_config::CONFIG_MAP;
 use serde_json::Value;
 
 use crate::check::certificates;
-use crate::check::report::Report;
+use crate::check::report::{Report, names_shown};
 use crate::check::webhook;
 use crate::install::rollout::{is_ready, reasons};
 use crate::kubectl::Kubectl;
 use crate::reach::Reach;
 
 const VERSION: &str = "app.kubernetes.io/version";
-const AGENTS: &str = "app=ztunnel,app.kubernetes.io/part-of=aquifer";
-/// Names that a line shows.
-const SHOWN: usize = 5;
+pub(super) const AGENTS: &str = "app=ztunnel,app.kubernetes.io/part-of=aquifer";
 
 /// Whether a mesh is installed at all.
 pub(super) fn check(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Result<bool> {
@@ -108,17 +107,25 @@ fn versions(control: &Value, agents: &[Value], namespace: &str, report: &mut Rep
     };
     let mine = env!("CARGO_PKG_VERSION");
     let theirs = label(control);
-    let others: BTreeSet<String> = agents.iter().map(label).collect();
-    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let mut nodes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for agent in agents {
+        let node = agent["spec"]["nodeName"].as_str().unwrap_or("no node");
+        nodes.entry(label(agent)).or_default().push(node);
+    }
+    let others: Vec<&str> = nodes.keys().map(String::as_str).collect();
     let detail = format!(
         "aquifer {mine}, control plane {theirs}, agents {}",
         others.join(", ")
     );
-    if others.iter().any(|version| *version != theirs) {
+    let skewed = nodes.iter().filter(|(version, _)| **version != theirs);
+    let skewed: Vec<String> = skewed
+        .map(|(version, nodes)| format!("{version} on {}", names_shown(nodes)))
+        .collect();
+    if !skewed.is_empty() {
         let remedy = format!(
-            "the roll-out goes on, or a node was left out: `kubectl -n {namespace} get pods -l app=ztunnel -o wide`"
+            "the roll-out goes on, or a node was left out: `kubectl -n {namespace} rollout status daemonset/aquifer-agent`"
         );
-        report.warn("versions", detail, remedy);
+        report.warn("versions", format!("{detail}: {}", skewed.join("; ")), remedy);
     } else if mine != theirs {
         report.warn(
             "versions",
@@ -142,6 +149,7 @@ pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
             let view = reach.control("/debug/ca").ok();
             authority(view.as_ref(), report);
             certificates::signer(view.as_ref(), report);
+            settings(reach.control("/debug/objects").ok().as_ref(), report);
         }
         Err(error) => report.warn(
             "control plane's pages",
@@ -168,6 +176,31 @@ fn authority(view: Option<&Value>, report: &mut Report) {
     }
 }
 
+/// The keys of the mesh's settings that do not act, a line for each.
+fn settings(page: Option<&Value>, report: &mut Report) {
+    let Some(objects) = page.and_then(|page| page["objects"].as_array()) else {
+        return;
+    };
+    let is_it = |object: &&Value| object["kind"] == "ConfigMap" && object["name"] == CONFIG_MAP;
+    let notices = objects
+        .iter()
+        .find(is_it)
+        .and_then(|object| object["notices"].as_array());
+    let Some(notices) = notices.filter(|all| !all.is_empty()) else {
+        report.ok("mesh settings", "every key that is set acts");
+        return;
+    };
+    for notice in notices {
+        let text = |name: &str| notice[name].as_str().unwrap_or_default();
+        let key = text("field").trim_start_matches("data.mesh.");
+        report.warn(
+            format!("mesh settings: {key}"),
+            text("message"),
+            "set it as the message says, or take it out of the chart's value meshConfig; docs/install.md lists the keys that act",
+        );
+    }
+}
+
 fn synced(proxies: &Value, report: &mut Report) {
     let all: Vec<&Value> = proxies.as_array().into_iter().flatten().collect();
     let late: Vec<&str> = all
@@ -183,7 +216,7 @@ fn synced(proxies: &Value, report: &mut Report) {
         "{} of {} are not in sync: {}",
         late.len(),
         all.len(),
-        shown(&late)
+        names_shown(&late)
     );
     report.warn(
         "proxies",
@@ -206,7 +239,7 @@ fn enrolled(pods: &Value, report: &mut Report) {
         let detail = format!(
             "{enrolled} enrolled, {} that run and are to be are not: {}",
             names.len(),
-            shown(&names)
+            names_shown(&names)
         );
         report.warn(
             "pods",
@@ -222,12 +255,48 @@ fn name(pod: &Value) -> String {
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-fn shown(names: &[&str]) -> String {
-    let more = names.len().saturating_sub(SHOWN);
-    let first = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    if more == 0 {
-        first
-    } else {
-        format!("{first} and {more} more")
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(page: &Value) -> Vec<String> {
+        let mut report = Report::default();
+        settings(Some(page), &mut report);
+        report.lines.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nodes_whose_agents_have_another_version_are_named() {
+        let labels = |version: &str| json!({ "labels": { VERSION: version } });
+        let agent =
+            |node: &str, version: &str| json!({ "metadata": labels(version), "spec": { "nodeName": node } });
+        let mine = env!("CARGO_PKG_VERSION");
+        let control = json!({ "metadata": labels(mine) });
+        let line = |agents: &[Value]| {
+            let mut report = Report::default();
+            versions(&control, agents, "n", &mut report);
+            report.lines[0].to_string()
+        };
+        assert!(line(&[agent("a", mine), agent("b", mine)]).starts_with("ok"));
+        let said = line(&[agent("a", mine), agent("b", "0.0.1"), agent("c", "0.0.1")]);
+        assert!(
+            said.starts_with("warn") && said.contains(": 0.0.1 on b, c; remedy"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn settings_that_do_not_act_have_a_line_each() {
+        let notices = json!([{ "field": "data.mesh.foo", "message": "is not read by this version" }]);
+        let object = json!({ "kind": "ConfigMap", "name": "istio", "notices": notices });
+        let lines = told(&json!({ "objects": [{ "kind": "Service", "name": "istio" }, object] }));
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].starts_with("warn  mesh settings: foo: is not read"),
+            "{lines:?}"
+        );
+        assert!(told(&json!({ "objects": [] }))[0].starts_with("ok"));
     }
 }

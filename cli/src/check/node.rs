@@ -15,18 +15,17 @@ const BTF_MAGIC: u16 = 0xeb9f;
 /// Capabilities of the agent, by their bit.
 const CAPABILITIES: [(&str, u32); 3] = [("BPF", 39), ("NET_ADMIN", 12), ("SYS_ADMIN", 21)];
 /// Options of the kernel without which the programs do not load.
-const OPTIONS: [&str; 6] = [
+const OPTIONS: [&str; 5] = [
     "CONFIG_BPF_SYSCALL",
     "CONFIG_BPF_JIT",
     "CONFIG_CGROUP_BPF",
-    "CONFIG_DEBUG_INFO_BTF",
     "CONFIG_INET",
     "CONFIG_NET_NS",
 ];
 
 pub(super) fn check(root: &Path, report: &mut Report) {
     let version = read("/proc/sys/kernel/osrelease".as_ref()).unwrap_or_default();
-    kernel(version.trim(), report);
+    kernel_line(version.trim(), report);
     btf(report);
     let mounts = read("/proc/1/mountinfo".as_ref()).or_else(|| read("/proc/self/mountinfo".as_ref()));
     mounted(&mounts.unwrap_or_default(), report);
@@ -48,20 +47,24 @@ fn read(path: &Path) -> Option<String> {
     Some(text)
 }
 
-fn kernel(version: &str, report: &mut Report) {
+fn kernel_line(version: &str, report: &mut Report) {
+    match kernel(version) {
+        None => report.ok("kernel", version),
+        Some((detail, remedy)) => report.fail("kernel", detail, remedy),
+    }
+}
+
+/// What is wrong with the kernel, and what to do.
+pub(super) fn kernel(version: &str) -> Option<(String, &'static str)> {
     if release(version).is_some_and(|release| release >= OLDEST_KERNEL) {
-        report.ok("kernel", version);
-        return;
+        return None;
     }
     let detail = format!(
         "{version:?}, but {}.{} is needed",
         OLDEST_KERNEL.0, OLDEST_KERNEL.1
     );
-    report.fail(
-        "kernel",
-        detail,
-        "upgrade the kernel; the agent refuses an older one, and the node stays as it is",
-    );
+    let remedy = "upgrade the kernel; the agent refuses an older one, and the node stays as it is";
+    Some((detail, remedy))
 }
 
 fn btf(report: &mut Report) {
@@ -70,12 +73,17 @@ fn btf(report: &mut Report) {
     if opened.is_ok() && u16::from_ne_bytes(magic) == BTF_MAGIC {
         report.ok("BTF", "/sys/kernel/btf/vmlinux");
     } else {
-        report.fail(
-            "BTF",
-            "/sys/kernel/btf/vmlinux is not here",
-            "use a kernel with CONFIG_DEBUG_INFO_BTF; those of distributions have it",
-        );
+        let (detail, remedy) = btf_missing();
+        report.warn("BTF", detail, remedy);
     }
+}
+
+/// The programs read stable contexts only, and are not fitted to the kernel's types.
+pub(super) fn btf_missing() -> (&'static str, &'static str) {
+    let detail =
+        "/sys/kernel/btf/vmlinux is not here; the agent does without it, on a kernel that nobody tried";
+    let remedy = "prefer a kernel with CONFIG_DEBUG_INFO_BTF; those of distributions have it";
+    (detail, remedy)
 }
 
 /// The lines of mountinfo: `… ROOT MOUNTPOINT OPTIONS … - TYPE SOURCE …`.
@@ -110,15 +118,7 @@ fn mounted(mountinfo: &str, report: &mut Report) {
 }
 
 fn capabilities(status: &str, report: &mut Report) {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or_default();
-    let missing: Vec<&str> = CAPABILITIES
-        .iter()
-        .filter(|(_, bit)| bits & (1 << bit) == 0)
-        .map(|(name, _)| *name)
-        .collect();
+    let missing = lacking(status);
     if missing.is_empty() {
         report.ok("capabilities", "this process has those of the agent");
     } else {
@@ -130,6 +130,16 @@ fn capabilities(status: &str, report: &mut Report) {
             remedy,
         );
     }
+}
+
+/// Which of the agent's capabilities are not among those of the line `CapEff`.
+pub(super) fn lacking(status: &str) -> Vec<&'static str> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or_default();
+    let missing = CAPABILITIES.iter().filter(|(_, bit)| bits & (1 << bit) == 0);
+    missing.map(|(name, _)| *name).collect()
 }
 
 fn configuration(text: Option<String>, report: &mut Report) {

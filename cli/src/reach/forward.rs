@@ -20,10 +20,11 @@ pub(super) fn get(
     pod: &str,
     port: u16,
     path: &str,
+    longest: usize,
 ) -> anyhow::Result<String> {
     let forward = Forward::open(kubectl, namespace, pod, port)
         .with_context(|| format!("cannot reach port {port} of pod {namespace}/{pod}"))?;
-    fetch::get(&format!("http://127.0.0.1:{}{path}", forward.local))
+    fetch::get(&format!("http://127.0.0.1:{}{path}", forward.local), longest)
 }
 
 /// A running kubectl; ends with this value.

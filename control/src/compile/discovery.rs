@@ -2,6 +2,7 @@
 
 mod claims;
 mod entries;
+mod nodes;
 mod ownership;
 mod update;
 
@@ -21,7 +22,9 @@ use crate::model::service_entry::{Endpoint, Resolution, ServiceEntry, Target};
 use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::{NETWORKING, ObjectKey, kube};
 use claims::Claims;
+use nodes::Nodes;
 
+pub use entries::addressed_before;
 pub use update::Touched;
 
 /// Set on a pod by its node agent while the pod is captured.
@@ -40,13 +43,16 @@ pub fn is_waypoint_class(class: &str) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Discovery {
     pub services: imbl::OrdMap<NamespacedHostname, Arc<Registered>>,
-    /// A host leads to one service: names of Kubernetes are unique, and of several ServiceEntries the oldest has a name.
-    pub by_host: imbl::OrdMap<Arc<str>, NamespacedHostname>,
+    /// Who has a host: one service of Kubernetes, or of each namespace the oldest ServiceEntry; oldest first.
+    pub by_host: imbl::OrdMap<Arc<str>, Arc<[NamespacedHostname]>>,
     pub workloads: imbl::OrdMap<WorkloadUid, Arc<Workload>>,
     /// Who serves a service, by key.
     endpoints: imbl::OrdMap<NamespacedHostname, imbl::OrdMap<WorkloadUid, Arc<Workload>>>,
+    /// Of workloads that are known by more than what somebody wrote.
+    addresses: imbl::OrdSet<(IpAddr, WorkloadUid)>,
     /// Pods without an address.
     pub addressless: usize,
+    nodes: Nodes,
     selectors: Selectors,
     claims: Claims,
 }
@@ -133,8 +139,32 @@ impl Discovery {
             .flat_map(imbl::OrdMap::values)
     }
 
-    pub fn service_by_host(&self, host: &str) -> Option<&Registered> {
-        self.services.get(self.by_host.get(host)?).map(|entry| &**entry)
+    /// Those that have the host, oldest first.
+    pub fn services_by_host<'d>(&'d self, host: &str) -> impl Iterator<Item = &'d Registered> + use<'d> {
+        let keys = self.by_host.get(host).map_or(&[][..], |keys| keys);
+        keys.iter()
+            .filter_map(|key| self.services.get(key))
+            .map(|entry| &**entry)
+    }
+
+    /// The service that the host means in a namespace, as in Istio: its own, or else the oldest. One that is not exported to
+    /// the namespace is only found where there is no other.
+    pub fn service_for(&self, host: &str, namespace: &str) -> Option<&Registered> {
+        let rank = |entry: &&Registered| {
+            let is_own = *entry.service.namespace == *namespace;
+            (!entry.is_visible_to(namespace), !is_own)
+        };
+        // `min_by_key` keeps the first of equals, which is the oldest.
+        self.services_by_host(host).min_by_key(rank)
+    }
+
+    /// The workloads that have the address: pods, and what runs on the network of a node.
+    pub fn workloads_at(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        let first = (ip.to_canonical(), WorkloadUid::new(""));
+        self.addresses
+            .range(first..)
+            .take_while(move |(of, _)| *of == ip.to_canonical())
+            .filter_map(|(_, uid)| self.workloads.get(uid))
     }
 }
 

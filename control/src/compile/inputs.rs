@@ -6,6 +6,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::mesh_config::Scope;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::http_route::HttpRoute;
@@ -16,8 +17,8 @@ use crate::model::stream_route::{RouteKind, StreamRoute};
 use crate::model::virtual_service::VirtualService;
 use crate::objects::gateway_api::{self, GatewayClass, ReferenceGrant};
 use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
-use crate::objects::{Meta, Object, ParsedObject};
-use crate::store::{Changes, Store};
+use crate::objects::{Meta, Object, ObjectKey, ParsedObject};
+use crate::store::{Change, Changes, Store};
 
 pub use rules::{Rules, Ruling};
 pub use table::{Entry, Table};
@@ -27,7 +28,9 @@ pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 /// Istio's kinds are sorted oldest first, the others by namespace and name. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Inputs {
+    /// All of them; of the other kinds only what is in namespaces of the scope.
     pub namespaces: imbl::OrdMap<Arc<str>, Arc<Meta>>,
+    scope: Scope,
     pub pods: Table<Pod>,
     pub services: Table<Service>,
     pub endpoint_slices: Table<EndpointSlice>,
@@ -64,6 +67,7 @@ impl Default for Inputs {
     fn default() -> Self {
         Self {
             namespaces: imbl::OrdMap::new(),
+            scope: Scope::default(),
             pods: Table::by_name(),
             services: Table::by_name(),
             endpoint_slices: Table::by_name(),
@@ -95,15 +99,21 @@ enum Way {
 }
 
 impl Inputs {
-    /// Takes over what is in effect now in place of what was before.
-    pub fn apply(&mut self, store: &Store, changes: &Changes) {
+    /// Takes over what is in effect now in place of what was before. The changes have to name the objects of namespaces
+    /// that come into the scope or leave it, see [`Inputs::crossing`].
+    pub fn apply(&mut self, store: &Store, changes: &Changes, scope: &Scope) {
         self.unreadable_secrets = unreadable_secrets(store);
-        for (key, before) in changes.iter() {
-            if let Some(before) = before {
-                self.turn(before, Way::Out);
+        let (before, now) = (self.clone(), self.scoped(store, changes, scope));
+        *self = now;
+        for (key, was) in changes.iter().filter(|(key, _)| !is_namespace(key)) {
+            if let Some(was) = was.filter(|_| before.has_in_scope(&key.namespace)) {
+                self.turn(was, Way::Out);
             }
-            if let Some(now) = store.in_effect_of(key) {
-                self.turn(now, Way::In);
+            if let Some(is) = store
+                .in_effect_of(key)
+                .filter(|_| self.has_in_scope(&key.namespace))
+            {
+                self.turn(is, Way::In);
             }
         }
         // What cannot be read for a moment is there all the same.
@@ -111,11 +121,57 @@ impl Inputs {
         self.has_gateway_classes = readable || !self.gateway_classes.is_empty();
     }
 
+    /// The namespaces and the scope as they become, and everything else as it was.
+    fn scoped(&self, store: &Store, changes: &Changes, scope: &Scope) -> Self {
+        let mut inputs = self.clone();
+        inputs.scope = scope.clone();
+        for (key, before) in changes.iter().filter(|(key, _)| is_namespace(key)) {
+            if let Some(before) = before {
+                inputs.turn(before, Way::Out);
+            }
+            if let Some(now) = store.in_effect_of(key) {
+                inputs.turn(now, Way::In);
+            }
+        }
+        inputs
+    }
+
+    /// The objects beside the changed ones whose namespaces come into the scope or leave it.
+    pub fn crossing(&self, store: &Store, changes: &Changes, scope: &Scope) -> Vec<Change> {
+        let unlimited = self.scope.is_everything() && scope.is_everything();
+        let named = self.scope != *scope || changes.keys().any(is_namespace);
+        if unlimited || !named {
+            return Vec::new();
+        }
+        let next = self.scoped(store, changes, scope);
+        let mut known: BTreeMap<&Arc<str>, bool> = BTreeMap::new();
+        let mut crosses = |namespace| {
+            *known
+                .entry(namespace)
+                .or_insert_with(|| self.has_in_scope(namespace) != next.has_in_scope(namespace))
+        };
+        let objects = store
+            .keys()
+            .filter(|key| crosses(&key.namespace) && !changes.contains(key));
+        let change = |key: &ObjectKey| Change {
+            key: key.clone(),
+            before: store.in_effect_of(key).cloned(),
+        };
+        objects.map(change).collect()
+    }
+
+    /// Whether objects of the namespace are the mesh's; its labels decide where there are `discoverySelectors`.
+    pub fn has_in_scope(&self, namespace: &str) -> bool {
+        self.scope.includes(namespace, self.namespace_labels(namespace))
+    }
+
     /// With an object of the Gateway API as it would be; what it replaces, where anything, goes.
     #[must_use]
     pub fn with(&self, object: &ParsedObject) -> Self {
         let mut inputs = self.clone();
-        inputs.turn(object, Way::In);
+        if inputs.has_in_scope(&object.meta.namespace) {
+            inputs.turn(object, Way::In);
+        }
         inputs
     }
 
@@ -174,6 +230,10 @@ impl Inputs {
             .get(namespace)
             .map_or(&NO_LABELS, |meta| &meta.labels)
     }
+}
+
+fn is_namespace(key: &ObjectKey) -> bool {
+    key.group.is_empty() && &*key.kind == "Namespace"
 }
 
 fn unreadable_secrets(store: &Store) -> BTreeMap<Arc<str>, String> {

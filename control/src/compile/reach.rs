@@ -114,9 +114,10 @@ impl Concerned {
     pub fn services(&self, before: &Compiled, next: &Compiled) -> BTreeSet<NamespacedHostname> {
         let find = |host: &Arc<str>| {
             let (old, new) = (&before.discovery.by_host, &next.discovery.by_host);
-            [old.get(host).cloned(), new.get(host).cloned()]
+            [old.get(host), new.get(host)]
         };
-        self.hosts.iter().flat_map(find).flatten().collect()
+        let found = self.hosts.iter().flat_map(find).flatten();
+        found.flat_map(|keys| keys.iter().cloned()).collect()
     }
 
     /// Adds who is concerned because of others, once it is known which services moved.
@@ -143,10 +144,14 @@ impl Concerned {
         let by_host = &compiled.discovery.by_host;
         for host in hosts {
             match host {
-                HostPattern::Exact(host) => self.routed.extend(by_host.get(host).cloned()),
+                HostPattern::Exact(host) => {
+                    let keys = by_host.get(host).into_iter().flat_map(|keys| keys.iter());
+                    self.routed.extend(keys.cloned());
+                }
                 pattern => {
                     let covered = by_host.iter().filter(|(host, _)| pattern.matches(host));
-                    self.routed.extend(covered.map(|(_, key)| key.clone()));
+                    self.routed
+                        .extend(covered.flat_map(|(_, keys)| keys.iter().cloned()));
                 }
             }
         }
@@ -217,17 +222,15 @@ impl Concerned {
     }
 }
 
-/// ServiceEntries that have an address of a Service that changed.
+/// ServiceEntries that name an address of a Service that changed.
 fn claiming(before: &Inputs, inputs: &Inputs) -> Vec<ObjectKey> {
     let changed = before.services.changes(&inputs.services);
     let both = changed.flat_map(|(old, new)| [old, new]).flatten();
     let addresses: BTreeSet<IpAddr> = both.flat_map(|service| service.spec.vips()).collect();
-    if addresses.is_empty() {
-        return Vec::new();
-    }
-    let claims = |entry: &&Entry<ServiceEntry>| entry.spec.addresses.iter().any(|ip| addresses.contains(ip));
-    let entries = inputs.service_entries.iter().filter(claims);
-    entries.map(service_entry).collect()
+    let naming = addresses
+        .iter()
+        .flat_map(|ip| inputs.service_entries.with_address(*ip));
+    naming.map(service_entry).collect()
 }
 
 pub(super) fn service_entry(entry: &Entry<ServiceEntry>) -> ObjectKey {

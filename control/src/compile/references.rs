@@ -50,7 +50,7 @@ impl<'a> Resolver<'a> {
     pub fn port(&self, destination: &Destination, called: u16) -> u16 {
         let only = || match self
             .discovery
-            .service_by_host(&destination.host)?
+            .service_for(&destination.host, self.client_namespace)?
             .service
             .ports
             .as_slice()
@@ -85,7 +85,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn service(&self, host: &str) -> Result<&'a Registered, String> {
-        let entry = self.discovery.service_by_host(host);
+        let entry = self.discovery.service_for(host, self.client_namespace);
         let entry = entry.ok_or_else(|| {
             format!("no service has the host {host}; requests for it get 503 until one does")
         })?;

@@ -50,6 +50,8 @@ pub struct Proxy<'a> {
     overlays: &'a Overlays,
     /// UID of the Gateway object; empty without one.
     owner: &'a str,
+    /// What the mesh's settings say of access logs, where they say something.
+    access_log: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,13 @@ impl<'a> Proxy<'a> {
             infrastructure,
             overlays,
             owner,
+            access_log: None,
         }
+    }
+
+    /// Whether it writes an access log; by its own default where nothing is said.
+    pub fn logging(self, access_log: Option<bool>) -> Self {
+        Self { access_log, ..self }
     }
 
     /// `None` for a Gateway that is served by pods of somebody else's making.
@@ -107,6 +115,7 @@ impl<'a> Proxy<'a> {
             infrastructure: spec.infrastructure.clone(),
             overlays,
             owner: &meta.uid,
+            access_log: None,
         })
     }
 
@@ -333,20 +342,24 @@ impl<'a> Proxy<'a> {
         mesh.into_iter().chain(own).collect()
     }
 
-    fn env(&self, settings: &Settings) -> Value {
+    fn env(&self, settings: &Settings) -> Vec<Value> {
+        let text = |name: &str, value: &str| json!({ "name": name, "value": value });
         let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
-        json!([
+        let mut env = vec![
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
             field("INSTANCE_IP", "status.podIP"),
             field("NODE_NAME", "spec.nodeName"),
             field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-            { "name": "CLUSTER_ID", "value": *settings.cluster_id },
-            { "name": "NETWORK", "value": *settings.network },
-            { "name": "XDS_ADDRESS", "value": *settings.deployment.xds_address },
-            { "name": "TRUST_DOMAIN", "value": settings.trust_domain.as_str() },
-            { "name": "GATEWAY_NAME", "value": self.gateway },
-        ])
+            text("CLUSTER_ID", &settings.cluster_id),
+            text("NETWORK", &settings.network),
+            text("XDS_ADDRESS", &settings.deployment.xds_address),
+            text("TRUST_DOMAIN", settings.trust_domain.as_str()),
+            text("GATEWAY_NAME", self.gateway),
+        ];
+        let log = self.access_log.map(|on| if on { "true" } else { "false" });
+        env.extend(log.map(|on| text("AQUIFER_ACCESS_LOG", on)));
+        env
     }
 }
 
@@ -362,11 +375,12 @@ impl Role {
 /// Everything that is to be deployed.
 pub fn all(compiled: &Compiled) -> BTreeMap<ObjectKey, Value> {
     let (settings, parameters) = (&*compiled.settings, &compiled.parameters);
-    let mut objects = compiled.waypoints.render(parameters, settings);
+    let access_log = compiled.mesh_config.access_log;
+    let mut objects = compiled.waypoints.render(parameters, settings, access_log);
     let none = Overlays::default();
     for (name, gateway) in &compiled.gateway_api.gateways {
         let overlays = parameters.get(name).map_or(&none, |p| &p.overlays);
-        let proxy = Proxy::gateway(gateway, overlays);
+        let proxy = Proxy::gateway(gateway, overlays).map(|p| p.logging(access_log));
         objects.extend(proxy.into_iter().flat_map(|p| p.objects(settings)));
     }
     if settings.deployment.owned {

@@ -13,16 +13,18 @@ mod routes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use aquifer_core::enrolment::{PodFacts, decide};
 use aquifer_core::names::NamespacedHostname;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::compile::Compiled;
 use crate::compile::discovery::hostname;
+use crate::compile::inputs::{Inputs, Labels};
 use crate::compile::waypoints::{Binding, WaypointKey};
 use crate::mesh_config::CONFIG_MAP;
 use crate::model::stream_route::RouteKind;
-use crate::objects::{GATEWAY_API, Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
+use crate::objects::{GATEWAY_API, Meta, Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
 use crate::store::{StandIn, Store};
 
 pub use gateway_api::ListenerReport;
@@ -136,6 +138,10 @@ pub fn update<'k>(
 }
 
 fn whole(store: &Store, compiled: &Compiled, key: &ObjectKey, object: &ParsedObject) -> Option<ObjectReport> {
+    // Another mesh may have it, and say so in its status.
+    if !compiled.inputs.has_in_scope(&key.namespace) {
+        return None;
+    }
     let mut report = report(compiled, object)?;
     for duplicate in store.duplicates(key) {
         let message = format!(
@@ -244,6 +250,7 @@ fn describe(
             report
                 .notices
                 .extend(compiled.mesh_config.notices.iter().cloned());
+            report.notices.extend(out_of_scope(&compiled.inputs));
             return (!report.notices.is_empty()).then_some(());
         }
         _ => return None,
@@ -328,7 +335,7 @@ fn unresolved_reason(unresolved: &[Notice]) -> &'static str {
     }
 }
 
-fn joined(notices: &[Notice]) -> String {
+pub fn joined(notices: &[Notice]) -> String {
     let shown = notices
         .iter()
         .take(MAX_FINDINGS)
@@ -338,6 +345,40 @@ fn joined(notices: &[Notice]) -> String {
         text.push_str(&format!("; and {} more", notices.len() - MAX_FINDINGS));
     }
     text
+}
+
+/// What is said of the mesh's settings.
+pub fn of_settings(compiled: &Compiled) -> Option<&ObjectReport> {
+    let key = ObjectKey::new("", "ConfigMap", &compiled.settings.namespace, CONFIG_MAP);
+    compiled.reports.get(&key).map(|report| &**report)
+}
+
+/// Agents go by labels alone: they capture pods there, and have nothing to serve them with.
+fn out_of_scope(inputs: &Inputs) -> Option<Notice> {
+    let facts = PodFacts {
+        host_network: false,
+        has_sidecar: false,
+    };
+    let in_mesh = |meta: &Meta| decide(&meta.labels, &Labels::new(), facts).is_wanted();
+    let outside = inputs.namespaces.iter();
+    let mut outside = outside.filter(|(name, meta)| !inputs.has_in_scope(name) && in_mesh(meta));
+    let shown: Vec<&str> = outside
+        .by_ref()
+        .take(MAX_FINDINGS)
+        .map(|(name, _)| &**name)
+        .collect();
+    if shown.is_empty() {
+        return None;
+    }
+    let more = match outside.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "leaves out {}{more}, whose labels ask for the mesh: pods there are captured and not served; take the label istio.io/dataplane-mode away, or select them",
+        shown.join(", ")
+    );
+    Some(Notice::warning("data.mesh.discoverySelectors", message))
 }
 
 fn service(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectReport) -> Option<()> {

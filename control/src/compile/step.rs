@@ -1,19 +1,20 @@
 //! From one model to the next: which parts a change touches, and those parts made anew.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
-use aquifer_core::workload::WorkloadUid;
+use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::discovery::Touched;
 use crate::compile::gateway_api::GatewayApi;
 use crate::compile::reach::{Concerned, Reach, destination_rule, service_entry};
 use crate::compile::report::{self, PodName};
-use crate::compile::waypoints::{Waypoints, World};
+use crate::compile::waypoints::{WaypointKey, Waypoints, World};
 use crate::compile::{Carry, Compiled, Moment, parameters, render};
 use crate::mesh_config::MeshConfig;
-use crate::objects::{NETWORKING, ObjectKey, SECURITY};
+use crate::objects::{GATEWAY_API, NETWORKING, ObjectKey, SECURITY};
 use crate::store::{Changes, Store};
 
 /// What is different from the model before.
@@ -36,6 +37,8 @@ pub struct Delta {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     pub workloads: usize,
+    /// Workloads whose policies and waypoint were looked at.
+    pub attached: usize,
     pub reports: usize,
 }
 
@@ -81,21 +84,41 @@ fn role(key: &ObjectKey) -> Role {
 pub(super) struct Step<'a> {
     before: &'a Compiled,
     store: &'a Store,
-    changes: &'a Changes,
+    changes: Cow<'a, Changes>,
     next: Compiled,
     touched: Touched,
     reach: Reach,
 }
 
+/// The changes with those that a change of the scope comes to.
+fn with_crossing<'a>(
+    before: &Compiled,
+    store: &Store,
+    changes: &'a Changes,
+    config: &MeshConfig,
+) -> Cow<'a, Changes> {
+    let crossing = before.inputs.crossing(store, changes, &config.scope);
+    if crossing.is_empty() {
+        return Cow::Borrowed(changes);
+    }
+    let mut all = changes.clone();
+    all.extend(crossing);
+    Cow::Owned(all)
+}
+
 impl<'a> Step<'a> {
     pub(super) fn new(before: &'a Compiled, store: &'a Store, changes: &'a Changes) -> Self {
         let mut next = before.clone();
-        next.inputs.apply(store, changes);
-        next.delta = Delta::default();
         let reach = match changes.keys().any(|key| role(key) == Role::Frame) {
             true => Reach::Everything,
             false => Reach::Nothing,
         };
+        if reach.is_everything() {
+            next.mesh_config = MeshConfig::of(store, &next.settings);
+        }
+        let changes = with_crossing(before, store, changes, &next.mesh_config);
+        next.inputs.apply(store, &changes, &next.mesh_config.scope);
+        next.delta = Delta::default();
         Self {
             before,
             store,
@@ -116,9 +139,6 @@ impl<'a> Step<'a> {
 
     pub(super) fn run(mut self, carry: &Carry, moment: &Moment) -> Compiled {
         let (before, next) = (self.before, &mut self.next);
-        if self.reach.is_everything() {
-            next.mesh_config = MeshConfig::of(&next.inputs, &next.settings);
-        }
         self.touched = next
             .discovery
             .update(&before.inputs, &next.inputs, &next.settings);
@@ -156,8 +176,11 @@ impl<'a> Step<'a> {
 
     /// Decides about waypoints where that may come out otherwise.
     fn waypoints(&mut self, carry: &Carry, moment: &Moment) {
+        let (before, inputs) = (&self.before.waypoints, &self.next.inputs);
+        let claimed = before.claimed_by(self.touched.workloads.iter(), inputs, &self.next.discovery);
+        let moved = self.touched.proxies || !claimed.is_empty();
         let rules = match &self.reach {
-            Reach::Nothing if !self.touched.proxies && !self.changes.is_empty() => return,
+            Reach::Nothing if !moved && !self.changes.is_empty() => return,
             Reach::Some(concerned) => Some(concerned.services(self.before, &self.next)),
             Reach::Nothing | Reach::Everything => None,
         };
@@ -171,7 +194,7 @@ impl<'a> Step<'a> {
             moment,
         };
         // What was handed over may be another replica's word, too.
-        let continued = !self.touched.proxies && *carry == *self.before.carry;
+        let continued = !moved && *carry == *self.before.carry;
         let of_some = rules.filter(|_| continued);
         if let Some(decided) = of_some.and_then(|services| self.before.waypoints.after(&services, &world)) {
             self.take(decided);
@@ -217,19 +240,47 @@ impl<'a> Step<'a> {
                 .attached
                 .set_rules(&self.next.inputs, &self.next.settings);
         }
+        let anew = self.pods_may_move();
         let root = &self.next.settings.root_namespace;
         let mut uids = std::mem::take(&mut self.touched.workloads);
-        if namespaces.contains(root) {
+        if anew || namespaces.contains(root) {
             uids.extend(self.next.discovery.workloads.keys().cloned());
         } else if !namespaces.is_empty() {
             let all = self.next.discovery.workloads.iter();
             let concerned = all.filter(|(_, w)| namespaces.contains(&w.namespace));
             uids.extend(concerned.map(|(uid, _)| uid.clone()));
         }
+        self.next.delta.work.attached = uids.len();
         for uid in &uids {
             self.attach_workload(uid);
         }
+        self.hand_over_pods();
         self.next.policies = self.next.attached.resources();
+    }
+
+    /// Whether pods that did not change may be behind other waypoints than before.
+    fn pods_may_move(&self) -> bool {
+        // Their labels name and admit; what they lead to is compared.
+        let names = |key: &ObjectKey| {
+            matches!(
+                (&*key.group, &*key.kind),
+                ("", "Namespace") | (GATEWAY_API, "Gateway")
+            )
+        };
+        let (before, next) = (&self.before.waypoints, &self.next.waypoints);
+        if !before.concern_pods() && !next.concern_pods() {
+            return false;
+        }
+        next.differ_for_pods(before) || self.changes.keys().any(names)
+    }
+
+    /// Keeps for the next time which pods' own addresses are behind a waypoint.
+    fn hand_over_pods(&mut self) {
+        let next = &mut self.next;
+        let pods = next.waypoints.pods();
+        if !next.carry.pods.ptr_eq(&pods) {
+            Arc::make_mut(&mut next.carry).pods = pods;
+        }
     }
 
     /// Namespaces whose policies changed.
@@ -240,12 +291,22 @@ impl<'a> Step<'a> {
 
     fn attach_workload(&mut self, uid: &WorkloadUid) {
         let next = &mut self.next;
-        let Some(workload) = next.discovery.workloads.get(uid) else {
+        let Some(workload) = next.discovery.workloads.get(uid).cloned() else {
             next.attached.detach(uid);
             next.workloads.remove(uid);
+            note_pod(next, uid, None);
             return;
         };
-        let workload = next.attached.attach(workload.clone());
+        let waypoint = next.waypoints.of_pod(&next.inputs, &workload);
+        note_pod(next, uid, waypoint.as_ref());
+        let workload = match waypoint {
+            Some(waypoint) => Arc::new(Workload {
+                waypoint: Some(waypoint.address()),
+                ..Workload::clone(&workload)
+            }),
+            None => workload,
+        };
+        let workload = next.attached.attach(workload);
         if next.workloads.get(uid) != Some(&workload) {
             next.workloads.insert(uid.clone(), workload);
         }
@@ -278,6 +339,7 @@ impl<'a> Step<'a> {
             keys.extend(others.cloned());
         } else {
             keys.extend(self.rules_of_touched_services());
+            keys.extend(self.entries_at_touched_addresses());
             let concerned = self.reach.concerned();
             keys.extend(
                 concerned
@@ -305,6 +367,17 @@ impl<'a> Step<'a> {
         self.touched.services.iter().flat_map(of_host).collect()
     }
 
+    /// ServiceEntries that name an address of a pod or a node that came or went.
+    fn entries_at_touched_addresses(&self) -> Vec<ObjectKey> {
+        let entries = &self.next.inputs.service_entries;
+        let naming = self
+            .touched
+            .addresses
+            .iter()
+            .flat_map(|ip| entries.with_address(*ip));
+        naming.map(service_entry).collect()
+    }
+
     fn finish(self) -> Compiled {
         let mut next = self.next;
         let pods = self
@@ -321,4 +394,12 @@ impl<'a> Step<'a> {
         next.delta.work.workloads = self.touched.made;
         next
     }
+}
+
+/// Notes which waypoint a pod's own address is behind.
+fn note_pod(next: &mut Compiled, uid: &WorkloadUid, waypoint: Option<&WaypointKey>) {
+    if next.waypoints.has_pod_at(uid, waypoint) {
+        return;
+    }
+    Arc::make_mut(&mut next.waypoints).note_pod(uid, waypoint.cloned());
 }

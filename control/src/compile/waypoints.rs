@@ -7,9 +7,12 @@
 //! the service left it, so that neither change fails a request. A service that has been behind a waypoint is never told
 //! without one while it wants one: with the waypoint down its clients fail. Connections that are open when a service
 //! moves stay where they are until they end; requests on them follow the old path.
+//!
+//! Pods' own addresses are another matter, see [`pods`].
 
 mod explicit;
 mod implicit;
+mod pods;
 mod wish;
 
 pub use implicit::opted_in;
@@ -21,7 +24,7 @@ use std::time::Instant;
 
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::service::Service;
-use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health};
+use aquifer_core::workload::{GatewayAddress, GatewayDestination, Health, WorkloadUid};
 
 use crate::compile::discovery::{Discovery, hostname};
 use crate::compile::gateway_api::{GatewayApi, Name};
@@ -71,7 +74,7 @@ impl WaypointKey {
         NamespacedHostname::new(&self.namespace, &hostname(&self.name, &self.namespace))
     }
 
-    fn address(&self) -> GatewayAddress {
+    pub(super) fn address(&self) -> GatewayAddress {
         GatewayAddress {
             destination: GatewayDestination::Hostname(self.service()),
             hbone_port: HBONE_PORT,
@@ -91,6 +94,8 @@ pub struct Waypoint {
     /// Namespace and name of its ready pods; none while its Service is not there.
     pub pods: Vec<(Arc<str>, Arc<str>)>,
     pub serves: Serves,
+    /// Its status says that pods' own addresses are behind it: what this or another replica decided.
+    pub bound: bool,
 }
 
 impl Waypoint {
@@ -102,6 +107,7 @@ impl Waypoint {
             infrastructure: Infrastructure::default(),
             pods: Vec::new(),
             serves: Serves::Services,
+            bound: false,
         }
     }
 
@@ -128,6 +134,10 @@ pub enum Serves {
 impl Serves {
     pub fn services(self) -> bool {
         matches!(self, Self::Services | Self::All)
+    }
+
+    pub fn workloads(self) -> bool {
+        matches!(self, Self::Workloads | Self::All)
     }
 }
 
@@ -182,6 +192,11 @@ pub struct Waypoints {
     leaving: imbl::OrdMap<Place, Instant>,
     lingering: BTreeMap<WaypointKey, Instant>,
     owned: BTreeSet<WaypointKey>,
+    /// Waypoints for pods that have been ready, or that pods want which were behind another: the pods that name one are
+    /// behind it, ready or not.
+    awake: BTreeSet<WaypointKey>,
+    /// Pods whose own address is behind a waypoint.
+    pods: imbl::OrdMap<WorkloadUid, WaypointKey>,
     pub again_at: Option<Instant>,
 }
 
@@ -216,6 +231,7 @@ impl Waypoints {
             waypoint.pods = ready_pods(world.discovery, waypoint);
         }
         waypoints.all = Arc::new(all);
+        waypoints.recall_pods(world);
         waypoints.linger(world);
         for (service, wish) in wishes {
             waypoints.bind(service, wish, world);
@@ -317,8 +333,12 @@ impl Waypoints {
         let entry = world.discovery.services.get(&service);
         let elsewhere = entry.and_then(|s| s.spec.bound.as_ref());
         let bound = world.carry.bound.get(&service).or(elsewhere);
-        let binding = match explicit::admits(world.inputs, &self.all, &waypoint, &service.namespace) {
-            Err(reason) => Binding::Refused { waypoint, reason },
+        let of = (&*service.namespace, explicit::Kind::Service);
+        let binding = match explicit::admits(world.inputs, &self.all, &waypoint, of) {
+            Err(refusal) => Binding::Refused {
+                reason: refusal.text(&waypoint, &service.namespace),
+                waypoint,
+            },
             Ok(()) => {
                 let place = (service.clone(), waypoint.clone());
                 let offered = world.carry.offered.get(&place).copied();
@@ -450,6 +470,8 @@ impl Waypoints {
             leaving: self.leaving.clone(),
             lingering: self.lingering.clone(),
             owned: self.owned.clone(),
+            awake: self.awake.clone(),
+            pods: self.pods.clone(),
             rendered: self.to_render().into_iter().collect(),
             ..Carry::default()
         }
@@ -464,6 +486,7 @@ impl Waypoints {
         &self,
         parameters: &BTreeMap<Name, Parameters>,
         settings: &Settings,
+        access_log: Option<bool>,
     ) -> BTreeMap<ObjectKey, serde_json::Value> {
         let mut objects = BTreeMap::new();
         for key in self.to_render() {
@@ -475,7 +498,8 @@ impl Waypoints {
                 .get(&name)
                 .map(|p| p.overlays.clone())
                 .unwrap_or_default();
-            objects.extend(Proxy::waypoint(&key, owner, infrastructure, &overlays).objects(settings));
+            let proxy = Proxy::waypoint(&key, owner, infrastructure, &overlays).logging(access_log);
+            objects.extend(proxy.objects(settings));
         }
         objects
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aquifer_core::http::cluster::{NamedEndpoint, Transport};
+use aquifer_core::http::cluster::{NamedEndpoint, Names, Transport};
 use aquifer_xds::envoy::ENDPOINT_FILTER;
 use aquifer_xds::envoy::pb::envoy::config::cluster::v3 as cluster;
 use aquifer_xds::envoy::pb::envoy::config::core::v3 as core;
@@ -12,7 +12,8 @@ use aquifer_xds::envoy::pb::envoy::config::endpoint::v3 as endpoint;
 use aquifer_xds::envoy::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions, http_protocol_options,
 };
-use aquifer_xds::envoy::pb::google::protobuf::{Any, Struct, Value};
+use aquifer_xds::envoy::pb::google::protobuf::value::Kind;
+use aquifer_xds::envoy::pb::google::protobuf::{Any, ListValue, Struct, Value};
 use aquifer_xds::type_url;
 use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
 use http_protocol_options::{
@@ -48,14 +49,8 @@ pub fn cluster_resource(name: &str, balance: Balance, version: HttpVersion) -> N
 }
 
 /// A cluster whose endpoints the proxy looks up by their names, outside the mesh.
-pub fn named_cluster_resource(
-    name: &str,
-    balance: Balance,
-    version: HttpVersion,
-    names: &[NamedEndpoint],
-    first_only: bool,
-) -> Named {
-    let discovery = match first_only {
+pub fn named_cluster_resource(name: &str, balance: Balance, version: HttpVersion, names: &Names) -> Named {
+    let discovery = match names.first_only {
         true => DiscoveryType::LogicalDns,
         false => DiscoveryType::StrictDns,
     };
@@ -64,14 +59,35 @@ pub fn named_cluster_resource(
         load_assignment: Some(endpoint::ClusterLoadAssignment {
             cluster_name: name.to_owned(),
             endpoints: vec![endpoint::LocalityLbEndpoints {
-                lb_endpoints: names.iter().map(named_endpoint).collect(),
+                lb_endpoints: names.list.iter().map(named_endpoint).collect(),
                 ..endpoint::LocalityLbEndpoints::default()
             }],
             ..endpoint::ClusterLoadAssignment::default()
         }),
+        metadata: Some(of_namespace(&names.namespace)),
         ..common(name, balance, version)
     };
     resource(type_url::CLUSTER, name, &message)
+}
+
+/// In Istio's words. One field of each map: the encoding of a map with more is not the same each time.
+fn of_namespace(namespace: &str) -> core::Metadata {
+    let service = Struct {
+        fields: HashMap::from([("namespace".to_owned(), text(namespace))]),
+    };
+    let services = ListValue {
+        values: vec![Value {
+            kind: Some(Kind::StructValue(service)),
+        }],
+    };
+    let list = Value {
+        kind: Some(Kind::ListValue(services)),
+    };
+    let fields = HashMap::from([("services".to_owned(), list)]);
+    core::Metadata {
+        filter_metadata: HashMap::from([("istio".to_owned(), Struct { fields })]),
+        ..core::Metadata::default()
+    }
 }
 
 fn common(name: &str, balance: Balance, version: HttpVersion) -> cluster::Cluster {

@@ -237,7 +237,64 @@ pub fn of(key: &ObjectKey) -> Option<Kind> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::Value;
+
     use super::*;
+
+    /// What the chart lets the control plane do with that verb in all namespaces, as `PLURAL.GROUP` or
+    /// `PLURAL/status.GROUP`.
+    fn granted(verb: &str) -> BTreeSet<String> {
+        let chart = include_str!("../../../deploy/rendered/default.yaml");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(chart).unwrap();
+        let is_role = |o: &&Value| o["kind"] == "ClusterRole" && o["metadata"]["name"] == "aquifer-control";
+        let role = objects.iter().find(is_role).unwrap();
+        let texts = |rule: &Value, field: &str| -> Vec<String> {
+            let list = rule[field].as_array().into_iter().flatten();
+            list.map(|text| text.as_str().unwrap().to_owned()).collect()
+        };
+        let rules = role["rules"].as_array().unwrap().iter();
+        let having = rules.filter(|rule| texts(rule, "verbs").iter().any(|has| has == verb));
+        let names = having.flat_map(|rule| {
+            let group = texts(rule, "apiGroups").remove(0);
+            let name = move |resource: String| match &*group {
+                "" => resource,
+                group => format!("{resource}.{group}"),
+            };
+            texts(rule, "resources").into_iter().map(name)
+        });
+        names.collect()
+    }
+
+    #[test]
+    fn the_chart_lets_it_read_what_it_reads_and_nothing_else() {
+        let everywhere = watches()
+            .into_iter()
+            .filter(|w| !matches!(w.which, Which::OwnNamed(_)));
+        let read: BTreeSet<String> = everywhere
+            .map(|watch| watch.kind)
+            .chain([DEFINITIONS])
+            .map(|kind| kind.name())
+            .collect();
+        assert_eq!(granted("list"), read);
+        assert_eq!(granted("watch"), read);
+    }
+
+    #[test]
+    fn the_chart_lets_it_answer_for_what_it_answers_for_and_nothing_else() {
+        // Grants have no status.
+        let answered = WHOLE.iter().filter(|kind| kind.kind != "ReferenceGrant");
+        let status = |kind: &Kind| format!("{}/status{}", kind.plural, &kind.name()[kind.plural.len()..]);
+        let statuses: BTreeSet<String> = answered.chain([&SERVICES]).map(status).collect();
+        let patched = granted("patch");
+        let granted: BTreeSet<String> = patched.into_iter().filter(|name| name.contains('/')).collect();
+        assert_eq!(granted, statuses);
+    }
+
+    #[test]
+    fn the_chart_lets_it_delete_what_it_makes_and_nothing_else() {
+        let made: BTreeSet<String> = MADE.iter().chain([&SERVICES]).map(Kind::name).collect();
+        assert_eq!(granted("delete"), made);
+    }
 
     #[test]
     fn every_kind_is_watched_once_per_choice() {

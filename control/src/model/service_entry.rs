@@ -25,6 +25,10 @@ use crate::objects::{Meta, Notice, Rejection};
 const MAX_HOSTS: usize = 256;
 const MAX_ADDRESSES: usize = 256;
 const MAX_PORTS: usize = 256;
+/// Ports of all hosts together: every pod that an entry selects, and every endpoint, serves them all.
+const MAX_SERVED: usize = 1024;
+/// The same for all endpoints together. One entry must not make a million records.
+const MAX_RECORDS: usize = 16_384;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
@@ -109,6 +113,7 @@ impl ServiceEntry {
         let ports = ports(&spec.ports)?;
         let location = location(&spec.location)?;
         let resolution = endpoints::resolution(spec, &ports, notices)?;
+        bounded(hosts.len(), ports.len(), spec.endpoints.len())?;
         let addresses = addresses(&spec.addresses)?;
         if hosts.len() > 1 && !addresses.is_empty() {
             let message = format!(
@@ -144,6 +149,40 @@ impl ServiceEntry {
             _ => &[],
         }
     }
+
+    /// The addresses that endpoints are written with, each with the endpoint's number.
+    pub fn endpoint_addresses(&self) -> impl Iterator<Item = (usize, IpAddr)> {
+        let (fixed, found): (&[_], &[_]) = match &self.resolution {
+            Resolution::Static(endpoints) => (endpoints, &[]),
+            Resolution::Dns { endpoints, .. } => (&[], endpoints),
+            Resolution::AsDialled | Resolution::Pods(_) => (&[], &[]),
+        };
+        let found = found.iter().enumerate();
+        let found = found.filter_map(|(i, endpoint)| match &endpoint.address {
+            Target::Address(ip) => Some((i, *ip)),
+            Target::Name(_) => None,
+        });
+        let fixed = fixed.iter().enumerate();
+        fixed.map(|(i, endpoint)| (i, endpoint.address)).chain(found)
+    }
+}
+
+fn bounded(hosts: usize, ports: usize, endpoints: usize) -> Result<(), Rejection> {
+    let served = hosts * ports;
+    if served > MAX_SERVED {
+        let reason = format!(
+            "are {hosts}, with {ports} ports each: {served} in all, of which at most {MAX_SERVED} are taken; write several entries"
+        );
+        return Err(Rejection::unsupported("spec.hosts", reason));
+    }
+    let records = served * endpoints.max(1);
+    if records > MAX_RECORDS {
+        let reason = format!(
+            "are {endpoints}, for {hosts} hosts with {ports} ports each: {records} records, of which at most {MAX_RECORDS} are taken; write several entries"
+        );
+        return Err(Rejection::unsupported("spec.endpoints", reason));
+    }
+    Ok(())
 }
 
 fn hosts(written: &[Arc<str>], notices: &mut Vec<Notice>) -> Result<Vec<HostPattern>, Rejection> {
@@ -171,7 +210,9 @@ fn hosts(written: &[Arc<str>], notices: &mut Vec<Notice>) -> Result<Vec<HostPatt
 
 fn exact_host(text: &str, field: &str) -> Result<HostPattern, Rejection> {
     match HostPattern::parse(text, field)? {
-        HostPattern::Exact(host) if host.ends_with(&format!(".svc.{CLUSTER_DOMAIN}")) => {
+        HostPattern::Exact(host)
+            if host.ends_with(&format!(".svc.{CLUSTER_DOMAIN}")) || host.ends_with(".svc") =>
+        {
             let reason = format!(
                 "host {host} is a name of Kubernetes Services, where a Service always has its name; write another name, or a Service with an EndpointSlice"
             );

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::istio::raw;
 use super::read::{lenient, noting, or_default};
 use super::{RawObject, Rejection};
+use crate::compile::report::bound_waypoint;
 
 type Text = Arc<str>;
 type Labels = BTreeMap<Text, Text>;
@@ -194,6 +195,9 @@ pub struct Gateway {
     pub infrastructure: Infrastructure,
     /// Of all listeners together; not part of the standard channel that the chart brings.
     pub tls: Option<Value>,
+    /// Of a waypoint: its status says that pods' own addresses are behind it.
+    #[serde(skip)]
+    pub bound: bool,
     /// Fields that nobody here knows.
     #[serde(skip)]
     pub unknown: Vec<String>,
@@ -291,7 +295,7 @@ pub struct RouteKind {
     pub kind: Text,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NamespaceSelector {
     #[serde(deserialize_with = "or_default")]
@@ -300,7 +304,7 @@ pub struct NamespaceSelector {
     pub match_expressions: Vec<LabelExpression>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct LabelExpression {
     #[serde(deserialize_with = "or_default")]
@@ -314,7 +318,11 @@ pub struct LabelExpression {
 impl Gateway {
     pub(super) fn read(raw: &RawObject) -> Result<Self, Rejection> {
         let (gateway, unknown) = noting(raw.value.get("spec").unwrap_or(&Value::Null), "spec")?;
-        Ok(Self { unknown, ..gateway })
+        Ok(Self {
+            bound: bound_waypoint(&raw.value).is_some(),
+            unknown,
+            ..gateway
+        })
     }
 }
 
@@ -333,15 +341,40 @@ impl RouteNamespaces {
 impl NamespaceSelector {
     /// One that says nothing selects nothing: it is a mistake, and the other meaning would open the Gateway to all.
     fn selects(&self, labels: &Labels) -> bool {
-        let says_something = !self.match_labels.is_empty() || !self.match_expressions.is_empty();
+        self.requirements() > 0 && self.matches(labels)
+    }
+
+    /// How many things it asks for.
+    pub fn requirements(&self) -> usize {
+        self.match_labels.len() + self.match_expressions.len()
+    }
+
+    /// Whether everything that it asks for holds; that is so where it asks for nothing.
+    pub fn matches(&self, labels: &Labels) -> bool {
         let has = |(key, value): (&Text, &Text)| labels.get(key) == Some(value);
-        says_something
-            && self.match_labels.iter().all(has)
-            && self.match_expressions.iter().all(|e| e.holds(labels))
+        self.match_labels.iter().all(has) && self.match_expressions.iter().all(|e| e.holds(labels))
     }
 }
 
 impl LabelExpression {
+    /// What Kubernetes would not take of it.
+    pub fn fault(&self) -> Option<String> {
+        let (key, operator) = (&self.key, &self.operator);
+        if key.is_empty() {
+            return Some("has an expression that names no label".to_owned());
+        }
+        match (&**operator, self.values.is_empty()) {
+            ("In" | "NotIn", false) | ("Exists" | "DoesNotExist", true) => None,
+            ("In" | "NotIn", true) => Some(format!("names no value of {key:?} for the operator {operator}")),
+            ("Exists" | "DoesNotExist", false) => Some(format!(
+                "names values of {key:?}, but the operator {operator} takes no values"
+            )),
+            _ => Some(format!(
+                "has the operator {operator:?} for {key:?}; there are In, NotIn, Exists and DoesNotExist"
+            )),
+        }
+    }
+
     fn holds(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         let is_listed = value.is_some_and(|v| self.values.contains(v));

@@ -94,6 +94,8 @@ pub struct ContainerPort {
 pub struct PodStatus {
     pub phase: Arc<str>,
     pub ips: Box<[IpAddr]>,
+    /// Of its node.
+    pub host_ips: Box<[IpAddr]>,
     pub ready: bool,
 }
 
@@ -106,6 +108,10 @@ struct WrittenStatus {
     pod_ip: Arc<str>,
     #[serde(rename = "podIPs", deserialize_with = "or_default")]
     pod_ips: Vec<PodIp>,
+    #[serde(rename = "hostIP", deserialize_with = "or_default")]
+    host_ip: Arc<str>,
+    #[serde(rename = "hostIPs", deserialize_with = "or_default")]
+    host_ips: Vec<PodIp>,
     #[serde(deserialize_with = "or_default")]
     conditions: Vec<PodCondition>,
 }
@@ -126,20 +132,25 @@ struct PodCondition {
 
 impl From<WrittenStatus> for PodStatus {
     fn from(written: WrittenStatus) -> Self {
-        let all = written.pod_ips.iter().map(|ip| &ip.ip).chain([&written.pod_ip]);
-        let mut ips: Vec<IpAddr> = Vec::new();
-        for ip in all.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-            if !ips.contains(&ip.to_canonical()) {
-                ips.push(ip.to_canonical());
-            }
-        }
         let mut conditions = written.conditions.iter();
         Self {
             ready: conditions.any(|c| &*c.kind == "Ready" && &*c.status == "True"),
-            ips: ips.into(),
+            ips: each_once(&written.pod_ips, &written.pod_ip),
+            host_ips: each_once(&written.host_ips, &written.host_ip),
             phase: written.phase,
         }
     }
+}
+
+fn each_once(all: &[PodIp], first: &Arc<str>) -> Box<[IpAddr]> {
+    let mut ips: Vec<IpAddr> = Vec::new();
+    let written = all.iter().map(|ip| &ip.ip).chain([first]);
+    for ip in written.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+        if !ips.contains(&ip.to_canonical()) {
+            ips.push(ip.to_canonical());
+        }
+    }
+    ips.into()
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use aquifer_core::http::cluster::{NamedEndpoint, Transport};
+use aquifer_core::http::cluster::{NamedEndpoint, Names, Transport};
 use aquifer_core::service::AppProtocol;
 use aquifer_core::workload::{Health, TunnelProtocol, Workload};
 
@@ -52,9 +52,7 @@ impl Collected {
             let version = clients.version(protocol);
             let plainly = resolver.check_tls(entry, target.port).is_ok();
             let cluster = match names(entry, target, subset, plainly) {
-                Some((names, first_only)) => {
-                    named_cluster_resource(name, balance, version, &names, first_only)
-                }
+                Some(names) => named_cluster_resource(name, balance, version, &names),
                 None => cluster_resource(name, balance, version),
             };
             self.clusters.extend([cluster]);
@@ -65,15 +63,15 @@ impl Collected {
 }
 
 /// What the proxy has to look up for a port of an entry with DNS.
-fn names(
-    entry: &Registered,
-    target: &Target,
-    subset: Option<&Subset>,
-    plainly: bool,
-) -> Option<(Vec<NamedEndpoint>, bool)> {
+fn names(entry: &Registered, target: &Target, subset: Option<&Subset>, plainly: bool) -> Option<Names> {
     let (endpoints, first_only) = entry.dns()?;
+    let of_list = |list| Names {
+        namespace: entry.service.namespace.clone(),
+        list,
+        first_only,
+    };
     if !plainly {
-        return Some((Vec::new(), first_only));
+        return Some(of_list(Vec::new()));
     }
     let ports = entry.entry.iter().flat_map(|e| &e.ports);
     let port = ports.into_iter().find(|p| p.number == target.port)?;
@@ -88,7 +86,7 @@ fn names(
             weight: 1,
         });
     }
-    Some((names, first_only))
+    Some(of_list(names))
 }
 
 fn named(endpoint: &Endpoint<entry::Target>, port: &entry::Port) -> NamedEndpoint {

@@ -53,12 +53,25 @@ impl Picture {
                 false => self.parts.services.remove(service),
             };
         }
-        for service in concerned.routed.union(&concerned.moved) {
+        let entries = match concerned.moved.is_empty() && concerned.namespaces.is_empty() {
+            true => BTreeSet::new(),
+            false => self.entries(compiled),
+        };
+        for service in concerned.routed.iter().chain(&concerned.moved).chain(&entries) {
             if self.parts.services.contains(service) || self.parts.of.contains_key(service) {
                 self.put_part(compiled, key, service);
             }
         }
         self
+    }
+
+    /// Hosts of ServiceEntries: what came to the waypoint or went may have come before them, with one host or address.
+    fn entries(&self, compiled: &Compiled) -> BTreeSet<NamespacedHostname> {
+        let entry = |key: &&NamespacedHostname| {
+            let found = compiled.discovery.services.get(*key);
+            found.is_some_and(|found| found.entry.is_some())
+        };
+        self.parts.services.iter().filter(entry).cloned().collect()
     }
 
     /// Puts what there is for a service now in the place of what there was.

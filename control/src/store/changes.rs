@@ -14,7 +14,7 @@ pub struct Change {
 }
 
 /// Changes since some moment: for each object what was in effect then.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Changes(BTreeMap<ObjectKey, Option<Arc<ParsedObject>>>);
 
 impl Changes {
@@ -31,6 +31,10 @@ impl Changes {
         self.0.len()
     }
 
+    pub fn contains(&self, key: &ObjectKey) -> bool {
+        self.0.contains_key(key)
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
         self.0.keys()
     }
@@ -40,12 +44,16 @@ impl Changes {
     }
 }
 
+impl Extend<Change> for Changes {
+    fn extend<I: IntoIterator<Item = Change>>(&mut self, list: I) {
+        list.into_iter().for_each(|change| self.note(change));
+    }
+}
+
 impl FromIterator<Change> for Changes {
     fn from_iter<I: IntoIterator<Item = Change>>(list: I) -> Self {
         let mut changes = Self::default();
-        for change in list {
-            changes.note(change);
-        }
+        changes.extend(list);
         changes
     }
 }

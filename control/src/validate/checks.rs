@@ -65,6 +65,7 @@ impl Checks<'_> {
             Object::VirtualService(rules) => unreachable_rules(subject, rules),
             Object::Gateway(gateway) => certificates::lifetimes(self, subject, gateway),
             Object::KubeGateway(_) => certificates::of_listeners(self, subject),
+            Object::Pod(_) => self.without_waypoint(subject).into_iter().collect(),
             Object::ServiceEntry(entry) => not_captured(subject, entry).into_iter().collect(),
             Object::AuthorizationPolicy(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             Object::PeerAuthentication(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
@@ -111,6 +112,16 @@ impl Checks<'_> {
     fn is_secret(&self, secret: &SecretName) -> bool {
         let key = ObjectKey::new("", "Secret", &secret.namespace, &secret.name);
         self.store.object(&key).is_some()
+    }
+
+    /// A pod has no status of ours that would say it.
+    fn without_waypoint(&self, subject: &Subject<'_>) -> Option<Finding> {
+        let waypoints = &self.compiled.waypoints;
+        let reason = waypoints.refuses_pod(&self.compiled.inputs, &subject.object.meta)?;
+        let finding = subject.finding(Level::Warning, "NoWaypoint");
+        let message = format!("traffic to the pod's own address stays at layer 4: {reason}");
+        let remedy = "aquifer waypoint apply --for workload (or all) makes one; for a Service, label the Service instead";
+        Some(finding.at("metadata.labels", message).remedy(remedy))
     }
 
     fn selects_nothing(&self, subject: &Subject<'_>, selector: Option<&Labels>) -> Vec<Finding> {

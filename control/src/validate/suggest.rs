@@ -45,7 +45,7 @@ fn nearest(compiled: &Compiled, object: &ParsedObject, field: &str) -> Option<St
     let own = &object.raw.key.namespace;
     let text = written.as_str().or_else(|| written.get("host")?.as_str())?;
     let host = destination_host(text, own, CLUSTER_DOMAIN, field).ok()?;
-    if let Some(entry) = compiled.discovery.service_by_host(&host) {
+    if let Some(entry) = compiled.discovery.service_for(&host, own) {
         let subset = written.get("subset")?.as_str()?;
         let rules = Resolver::new(compiled, own).rules(&entry.service.key());
         let names = rules.subsets().into_iter().map(|s| s.name.to_string());

@@ -30,7 +30,7 @@ fn input(documents: &str, background: &str, view: View) -> Input {
         background: vec![document("cluster", background)],
         view,
         namespace: "shop".into(),
-        root_namespace: "istio-system".into(),
+        mesh: Mesh::in_namespace("istio-system"),
         now: SystemTime::now(),
     }
 }
@@ -41,6 +41,22 @@ fn found(documents: &str, view: View) -> Vec<String> {
         .iter()
         .map(|f| format!("{} {} {}", f.level, f.reason, f.field))
         .collect()
+}
+
+#[test]
+fn a_pods_label_that_leads_to_no_waypoint_is_found() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {}\n---\n";
+    let gateway = |serves: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: shop, labels: {{istio.io/waypoint-for: {serves}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n"
+        )
+    };
+    let none = String::new();
+    for gateway in [none, gateway("service")] {
+        let found = found(&format!("{pod}{gateway}"), View::Files);
+        assert_eq!(found, ["warning NoWaypoint metadata.labels"], "{gateway}");
+    }
+    assert!(found(&format!("{pod}{}", gateway("all")), View::Files).is_empty());
 }
 
 fn rules(http: &str) -> String {
@@ -106,7 +122,8 @@ fn entries_for_hosts_outside_are_judged() {
         entry(addresses),
         entry(addresses).replace("name: out}", "name: other}")
     );
-    assert_eq!(found(&two, View::Files), ["error Conflict spec.hosts"]);
+    let conflicts = ["error Conflict spec.addresses[0]", "error Conflict spec.hosts"];
+    assert_eq!(found(&two, View::Files), conflicts);
     // A destination that an entry has is found.
     let rules = http_to("out.example");
     assert_eq!(
@@ -209,7 +226,7 @@ mod at_admission {
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}"
         );
         let store = Store::default();
-        let compiled = settled(&store, &Arc::new(settings("istio-system")));
+        let compiled = settled(&store, &Arc::new(settings(&Mesh::in_namespace("istio-system"))));
         judge(
             document::parse(text.as_bytes()).objects[0].clone(),
             Some(&compiled),
@@ -393,7 +410,7 @@ mod of_the_gateway_api {
             let origin = object.key.to_string().into();
             store.apply(crate::store::SourceEvent::Applied { origin, object });
         }
-        let compiled = settled(&store, &Arc::new(settings("istio-system")));
+        let compiled = settled(&store, &Arc::new(settings(&Mesh::in_namespace("istio-system"))));
         judge(
             document::parse(text.as_bytes()).objects[0].clone(),
             Some(&compiled),

@@ -44,7 +44,7 @@ impl<'a> World<'a> {
             judged_keys: keys.collect(),
             described: described.collect(),
             view: input.view,
-            root_namespace: &input.root_namespace,
+            root_namespace: &input.mesh.root_namespace,
         }
     }
 

@@ -143,20 +143,26 @@ fn route(mesh: &MeshSnapshot, query: &OutboundQuery<'_>, rng: &mut impl Rng) -> 
     let Some(workload) = mesh.workload_at(&address) else {
         return Ok(passthrough(destination, None));
     };
-    if let Some(waypoint) = &workload.waypoint
-        && !is_waypoint(query.source, waypoint)
-    {
-        return to_waypoint(
-            mesh,
-            query,
-            waypoint,
-            workload.uid.to_string(),
-            None,
-            destination,
-            rng,
-        );
+    to_pod(mesh, query, workload, destination, None, rng)
+}
+
+/// To the pod that has the address, through the waypoint of that address where it has one. `service` is one that only
+/// says the address: what is written down about a pod is no way around its waypoint.
+fn to_pod(
+    mesh: &MeshSnapshot,
+    query: &OutboundQuery<'_>,
+    workload: &Arc<Workload>,
+    destination: SocketAddr,
+    service: Option<&Arc<Service>>,
+    rng: &mut impl Rng,
+) -> Result<Outbound, Refusal> {
+    match &workload.waypoint {
+        Some(waypoint) if !is_waypoint(query.source, waypoint) && workload.uid != query.source.uid => {
+            let of = workload.uid.to_string();
+            to_waypoint(mesh, query, waypoint, of, service, destination, rng)
+        }
+        _ => to_workload(query, workload, destination, service),
     }
-    to_workload(query, workload, destination, None)
 }
 
 fn passthrough(peer: SocketAddr, service: Option<Arc<Service>>) -> Outbound {
@@ -189,7 +195,7 @@ fn to_service(
     if service.load_balancing.mode == BalanceMode::Passthrough {
         let address = NetworkAddress::new(&query.source.network, destination.ip());
         return match mesh.workload_at(&address) {
-            Some(workload) => to_workload(query, workload, destination, Some(service)),
+            Some(workload) => to_pod(mesh, query, workload, destination, Some(service), rng),
             None => Ok(passthrough(destination, Some(service.clone()))),
         };
     }
@@ -200,8 +206,10 @@ fn to_service(
         true => mesh.workload_at(&address),
         false => None,
     };
-    let workload = owner.unwrap_or(endpoint.workload);
-    to_workload(query, workload, endpoint.address, Some(service))
+    match owner {
+        Some(owner) => to_pod(mesh, query, owner, endpoint.address, Some(service), rng),
+        None => to_workload(query, endpoint.workload, endpoint.address, Some(service)),
+    }
 }
 
 /// Whether the client is the waypoint itself, which reaches the endpoints behind it directly.

@@ -36,6 +36,7 @@ pub struct MeshSnapshot {
     workloads: HashMap<WorkloadUid, Arc<Workload>>,
     // Latest last: while an address passes from one pod to the next, the newer record answers.
     by_address: HashMap<NetworkAddress, Arc<[Arc<Workload>]>>,
+    by_node_address: HashMap<NetworkAddress, Arc<[Arc<Workload>]>>,
     services: HashMap<NamespacedHostname, Arc<Service>>,
     by_vip: HashMap<NetworkAddress, Arc<[Arc<Service>]>>,
     by_hostname: HashMap<Arc<str>, OrdMap<Arc<str>, Arc<Service>>>,
@@ -86,6 +87,11 @@ impl MeshSnapshot {
         self.by_address.get(address)?.last()
     }
 
+    /// What is known to run on the node's network at an address: the address is that of a node.
+    pub fn node_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
+        self.by_node_address.get(address)?.last()
+    }
+
     pub fn service(&self, key: &NamespacedHostname) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
@@ -96,11 +102,13 @@ impl MeshSnapshot {
 
     /// The service that a virtual address belongs to; of several, the one of `namespace`, else the canonical one.
     ///
-    /// What claims the address of a workload has it for its own namespace only: there a name was written over another.
+    /// What claims the address of a workload or a node has it for its own namespace only: there a name was written over
+    /// another.
     pub fn service_at(&self, vip: &NetworkAddress, namespace: &str) -> Option<&Arc<Service>> {
         let sees = |s: &&Arc<Service>| !s.namespace_only || &*s.namespace == namespace;
         let found = preferred(self.by_vip.get(vip)?.iter().filter(sees), namespace)?;
-        let claimed = !found.canonical && &*found.namespace != namespace && self.workload_at(vip).is_some();
+        let has_owner = self.workload_at(vip).is_some() || self.node_at(vip).is_some();
+        let claimed = !found.canonical && &*found.namespace != namespace && has_owner;
         (!claimed).then_some(found)
     }
 
@@ -137,6 +145,9 @@ impl MeshSnapshot {
         for address in addresses(workload) {
             add(&mut self.by_address, address, workload);
         }
+        for address in node_addresses(workload) {
+            add(&mut self.by_node_address, address, workload);
+        }
         for service in workload.services.keys() {
             let endpoints = self.endpoints.entry(service.clone()).or_default();
             endpoints.insert(workload.uid.clone(), workload.clone());
@@ -150,6 +161,9 @@ impl MeshSnapshot {
         };
         for address in addresses(&old) {
             remove(&mut self.by_address, &address, |w| w.uid == *uid);
+        }
+        for address in node_addresses(&old) {
+            remove(&mut self.by_node_address, &address, |w| w.uid == *uid);
         }
         for service in old.services.keys() {
             let Some(endpoints) = self.endpoints.get_mut(service) else {
@@ -236,6 +250,15 @@ fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {
         &[]
     } else {
         &workload.addresses
+    };
+    own.iter().map(|ip| NetworkAddress::new(&workload.network, *ip))
+}
+
+/// The addresses of the workload's node. One without a node is an address that somebody wrote down.
+fn node_addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {
+    let own: &[IpAddr] = match workload.host_network && !workload.node.is_empty() {
+        true => &workload.addresses,
+        false => &[],
     };
     own.iter().map(|ip| NetworkAddress::new(&workload.network, *ip))
 }

@@ -8,6 +8,7 @@ use crate::registry::Registry;
 
 const LOOKUPS: &str = "aquifer_name_lookups_total";
 const FAILING: &str = "aquifer_names_failing";
+const LEFT_OUT: &str = "aquifer_names_left_out";
 
 /// Clones count together.
 #[derive(Clone)]
@@ -17,6 +18,7 @@ struct Series {
     answered: Counter,
     failed: Counter,
     failing: Gauge,
+    left_out: Gauge,
 }
 
 impl NameMetrics {
@@ -27,6 +29,7 @@ impl NameMetrics {
             answered: counter("answered"),
             failed: counter("failed"),
             failing: registry.gauge(FAILING, &[]),
+            left_out: registry.gauge(LEFT_OUT, &[]),
         }))
     }
 
@@ -42,6 +45,11 @@ impl NameMetrics {
     pub fn failing(&self, names: usize) {
         self.0.failing.set(names as f64);
     }
+
+    /// How many names are not looked up, because there are too many.
+    pub fn left_out(&self, names: usize) {
+        self.0.left_out.set(names as f64);
+    }
 }
 
 #[cfg(test)]
@@ -55,11 +63,13 @@ mod tests {
         metrics.failed();
         metrics.clone().failed();
         metrics.failing(1);
+        metrics.left_out(3);
         let text = registry.render();
         for line in [
             format!("{LOOKUPS}{{outcome=\"failed\"}} 2"),
             format!("{LOOKUPS}{{outcome=\"answered\"}} 0"),
             format!("{FAILING} 1"),
+            format!("{LEFT_OUT} 3"),
         ] {
             assert!(text.contains(&line), "{line}: {text}");
         }

@@ -229,7 +229,9 @@ fn a_megabyte_of_settings_stops_nothing(world: &World) {
     let from = format!("--from-file=mesh={}", file.display());
     world.kubectl(&["create", "configmap", "istio", "-n", "istio-system", &from]);
     world.until("its keys are answered for", || {
-        world.page("/debug/objects").contains("more keys are not read")
+        world
+            .page("/debug/objects")
+            .contains("more keys are without effect")
     });
     let mended = r#"{"spec":{"http":[{"route":[{"destination":{"host":"web"}}],"timeout":"3s"}]}}"#;
     world.kubectl(&[

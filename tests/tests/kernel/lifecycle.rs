@@ -55,6 +55,22 @@ fn a_killed_agent_leaves_pods_closed_and_the_next_one_adopts_them() {
     assert_eq!(agent.events().len(), 4);
 }
 
+/// The programs read stable contexts, and are not fitted to the types of the kernel that runs.
+#[test]
+fn an_agent_does_without_the_kernels_btf() {
+    let Some(world) = World::build() else { return };
+    let (mut agent, mut a, mut b) = (world.agent_without_btf(), world.pod(A), world.pod(B));
+    assert!(!agent.sees_btf());
+    for place in [A, B] {
+        agent.enrol(world.spec(place));
+    }
+    let port = b.listen("[::]:0");
+    for destination in [B.at_v4(port), B.at_v6(port)] {
+        a.connect(destination);
+    }
+    assert_eq!(agent.events().len(), 4, "both ways, for both families");
+}
+
 #[test]
 fn two_agents_overlap_without_a_refused_connection() {
     let Some(world) = World::build() else { return };

@@ -9,7 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nix::sched::{CloneFlags, setns};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
@@ -23,8 +25,40 @@ pub(crate) struct ActorProcess {
     replies: BufReader<UnixStream>,
 }
 
+/// Where a kernel with BTF shows it to programs.
+const BTF: &str = "/sys/kernel/btf";
+
+/// An empty file system over it, for this process alone.
+fn hide_btf() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing: Option<&str> = None;
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )?;
+    match mount(nothing, BTF, Some("tmpfs"), MsFlags::MS_RDONLY, nothing) {
+        // The kernel has none.
+        Err(Errno::ENOENT) => Ok(()),
+        done => done,
+    }
+}
+
+/// What of the kernel's BTF an actor sees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Btf {
+    AsItIs,
+    Hidden,
+}
+
 impl ActorProcess {
     pub(crate) fn spawn(netns: Option<&Path>, cgroup: &Path) -> Self {
+        Self::spawn_seeing(Btf::AsItIs, netns, cgroup)
+    }
+
+    pub(crate) fn spawn_seeing(btf: Btf, netns: Option<&Path>, cgroup: &Path) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let netns = netns.map(|path| File::open(path).expect("open a namespace"));
         let procs = File::options()
@@ -45,6 +79,9 @@ impl ActorProcess {
                 if let Some(netns) = &netns {
                     setns(netns, CloneFlags::CLONE_NEWNET)?;
                 }
+                if btf == Btf::Hidden {
+                    hide_btf()?;
+                }
                 Ok(())
             });
         }
@@ -55,6 +92,11 @@ impl ActorProcess {
             requests: ours,
             replies,
         }
+    }
+
+    /// Whether there is such a file in the actor's mount namespace.
+    pub(crate) fn sees_btf(&self) -> bool {
+        Path::new(&format!("/proc/{}/root{BTF}/vmlinux", self.child.id())).exists()
     }
 
     pub(crate) fn ask(&mut self, request: &Request) -> Reply {

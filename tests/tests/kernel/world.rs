@@ -18,7 +18,7 @@ use aquifer_ebpf_abi::{ConnectionKey, Endpoint, VERSION, map};
 use aya::maps::{HashMap, Map, MapData};
 use nix::mount::{MsFlags, umount};
 
-use crate::process::ActorProcess;
+use crate::process::{ActorProcess, Btf};
 use crate::protocol::{AgentConfig, PodSpec, Request};
 use crate::sweep::{PREFIX, sweep};
 
@@ -263,7 +263,16 @@ impl World {
 
     /// The node's agent, loaded.
     pub(crate) fn agent(&self) -> ActorProcess {
-        let mut agent = self.unloaded_agent();
+        self.loaded(self.unloaded_agent())
+    }
+
+    /// The same, on a node that does not show the kernel's BTF.
+    pub(crate) fn agent_without_btf(&self) -> ActorProcess {
+        let cgroup = self.cgroup.join("kubepods/agent");
+        self.loaded(ActorProcess::spawn_seeing(Btf::Hidden, None, &cgroup))
+    }
+
+    fn loaded(&self, mut agent: ActorProcess) -> ActorProcess {
         agent.done(&Request::Load(self.agent_config()));
         agent
     }

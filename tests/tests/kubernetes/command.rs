@@ -232,6 +232,8 @@ fn assert_check_passes(world: &World) {
         "root certificate",
         "proxies",
         "pods",
+        "nodes",
+        "mesh settings",
     ] {
         let line = format!("ok    {subject}: ");
         assert!(

@@ -50,7 +50,7 @@ const CHAPTERS: [Chapter; 25] = [
     ),
     by_api(
         "waypoint by label",
-        waypoints::labels_say_which_waypoint_a_service_has,
+        waypoints::labels_say_which_waypoint_a_service_or_a_pod_has,
     ),
     by_api("https", gateways::a_gateway_ends_tls_with_a_secret_that_changes),
     by_api("first call", starting::a_pods_first_call_is_in_the_mesh),

@@ -253,19 +253,34 @@ fn a_name_is_followed_where_it_moves() {
     eventually("the second server answers", get, |answer| {
         pod(answer).starts_with("out-b")
     });
-    // A name that cannot be looked up any more leads where it led.
+    // A name that is no more leads where it led for a moment, and then nowhere: the address may be somebody else's.
     world.delete("\napiVersion: v1\nkind: Service\nmetadata: {name: moving, namespace: default}\n");
-    eventually(
-        "the failure is said",
-        || {
-            world
-                .lab
-                .logs("istio-system/istio-egressgateway", 1 << 20)
-                .unwrap()
-        },
-        |log| log.contains("cannot be looked up"),
-    );
+    said_in_log(&world, "cannot be looked up");
     assert!(pod(&get()).starts_with("out-b"));
+    said_in_log(&world, "leads nowhere any more");
+    eventually("nothing is behind it", get, |answer| status(answer) == "503");
+
+    // The gateway does not stand in for its clients at the nodes' own servers.
+    let nodes = world.lab.status().unwrap().nodes;
+    world.apply(&entry("STATIC", &nodes[0].addresses[0].to_string()));
+    let asked = || (get(), log(&world));
+    eventually("the node's address is refused", asked, |(answer, log)| {
+        status(answer) == "503" && log.contains("is that of node")
+    });
+    eventually(
+        "the status says so",
+        || condition(&world, "Warning"),
+        |c| c.contains("spec.endpoints[0].address") && c.contains("address of node"),
+    );
+}
+
+fn log(world: &World) -> String {
+    let log = world.lab.logs("istio-system/istio-egressgateway", 1 << 20);
+    log.unwrap()
+}
+
+fn said_in_log(world: &World, part: &str) {
+    eventually(part, || log(world), |log| log.contains(part));
 }
 
 #[test]

@@ -184,6 +184,9 @@ impl Forwarding<'_> {
             local: None,
         });
         let mesh = self.downstream.proxy.shared.mesh();
+        if let Some(pod) = &self.downstream.connection.pod {
+            pod.check(&mesh)?;
+        }
         policy::admit(&mesh, &self.downstream.connection.client, endpoint)?;
         let sending = template.send(
             &self.downstream.proxy,
@@ -202,6 +205,13 @@ impl Forwarding<'_> {
 
     /// The cluster as it is now: a retry sees endpoints that have come in the meantime.
     fn cluster(&self) -> Result<Arc<ClusterState>, Failure> {
+        if let Some(pod) = &self.downstream.connection.pod {
+            pod.cluster
+                .states
+                .iter()
+                .for_each(|pod| pod.expire(Instant::now()));
+            return Ok(pod.cluster.clone());
+        }
         let state = self.downstream.proxy.shared.proxy();
         let cluster = state.clusters.get(&self.destination.cluster).cloned();
         cluster.ok_or_else(|| Failure::ClusterNotFound {

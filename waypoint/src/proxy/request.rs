@@ -52,7 +52,14 @@ impl Downstream {
         );
         record.request = Some(RequestFacts::of(&head, client));
         let state = self.proxy.shared.proxy();
-        match state.routes.get(&self.connection.http.routes) {
+        let routes = match &self.connection.pod {
+            Some(pod) => Some(pod.routes()),
+            None => state
+                .routes
+                .get(&self.connection.http.routes)
+                .map(|table| &**table),
+        };
+        match routes {
             Some(table) => self.route(table, head, body, websocket, record).await,
             None => local::failure(&Failure::NotFound, record, false),
         }

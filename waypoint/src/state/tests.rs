@@ -12,7 +12,7 @@ use crate::testing::model::http_listener;
 #[test]
 fn tunnels_find_their_listener_by_address_and_by_host() {
     let shared = Shared::new();
-    let mut writer = StateWriter::new(shared.clone());
+    let mut writer = StateWriter::new(shared.clone(), None);
     let name = "inbound-vip|9080|http|reviews.bookinfo.svc.cluster.local";
     let listener = http_listener(name, "10.96.0.1:9080", Binding::Tunnel);
     writer.listeners(Changes {
@@ -44,6 +44,7 @@ fn a_bad_resource_is_named_and_the_others_are_applied() {
     let shared = Shared::new();
     let mut handlers = all(&Arc::new(parking_lot::Mutex::new(StateWriter::new(
         shared.clone(),
+        None,
     ))));
     let clusters = handlers
         .iter_mut()

@@ -1,9 +1,10 @@
 //! The one writer of the state: takes resources, keeps the last good ones, publishes the next state.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints, Names, Transport};
 use aquifer_core::http::listener::Listener;
@@ -13,6 +14,7 @@ use aquifer_xds::envoy::Secret;
 use tokio::sync::watch;
 
 use super::{ClusterState, ProxyState, Shared};
+use crate::pods::Own;
 use crate::upstream::endpoint::{EndpointKey, EndpointState};
 
 /// A change of one type of resources.
@@ -21,11 +23,13 @@ pub(crate) struct Changes<R> {
     pub(crate) remove: Vec<String>,
 }
 
-/// Names that are to be looked up.
-pub(crate) type Wanted = BTreeSet<Arc<str>>;
+/// Names that are to be looked up, by the namespace whose objects ask for them.
+pub(crate) type Wanted = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 pub(crate) struct StateWriter {
     shared: Arc<Shared>,
+    /// Of a waypoint.
+    own: Option<Own>,
     state: ProxyState,
     mesh: MeshSnapshot,
     clusters: HashMap<Arc<str>, Cluster>,
@@ -40,9 +44,10 @@ pub(crate) struct StateWriter {
 }
 
 impl StateWriter {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, own: Option<Own>) -> Self {
         Self {
             shared,
+            own,
             state: ProxyState::default(),
             mesh: MeshSnapshot::default(),
             clusters: HashMap::new(),
@@ -107,7 +112,8 @@ impl StateWriter {
     /// What a name stands for from now on.
     pub(crate) fn answered(&mut self, name: &Arc<str>, addresses: &[IpAddr]) {
         let known = self.answers.get(name).is_some_and(|known| **known == *addresses);
-        if known || !self.wanted.borrow().contains(name) {
+        let wanted = self.wanted.borrow().values().any(|names| names.contains(name));
+        if known || !wanted {
             return;
         }
         self.answers.insert(name.clone(), addresses.into());
@@ -125,11 +131,16 @@ impl StateWriter {
     }
 
     fn note_names(&mut self) {
-        let clusters = self.clusters.values();
-        let endpoints = clusters.flat_map(|c| c.names.iter().flat_map(|n| &n.list));
-        let names = endpoints.map(|e| e.host.clone());
-        let wanted: Wanted = names.filter(|host| host.parse::<IpAddr>().is_err()).collect();
-        self.answers.retain(|name, _| wanted.contains(name));
+        let mut wanted = Wanted::new();
+        for names in self.clusters.values().filter_map(|c| c.names.as_ref()) {
+            let hosts = names.list.iter().map(|e| &e.host);
+            let hosts = hosts.filter(|host| host.parse::<IpAddr>().is_err());
+            let of_namespace = wanted.entry(names.namespace.clone()).or_default();
+            of_namespace.extend(hosts.cloned());
+        }
+        wanted.retain(|_, names| !names.is_empty());
+        self.answers
+            .retain(|name, _| wanted.values().any(|names| names.contains(name)));
         self.wanted.send_if_modified(|old| {
             let differs = *old != wanted;
             *old = wanted;
@@ -139,14 +150,14 @@ impl StateWriter {
 
     /// The endpoints that names lead to now.
     fn named_endpoints(&self, names: &Names) -> Vec<Endpoint> {
-        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let (mut endpoints, mut known) = (Vec::new(), HashSet::new());
         for named in &names.list {
             let written = named.host.parse::<IpAddr>().ok();
             let answer = self.answers.get(&named.host).map_or(&[][..], |list| list);
             let most = if names.first_only { 1 } else { answer.len() };
             for ip in written.iter().chain(&answer[..most.min(answer.len())]) {
                 let address = SocketAddr::new(ip.to_canonical(), named.port);
-                if endpoints.iter().all(|e| e.address != address) {
+                if known.insert(address) {
                     endpoints.push(outside(address, named.weight));
                 }
             }
@@ -176,6 +187,15 @@ impl StateWriter {
     }
 
     pub(crate) fn mesh(&mut self, changes: Vec<Change>) {
+        // Before the records are there: who asks in between is served on.
+        if let Some(own) = &self.own
+            && let Some(left) = self
+                .shared
+                .left()
+                .after(own, &self.mesh, &changes, Instant::now())
+        {
+            self.shared.left.store(Arc::new(left));
+        }
         self.mesh = self.mesh.apply(changes);
         self.shared.mesh.store(Arc::new(self.mesh.clone()));
         self.shared.mesh_changed.send_replace(());

@@ -71,6 +71,17 @@ impl App for Status {
     }
 }
 
+/// Greets, and says again what it hears.
+pub(crate) struct SpeaksFirst;
+
+impl App for SpeaksFirst {
+    async fn connection(self: Arc<Self>, mut stream: TcpStream) {
+        let _ = stream.write_all(b"hello\n").await;
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    }
+}
+
 /// Reads requests and never answers.
 pub(crate) struct Silent;
 

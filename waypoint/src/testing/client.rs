@@ -79,13 +79,15 @@ impl Client<'_> {
     }
 }
 
-pub(crate) struct Http(http1::SendRequest<Full<Bytes>>);
+pub(crate) struct Http(
+    http1::SendRequest<Full<Bytes>>,
+    tokio::task::JoinHandle<hyper::Result<()>>,
+);
 
 impl Http {
     pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        Self(sender)
+        Self(sender, tokio::spawn(connection))
     }
 
     pub(crate) async fn try_send(
@@ -105,6 +107,12 @@ impl Http {
             Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
         };
         tokio::time::timeout(DEADLINE, exchange).await.unwrap()
+    }
+
+    /// Waits until the server has ended the connection.
+    pub(crate) async fn ended(self) {
+        let ended = tokio::time::timeout(DEADLINE, self.1).await;
+        ended.unwrap().unwrap().unwrap();
     }
 
     pub(crate) async fn send(&mut self, request: http::request::Builder, body: Bytes) -> Response<Bytes> {

@@ -12,9 +12,11 @@ use aquifer_core::http::listener::{
 use aquifer_core::http::matching::RouteMatch;
 use aquifer_core::http::retry::{BackOff, RetryOn, RetryPolicy};
 use aquifer_core::http::table::{HostPort, Route, RouteTable, VirtualHost};
+use aquifer_core::names::NamespacedHostname;
 use aquifer_core::policy::{self, Authorization, Group, Match, Rule, Scope, StringMatch};
+use aquifer_core::service::{AppProtocol, PortMapping};
 use aquifer_core::snapshot::Change;
-use aquifer_core::workload::{Workload, WorkloadUid};
+use aquifer_core::workload::{GatewayAddress, GatewayDestination, TunnelProtocol, Workload, WorkloadUid};
 
 use super::Mesh;
 use crate::state::Changes;
@@ -147,6 +149,41 @@ impl Mesh {
             dry_run: false,
         };
         self.writer.lock().mesh(vec![Change::Policy(Arc::new(policy))]);
+    }
+
+    /// The record of a pod, which names the waypoint of that name for its own address.
+    pub(crate) fn behind(
+        &self,
+        waypoint: Option<&str>,
+        endpoint: &Endpoint,
+        services: &[(u16, AppProtocol)],
+    ) {
+        let mut workload = Workload::empty(WorkloadUid::new(&endpoint.workload));
+        workload.name = endpoint.workload.rsplit('/').next().unwrap().into();
+        workload.workload_name = workload.name.clone();
+        workload.service_account = workload.name.clone();
+        workload.namespace = "bookinfo".into();
+        workload.addresses = vec![endpoint.address.ip()];
+        workload.tunnel = TunnelProtocol::Hbone;
+        workload.waypoint = waypoint.map(|name| GatewayAddress {
+            destination: GatewayDestination::Hostname(NamespacedHostname::new(
+                "bookinfo",
+                &format!("{name}.bookinfo.svc.cluster.local"),
+            )),
+            hbone_port: 15008,
+        });
+        for (n, (service_port, protocol)) in services.iter().enumerate() {
+            let port = PortMapping {
+                service_port: *service_port,
+                target_port: endpoint.address.port(),
+                protocol: *protocol,
+            };
+            let service = NamespacedHostname::new("bookinfo", &format!("s{n}.bookinfo.svc.cluster.local"));
+            workload.services.insert(service, vec![port]);
+        }
+        self.writer
+            .lock()
+            .mesh(vec![Change::Workload(Arc::new(workload))]);
     }
 
     /// A pod that the mesh knows, at an address, with labels.

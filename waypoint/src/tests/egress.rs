@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use crate::inbound::Inbound;
-use crate::names::{Lookup, Names};
+use crate::names::{Failure, Lookup, Names};
 use crate::state::Changes;
 use crate::testing::app::Named;
 use crate::testing::client::app as answered_by;
@@ -31,7 +31,12 @@ fn lookup(zone: &Zone) -> Lookup {
     let zone = zone.clone();
     Arc::new(move |name: Arc<str>| {
         let answer = zone.lock().get(&*name).cloned();
-        Box::pin(async move { answer.ok_or_else(|| std::io::Error::other("SERVFAIL")) })
+        Box::pin(async move {
+            match &*name {
+                "panics.example" => panic!("a look-up that panics"),
+                _ => answer.ok_or_else(|| Failure::Unanswered("SERVFAIL".to_owned())),
+            }
+        })
     })
 }
 
@@ -48,6 +53,7 @@ fn named(hosts: &[&str], first_only: bool) -> Cluster {
         http: UpstreamHttp::AsDownstream,
         service_name: "out".into(),
         names: Some(OfCluster {
+            namespace: "bookinfo".into(),
             list: list.collect(),
             first_only,
         }),
@@ -92,6 +98,14 @@ async fn shows(mesh: &Mesh, line: &str) {
     assert!(waited.is_ok(), "no {line}: {}", mesh.metrics());
 }
 
+/// How many look-ups have failed so far.
+fn failed(mesh: &Mesh) -> u64 {
+    let metrics = mesh.metrics();
+    let mut lines = metrics.lines();
+    let count = lines.find_map(|line| line.strip_prefix("aquifer_name_lookups_total{outcome=\"failed\"} "));
+    count.and_then(|count| count.parse().ok()).unwrap_or_default()
+}
+
 #[tokio::test]
 async fn names_are_followed_and_keep_their_last_answer() {
     let mesh = Mesh::start().await;
@@ -113,14 +127,16 @@ async fn names_are_followed_and_keep_their_last_answer() {
     shows(&mesh, "aquifer_names_failing 0").await;
     zone.lock().insert("a.example", vec![v4(3)]);
     leads_to(&mesh, &["192.0.2.3:80", "192.0.2.9:80"]).await;
-    for useless in [None, Some(Vec::new()), Some(vec![Ipv4Addr::LOCALHOST.into()])] {
-        match useless {
-            None => drop(zone.lock().remove("a.example")),
-            Some(answer) => drop(zone.lock().insert("a.example", answer)),
-        }
-        shows(&mesh, "aquifer_names_failing 1").await;
-        assert_eq!(addresses(&mesh), ["192.0.2.3:80", "192.0.2.9:80"]);
-    }
+    zone.lock().remove("a.example");
+    shows(&mesh, "aquifer_names_failing 1").await;
+    assert_eq!(
+        addresses(&mesh),
+        ["192.0.2.3:80", "192.0.2.9:80"],
+        "nobody could say"
+    );
+    // What stands for no other host is given up after a while.
+    zone.lock().insert("a.example", vec![Ipv4Addr::LOCALHOST.into()]);
+    leads_to(&mesh, &["192.0.2.9:80"]).await;
 
     zone.lock().insert("b.example", vec![v4(5), v4(4)]);
     put(&mesh, named(&["b.example"], true));
@@ -131,6 +147,28 @@ async fn names_are_followed_and_keep_their_last_answer() {
         remove: vec!["out".to_owned()],
     });
     assert!(mesh.writer.lock().wanted_names().borrow().is_empty());
+}
+
+#[tokio::test]
+async fn a_look_up_that_panics_fails_and_the_others_go_on() {
+    let mesh = Mesh::start().await;
+    let zone = Zone::default();
+    let names = Names::new(&mesh.writer, lookup(&zone), NameMetrics::new(&mesh.registry));
+    mesh.connections
+        .spawn(names.every(Duration::from_millis(1)).run(mesh.drain.clone()));
+    zone.lock().insert("a.example", vec![v4(1)]);
+    put(&mesh, named(&["a.example", "panics.example"], false));
+    leads_to(&mesh, &["192.0.2.1:80"]).await;
+    // Asked again after it panicked, and not only once.
+    let again = async {
+        while failed(&mesh) < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, again).await.unwrap();
+    shows(&mesh, "aquifer_names_failing 1").await;
+    zone.lock().insert("a.example", vec![v4(2)]);
+    leads_to(&mesh, &["192.0.2.2:80"]).await;
 }
 
 #[tokio::test]
@@ -156,7 +194,12 @@ async fn an_address_outside_is_reached_plainly_unless_it_is_a_pods() {
         200,
         "it takes no tunnels"
     );
-    let record = mesh.proxy.shared.mesh().workloads().next().cloned().expect("one");
+    let record = mesh.proxy.shared.mesh();
+    let record = record
+        .workloads()
+        .find(|w| &*w.name == "out")
+        .cloned()
+        .expect("one");
     let enrolled = Workload {
         tunnel: TunnelProtocol::Hbone,
         ..Workload::clone(&record)

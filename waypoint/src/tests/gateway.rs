@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use aquifer_core::http::listener::Binding;
 use aquifer_core::http::table::VirtualHost;
+use aquifer_core::snapshot::Change;
 use aquifer_telemetry::readiness::Readiness;
 use bytes::Bytes;
 use http::Request;
@@ -153,4 +154,37 @@ async fn a_websocket_counts_as_long_as_it_is_open() {
     drop(socket);
     let again = async { while !is_kept(&mut connect(address).await).await {} };
     tokio::time::timeout(DEADLINE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn strangers_wait_outside_until_a_gateway_knows_its_own_pod() {
+    let mesh = Mesh::start().await;
+    mesh.table(Vec::new());
+    let address = free_port().await;
+    mesh.listener(http_listener("first", &address.to_string(), Binding::Bound));
+    let own = mesh
+        .proxy
+        .shared
+        .mesh()
+        .workload(&mesh.proxy.own)
+        .cloned()
+        .unwrap();
+    let gone = Change::RemoveAddress(own.uid.as_str().into());
+    mesh.writer.lock().mesh(vec![gone.clone()]);
+    let (proxy, drain, connections) = (mesh.proxy.clone(), mesh.drain.clone(), mesh.connections.clone());
+    let sockets = Sockets::new(proxy, drain, connections, 0);
+    let up = Readiness::default().wait_for("listeners", "sockets");
+    mesh.connections.spawn(sockets.run(up));
+
+    assert!(
+        !is_kept(&mut connect(address).await).await,
+        "its policies are unknown"
+    );
+    mesh.writer.lock().mesh(vec![Change::Workload(own)]);
+    let mut kept = connect(address).await;
+    assert!(is_kept(&mut kept).await);
+    // A pod that is leaving keeps what it has.
+    mesh.writer.lock().mesh(vec![gone]);
+    assert!(is_kept(&mut kept).await);
+    assert!(!is_kept(&mut connect(address).await).await);
 }

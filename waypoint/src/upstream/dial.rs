@@ -10,6 +10,8 @@ use aquifer_core::authority::Authority;
 use aquifer_core::forwarded::Forwarded;
 use aquifer_core::http::cluster::Transport;
 use aquifer_core::identity::SpiffeId;
+use aquifer_core::names::NamespacedHostname;
+use aquifer_core::snapshot::MeshSnapshot;
 use aquifer_core::workload::TunnelProtocol;
 use aquifer_hbone::{ConnectError, Pool, PoolKey, TunnelRequest};
 use aquifer_identity::{CertificateManager, FetchError};
@@ -32,12 +34,29 @@ pub(crate) enum DialError {
     Tunnel(#[from] ConnectError),
     #[error("cannot connect to {address}: {source}")]
     Plain { address: SocketAddr, source: io::Error },
-    #[error(
-        "{address} was written down or looked up as an address outside the mesh, but is that of {owner}, which only tunnels may lead to; name the Service, or pods by the workloadSelector of a ServiceEntry"
-    )]
-    OfTheMesh { address: SocketAddr, owner: String },
+    #[error("{address} was written down or looked up as an address outside the mesh, but is {owner}")]
+    NotOutside { address: SocketAddr, owner: Owner },
     #[error("no connection to {address} within {} ms", after.as_millis())]
     Timeout { address: SocketAddr, after: Duration },
+}
+
+/// Who has an address that was taken for one outside the mesh.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Owner {
+    #[error("this proxy's own")]
+    ThisProxy,
+    #[error(
+        "that of the pod {0}, which only tunnels may lead to; name its Service, or pods by the workloadSelector of a ServiceEntry"
+    )]
+    Pod(String),
+    #[error("that of the Service {0}; name that")]
+    Service(Arc<str>),
+    #[error("the API server's; pods connect to kubernetes.default.svc, without a ServiceEntry")]
+    ApiServer,
+    #[error(
+        "that of node {0}, whose own servers trust what comes from inside; name a Service of what runs there"
+    )]
+    Node(Arc<str>),
 }
 
 /// Dials endpoints as one workload: this proxy.
@@ -106,22 +125,14 @@ impl Dialer {
         tokio::time::timeout(timeout, attempt).await.map_err(timed_out)?
     }
 
-    /// Nothing goes in plaintext to what takes tunnels, and nobody leads to this proxy itself, whoever wrote the address.
+    /// Nothing goes in plaintext to what takes tunnels, and nobody leads to this proxy itself, to nodes or to the API server,
+    /// whoever wrote the address: these may let a proxy in that would not let its clients in.
     fn check_outside(&self, address: SocketAddr) -> Result<(), DialError> {
-        let ip = address.ip().to_canonical();
-        let (mesh, key) = (self.mesh.mesh(), NetworkAddress::new(&self.network, ip));
-        let pod = mesh
-            .workload_at(&key)
-            .filter(|pod| pod.tunnel == TunnelProtocol::Hbone)
-            .map(|pod| format!("the pod {}/{}", pod.namespace, pod.name));
-        let service = mesh
-            .service_at(&key, "")
-            .filter(|service| service.canonical)
-            .map(|service| format!("the Service {}", service.hostname));
-        let own = (ip == self.local.to_canonical()).then(|| "this proxy".to_owned());
-        match own.or(pod).or(service) {
+        let key = NetworkAddress::new(&self.network, address.ip());
+        let own = (key.ip() == self.local.to_canonical()).then_some(Owner::ThisProxy);
+        match own.or_else(|| owner(&self.mesh.mesh(), &key)) {
             None => Ok(()),
-            Some(owner) => Err(DialError::OfTheMesh { address, owner }),
+            Some(owner) => Err(DialError::NotOutside { address, owner }),
         }
     }
 
@@ -163,6 +174,26 @@ impl Dialer {
     }
 }
 
+/// Whose address it is, if it is of the mesh or of the cluster's own parts.
+fn owner(mesh: &MeshSnapshot, key: &NetworkAddress) -> Option<Owner> {
+    let pod = mesh.workload_at(key);
+    let pod = pod.filter(|pod| pod.tunnel == TunnelProtocol::Hbone);
+    let pod = pod.map(|pod| Owner::Pod(format!("{}/{}", pod.namespace, pod.name)));
+    let service = || {
+        let service = mesh.service_at(key, "").filter(|service| service.canonical);
+        service.map(|service| Owner::Service(service.hostname.clone()))
+    };
+    let api_server = || {
+        let api = NamespacedHostname::new("default", "kubernetes.default.svc.cluster.local");
+        let mut addresses = mesh.endpoints(&api).flat_map(|endpoint| &endpoint.addresses);
+        addresses
+            .any(|ip| ip.to_canonical() == key.ip())
+            .then_some(Owner::ApiServer)
+    };
+    let node = || mesh.node_at(key).map(|on| Owner::Node(on.node.clone()));
+    pod.or_else(service).or_else(api_server).or_else(node)
+}
+
 async fn plain(address: SocketAddr) -> Result<UpstreamIo, DialError> {
     let connected = TcpStream::connect(address).await;
     let tcp = connected.map_err(|source| DialError::Plain { address, source })?;
@@ -170,4 +201,70 @@ async fn plain(address: SocketAddr) -> Result<UpstreamIo, DialError> {
     tcp.set_nodelay(true)
         .map_err(|source| DialError::Plain { address, source })?;
     Ok(UpstreamIo::Plain(tcp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aquifer_core::service::{LoadBalancing, Service};
+    use aquifer_core::snapshot::Change;
+    use aquifer_core::workload::{Workload, WorkloadUid};
+
+    fn workload(name: &str, ip: &str, change: impl FnOnce(&mut Workload)) -> Change {
+        let mut w = Workload::empty(WorkloadUid::new(name));
+        (w.name, w.namespace) = (name.into(), "ns".into());
+        w.addresses = vec![ip.parse().unwrap()];
+        change(&mut w);
+        Change::Workload(Arc::new(w))
+    }
+
+    fn mesh() -> MeshSnapshot {
+        let api = NamespacedHostname::new("default", "kubernetes.default.svc.cluster.local");
+        let vip = NetworkAddress::new(&"".into(), "10.96.0.10".parse().unwrap());
+        let service = Service {
+            name: "dns".into(),
+            namespace: "kube-system".into(),
+            hostname: "dns.kube-system.svc.cluster.local".into(),
+            vips: vec![vip],
+            ports: Vec::new(),
+            subject_alt_names: Vec::new(),
+            waypoint: None,
+            load_balancing: LoadBalancing::default(),
+            canonical: true,
+            ingress_use_waypoint: false,
+            namespace_only: false,
+        };
+        MeshSnapshot::default().apply([
+            workload("meshed", "10.244.0.1", |w| w.tunnel = TunnelProtocol::Hbone),
+            workload("other", "10.244.0.2", |_| {}),
+            workload("proxy", "172.18.0.2", |w| {
+                (w.host_network, w.node) = (true, "worker".into());
+            }),
+            workload("written", "192.0.2.1", |w| w.host_network = true),
+            workload("api", "172.18.0.9", |w| {
+                w.host_network = true;
+                w.services.insert(api, Vec::new());
+            }),
+            Change::Service(Arc::new(service)),
+        ])
+    }
+
+    #[test]
+    fn what_is_the_meshs_or_the_clusters_is_not_outside() {
+        let check = |ip: &str, owner: Option<Owner>| {
+            let key = NetworkAddress::new(&"".into(), ip.parse().unwrap());
+            assert_eq!(super::owner(&mesh(), &key), owner, "{ip}");
+        };
+        check("10.244.0.1", Some(Owner::Pod("ns/meshed".into())));
+        check("::ffff:10.244.0.1", Some(Owner::Pod("ns/meshed".into())));
+        check(
+            "10.96.0.10",
+            Some(Owner::Service("dns.kube-system.svc.cluster.local".into())),
+        );
+        check("172.18.0.2", Some(Owner::Node("worker".into())));
+        check("172.18.0.9", Some(Owner::ApiServer));
+        for outside in ["10.244.0.2", "192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+            check(outside, None);
+        }
+    }
 }

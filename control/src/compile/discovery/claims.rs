@@ -146,6 +146,8 @@ fn bare_endpoint(
     w.name = slice.spec.service.clone();
     w.namespace = slice.meta.namespace.clone();
     w.network = settings.network.clone();
+    // Whoever may write a slice must not take an address from the pod that has it.
+    w.host_network = true;
     w.addresses = endpoint.addresses.iter().filter_map(|a| a.parse().ok()).collect();
     w.trust_domain = settings.trust_domain.clone();
     w.canonical_name = slice.spec.service.clone();

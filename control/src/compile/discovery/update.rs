@@ -1,18 +1,19 @@
 //! What a change of objects does to workloads and services, and to nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::service::PortMapping;
-use aquifer_core::workload::{Workload, WorkloadUid};
+use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
 
 use crate::compile::Settings;
 use crate::compile::discovery::claims::{Claim, Endpoint, SliceName, of_slice};
+use crate::compile::discovery::nodes::{self, Place};
 use crate::compile::discovery::{Discovery, Registered, entries, hostname, service, target_ports, workload};
 use crate::compile::inputs::{Entry, Inputs, selects};
 use crate::compile::report::PodName;
-use crate::model::host::HostPattern;
 use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::kube;
 
@@ -22,6 +23,8 @@ pub struct Touched {
     pub workloads: BTreeSet<WorkloadUid>,
     /// Services that are different themselves, or whose endpoints are.
     pub services: BTreeSet<NamespacedHostname>,
+    /// Addresses that came, went, or are somebody else's.
+    pub addresses: BTreeSet<IpAddr>,
     /// A waypoint or another proxy that speaks HBONE came, went or changed.
     pub proxies: bool,
     /// Workloads that were made anew, different or not: the measure of the work.
@@ -36,6 +39,8 @@ struct Update<'a> {
     inputs: &'a Inputs,
     settings: &'a Settings,
     affected: Affected,
+    /// Nodes of which a pod says something else.
+    nodes: BTreeSet<Arc<str>>,
     touched: Touched,
 }
 
@@ -47,6 +52,7 @@ impl Discovery {
             inputs,
             settings,
             affected: Affected::new(),
+            nodes: BTreeSet::new(),
             touched: Touched::default(),
         };
         for host in changed_hosts(before, inputs) {
@@ -69,6 +75,7 @@ impl Update<'_> {
         let addressless = |entry: Option<&Entry<kube::Pod>>| entry.is_some_and(|e| e.spec.ips().is_empty());
         self.discovery.addressless += usize::from(addressless(new));
         self.discovery.addressless -= usize::from(addressless(old));
+        self.node(&nodes::told_by(old), &nodes::told_by(new));
         if let Some(either) = new.or(old) {
             let (namespace, name) = (either.meta.namespace.clone(), either.meta.name.clone());
             let uid = WorkloadUid::pod(&self.settings.cluster_id, &namespace, &name);
@@ -76,23 +83,37 @@ impl Update<'_> {
         }
     }
 
-    /// Decides anew what has the host.
+    /// Takes what a pod says of its node.
+    fn node(&mut self, old: &[Place], new: &[Place]) {
+        if old == new {
+            return;
+        }
+        self.nodes
+            .extend(old.iter().chain(new).map(|(node, _)| node.clone()));
+        for place in old {
+            self.discovery.nodes.remove(place);
+        }
+        for place in new {
+            self.discovery.nodes.insert(place.clone());
+        }
+    }
+
+    /// Decides anew who has the host.
     fn host(&mut self, host: &Arc<str>) {
-        let before = self.discovery.by_host.get(host).cloned();
-        let before = before.and_then(|key| self.discovery.remove_service(&key));
-        let after = registered(self.inputs, host, self.settings).map(Arc::new);
+        let before = self.discovery.remove_host(host);
+        let after = registered(self.inputs, host, self.settings);
         for either in before.iter().chain(&after) {
             let key = either.service.key();
             self.serving(&key);
             self.touched.services.insert(key);
         }
-        if let Some(new) = &after {
-            self.discovery.add_service(new);
+        self.discovery.add_host(host, &after);
+        for new in &after {
             // Those that it selected before are those that served it.
             let selects_as = |b: &Arc<Registered>| {
                 b.spec.selector == new.spec.selector && b.meta.namespace == new.meta.namespace
             };
-            if !before.as_ref().is_some_and(selects_as) {
+            if !before.iter().any(selects_as) {
                 self.selected_by(new);
             }
         }
@@ -144,7 +165,7 @@ impl Update<'_> {
     fn slice(&mut self, name: &SliceName) {
         let slice = self.inputs.endpoint_slices.get(&name.0, &name.1);
         let host = slice.map(|slice| hostname(&slice.spec.service, &slice.meta.namespace));
-        let service = host.and_then(|host| self.discovery.service_by_host(&host));
+        let service = host.and_then(|host| self.discovery.services_by_host(&host).next());
         let claims = match (
             slice,
             service.filter(|s| s.spec.selector.is_empty() && s.entry.is_none()),
@@ -170,6 +191,10 @@ impl Update<'_> {
         for (uid, pod) in std::mem::take(&mut self.affected) {
             let made = self.make(&uid, pod);
             self.put(uid, made);
+        }
+        for node in std::mem::take(&mut self.nodes) {
+            let made = self.discovery.nodes.workload(&node, self.settings);
+            self.put(nodes::uid(&node, self.settings), made);
         }
         self.touched
     }
@@ -205,6 +230,10 @@ impl Update<'_> {
             self.touched.services.extend(workload.services.keys().cloned());
             self.touched.proxies |= workload.native_tunnel;
         }
+        if old.as_deref().map(seen_at) != made.as_deref().map(seen_at) {
+            let addresses = old.iter().chain(&made).flat_map(|w| identified_by(w));
+            self.touched.addresses.extend(addresses);
+        }
         if let Some(old) = old {
             self.discovery.remove_workload(&old);
         }
@@ -216,18 +245,29 @@ impl Update<'_> {
 }
 
 impl Discovery {
-    fn add_service(&mut self, entry: &Arc<Registered>) {
-        let key = entry.service.key();
-        self.by_host.insert(entry.service.hostname.clone(), key.clone());
-        if let Some(place) = selector_place(entry) {
-            self.selectors.entry(place).or_default().insert(key.clone());
+    fn add_host(&mut self, host: &Arc<str>, services: &[Arc<Registered>]) {
+        if services.is_empty() {
+            return;
         }
-        self.services.insert(key, entry.clone());
+        let keys = services.iter().map(|entry| entry.service.key());
+        self.by_host.insert(host.clone(), keys.collect());
+        for entry in services {
+            let key = entry.service.key();
+            if let Some(place) = selector_place(entry) {
+                self.selectors.entry(place).or_default().insert(key.clone());
+            }
+            self.services.insert(key, entry.clone());
+        }
+    }
+
+    fn remove_host(&mut self, host: &Arc<str>) -> Vec<Arc<Registered>> {
+        let keys = self.by_host.remove(host);
+        let keys = keys.iter().flat_map(|keys| keys.iter());
+        keys.filter_map(|key| self.remove_service(key)).collect()
     }
 
     fn remove_service(&mut self, key: &NamespacedHostname) -> Option<Arc<Registered>> {
         let entry = self.services.remove(key)?;
-        self.by_host.remove(&entry.service.hostname);
         if let Some(place) = selector_place(&entry)
             && let Some(sharing) = self.selectors.get_mut(&place)
         {
@@ -244,6 +284,9 @@ impl Discovery {
             let endpoints = self.endpoints.entry(service.clone()).or_default();
             endpoints.insert(workload.uid.clone(), workload.clone());
         }
+        for ip in identified_by(workload) {
+            self.addresses.insert((ip, workload.uid.clone()));
+        }
         self.workloads.insert(workload.uid.clone(), workload.clone());
     }
 
@@ -256,6 +299,9 @@ impl Discovery {
             if endpoints.is_empty() {
                 self.endpoints.remove(service);
             }
+        }
+        for ip in identified_by(workload) {
+            self.addresses.remove(&(ip, workload.uid.clone()));
         }
         self.workloads.remove(&workload.uid);
     }
@@ -290,7 +336,34 @@ impl Discovery {
     }
 }
 
-/// Hosts that may belong to something else than before.
+/// The addresses of a workload that nobody just wrote down: of a pod, of its node where it runs on its network, and of the
+/// API server.
+fn identified_by(workload: &Workload) -> impl Iterator<Item = IpAddr> + '_ {
+    let is_known = is_known(workload);
+    workload
+        .addresses
+        .iter()
+        .map(IpAddr::to_canonical)
+        .filter(move |_| is_known)
+}
+
+fn is_known(workload: &Workload) -> bool {
+    let is_api_server = || workload.services.keys().any(is_api_server);
+    !workload.host_network || !workload.node.is_empty() || is_api_server()
+}
+
+fn is_api_server(service: &NamespacedHostname) -> bool {
+    &*service.namespace == "default" && service.hostname.starts_with("kubernetes.default.svc.")
+}
+
+/// What is said of a workload's addresses depends on these.
+fn seen_at(workload: &Workload) -> (&[IpAddr], bool, bool, bool, &str) {
+    let tunnels = workload.tunnel == TunnelProtocol::Hbone;
+    let (known, on_node) = (is_known(workload), workload.host_network);
+    (&workload.addresses, known, on_node, tunnels, &workload.node)
+}
+
+/// Hosts that may belong to something else than before, or have other addresses.
 fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<str>> {
     let mut hosts = BTreeSet::new();
     for (old, new) in before.services.changes(&inputs.services) {
@@ -298,25 +371,25 @@ fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<str>> {
             hosts.insert(hostname(&either.meta.name, &either.meta.namespace).into());
         }
     }
-    for (old, new) in before.service_entries.changes(&inputs.service_entries) {
-        let named = [old, new].into_iter().flatten().flat_map(|e| &e.spec.hosts);
-        hosts.extend(named.filter_map(HostPattern::exact).cloned());
-    }
+    hosts.extend(entries::changed_hosts(before, inputs));
     hosts
 }
 
-/// What has the host: the Service of that name, or the oldest ServiceEntry, which can have no such name.
-fn registered(inputs: &Inputs, host: &Arc<str>, settings: &Settings) -> Option<Registered> {
+/// What has the host: the Service of that name, or of each namespace the oldest ServiceEntry, which can have no such name.
+fn registered(inputs: &Inputs, host: &Arc<str>, settings: &Settings) -> Vec<Arc<Registered>> {
     if let Some(entry) = service_of(inputs, host) {
-        return Some(Registered {
+        let registered = service(entry, settings).map(|service| Registered {
             meta: entry.meta.clone(),
             spec: entry.spec.clone(),
-            service: service(entry, settings)?,
+            service,
             entry: None,
         });
+        return registered.map(Arc::new).into_iter().collect();
     }
-    let oldest = inputs.service_entries.for_host(host).into_iter().next()?;
-    Some(entries::registered(oldest, host, settings))
+    let owners = entries::owners(inputs, host).into_iter();
+    owners
+        .map(|entry| Arc::new(entries::registered(inputs, entry, host, settings)))
+        .collect()
 }
 
 fn service_of<'i>(inputs: &'i Inputs, host: &str) -> Option<&'i Entry<kube::Service>> {

@@ -203,7 +203,7 @@ fn service<'d>(
     if route.kind() == RouteKind::Tcp && route.meta().namespace != parent.namespace {
         return Err("a TCPRoute is for Services of its own namespace in this version".to_owned());
     }
-    let Some(entry) = discovery.service_by_host(&host) else {
+    let Some(entry) = discovery.services_by_host(&host).next() else {
         return Err(format!("no Service {}/{}", parent.namespace, parent.name));
     };
     let is_meant = |p: &&PortMapping| parent.port.is_none_or(|n| n == p.service_port);

@@ -185,7 +185,7 @@ fn permitted<'b>(
 }
 
 fn missing(discovery: &Discovery, host: &str, port: u16) -> Option<String> {
-    match discovery.service_by_host(host) {
+    match discovery.services_by_host(host).next() {
         None => Some(format!("no Service has the host {host}")),
         Some(entry) if entry.service.port(port).is_none() => {
             Some(format!("Service {host} has no port {port}"))

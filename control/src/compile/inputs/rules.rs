@@ -3,7 +3,8 @@
 //! A mesh has many rules, and few of them concern one host: whoever asks about a host must not pay for the others. Rules
 //! with a wildcard are looked at one by one; there are few of these.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compile::inputs::table::{Entry, Iter, Rank, Table};
@@ -19,6 +20,10 @@ pub trait Ruling {
     fn hosts(&self) -> &[HostPattern];
     /// Where it sends what is for its hosts.
     fn destinations(&self) -> Vec<&Destination>;
+    /// Addresses that it names.
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        BTreeSet::new()
+    }
 }
 
 impl Ruling for VirtualService {
@@ -60,6 +65,14 @@ impl Ruling for ServiceEntry {
     fn destinations(&self) -> Vec<&Destination> {
         Vec::new()
     }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .chain(self.endpoint_addresses().map(|(_, ip)| ip))
+            .collect()
+    }
 }
 
 /// Oldest first. Clones share everything.
@@ -70,6 +83,7 @@ pub struct Rules<T> {
     /// Those with a wildcard among their hosts.
     wild: Table<T>,
     leading_to: ByHost<T>,
+    by_address: imbl::OrdMap<IpAddr, Table<T>>,
 }
 
 type ByHost<T> = imbl::OrdMap<Arc<str>, Table<T>>;
@@ -81,6 +95,7 @@ impl<T> Default for Rules<T> {
             exact: ByHost::new(),
             wild: Table::by_age(),
             leading_to: ByHost::new(),
+            by_address: imbl::OrdMap::new(),
         }
     }
 }
@@ -92,6 +107,7 @@ impl<T> Clone for Rules<T> {
             exact: self.exact.clone(),
             wild: self.wild.clone(),
             leading_to: self.leading_to.clone(),
+            by_address: self.by_address.clone(),
         }
     }
 }
@@ -107,6 +123,9 @@ impl<T: Ruling> Rules<T> {
         for destination in entry.spec.destinations() {
             enter(&mut self.leading_to, &destination.host, &entry);
         }
+        for ip in entry.spec.addresses() {
+            enter(&mut self.by_address, &ip, &entry);
+        }
         self.all.insert(entry);
     }
 
@@ -119,6 +138,9 @@ impl<T: Ruling> Rules<T> {
         }
         for destination in spec.destinations() {
             leave(&mut self.leading_to, &destination.host, meta);
+        }
+        for ip in spec.addresses() {
+            leave(&mut self.by_address, &ip, meta);
         }
         self.all.remove(meta);
     }
@@ -150,6 +172,11 @@ impl<T: Ruling> Rules<T> {
         self.leading_to.get(host).into_iter().flat_map(Table::iter)
     }
 
+    /// Those that name the address, oldest first.
+    pub fn with_address(&self, ip: IpAddr) -> impl Iterator<Item = &Entry<T>> {
+        self.by_address.get(&ip).into_iter().flat_map(Table::iter)
+    }
+
     pub fn iter(&self) -> Iter<'_, T> {
         self.all.iter()
     }
@@ -171,18 +198,18 @@ impl<T: Ruling> Rules<T> {
     }
 }
 
-fn enter<T>(index: &mut ByHost<T>, host: &Arc<str>, entry: &Entry<T>) {
-    let place = index.entry(host.clone()).or_insert_with(Table::by_age);
+fn enter<K: Ord + Clone, T>(index: &mut imbl::OrdMap<K, Table<T>>, key: &K, entry: &Entry<T>) {
+    let place = index.entry(key.clone()).or_insert_with(Table::by_age);
     place.insert(entry.clone());
 }
 
-fn leave<T>(index: &mut ByHost<T>, host: &Arc<str>, meta: &Meta) {
-    let is_empty = index.get_mut(host).is_some_and(|place| {
+fn leave<K: Ord + Clone, T>(index: &mut imbl::OrdMap<K, Table<T>>, key: &K, meta: &Meta) {
+    let is_empty = index.get_mut(key).is_some_and(|place| {
         place.remove(meta);
         place.is_empty()
     });
     if is_empty {
-        index.remove(host);
+        index.remove(key);
     }
 }
 

@@ -41,9 +41,9 @@ fn of_waypoints(compiled: &Compiled, rules: &VirtualService) -> BTreeSet<PodName
 fn of_host<'c>(compiled: &'c Compiled, host: &HostPattern) -> Vec<&'c WaypointKey> {
     let bindings = &compiled.waypoints.bindings;
     if let HostPattern::Exact(exact) = host {
-        let service = compiled.discovery.by_host.get(&**exact);
-        let binding = service.and_then(|service| bindings.get(service));
-        return binding.and_then(Binding::waypoint).into_iter().collect();
+        let services = compiled.discovery.services_by_host(exact);
+        let bound = services.filter_map(|service| bindings.get(&service.service.key()));
+        return bound.filter_map(Binding::waypoint).collect();
     }
     let concerned = bindings
         .iter()

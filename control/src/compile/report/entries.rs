@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use aquifer_core::workload::{TunnelProtocol, Workload};
+
 use super::{Audience, Condition, ObjectReport, bound};
 use crate::compile::Compiled;
-use crate::compile::discovery::Registered;
+use crate::compile::discovery::{Registered, addressed_before};
 use crate::model::host::HostPattern;
 use crate::model::service_entry::{Resolution, ServiceEntry};
 use crate::model::visibility::Visibility;
@@ -13,6 +15,8 @@ use crate::objects::{Meta, Notice};
 
 /// The condition that says whether connections of pods to the entry are the mesh's.
 const CAPTURED: &str = "CapturedFromPods";
+/// Of an entry's endpoints that are refused so many are named.
+const MAX_ENDPOINTS: usize = 16;
 
 pub(super) fn entry(
     compiled: &Compiled,
@@ -26,8 +30,16 @@ pub(super) fn entry(
         report.notices.extend(taken(compiled, meta, host));
     }
     for (i, ip) in entry.addresses.iter().enumerate() {
-        report.notices.extend(of_service(compiled, *ip, i));
+        let field = format!("spec.addresses[{i}]");
+        report.notices.extend(of_service(compiled, *ip, &field));
+        report
+            .notices
+            .extend(of_older(compiled, meta, entry, *ip, &field));
+        report.notices.extend(of_somebody(compiled, *ip, &field));
     }
+    let refused = entry.endpoint_addresses();
+    let refused = refused.filter_map(|(i, ip)| refused_endpoint(compiled, ip, i));
+    report.notices.extend(refused.take(MAX_ENDPOINTS));
     report.notices.extend(exported(entry, meta));
     let Some(first) = first else {
         report.audience = Audience::WaypointsAndGateways;
@@ -52,33 +64,99 @@ pub(super) fn entry(
         .extend(unserved.map(|message| Notice::unserved("spec.resolution", message)));
 }
 
-/// The host where it is this entry's.
+/// The host where it is this entry's, for clients of its namespace at least.
 fn own<'c>(compiled: &'c Compiled, meta: &Arc<Meta>, host: &str) -> Option<&'c Registered> {
-    let found = compiled.discovery.service_by_host(host)?;
-    (found.meta.name == meta.name && found.meta.namespace == meta.namespace).then_some(found)
+    let mut owners = compiled.discovery.services_by_host(host);
+    owners.find(|found| found.meta.name == meta.name && found.meta.namespace == meta.namespace)
 }
 
+/// An older entry that has the host.
 fn taken(compiled: &Compiled, meta: &Arc<Meta>, host: &Arc<str>) -> Option<Notice> {
-    let found = compiled.discovery.service_by_host(host)?;
-    if own(compiled, meta, host).is_some() {
-        return None;
-    }
+    let mut owners = compiled.discovery.services_by_host(host);
+    let (older, rest) = match own(compiled, meta, host) {
+        None => (
+            owners.find(|found| found.meta.namespace == meta.namespace)?,
+            "for it nothing of this one is in effect",
+        ),
+        Some(own) => (
+            owners
+                .take_while(|found| found.meta.namespace != own.meta.namespace)
+                .find(|found| is_for_others(found))?,
+            "clients of other namespaces reach that one, and those of this namespace this one",
+        ),
+    };
     let message = format!(
-        "host {host} belongs to the older ServiceEntry {}/{}; for it nothing of this one is in effect",
-        found.meta.namespace, found.meta.name
+        "host {host} belongs to the older ServiceEntry {}/{}; {rest}",
+        older.meta.namespace, older.meta.name
     );
     Some(Notice::conflict("spec.hosts", message))
 }
 
+fn is_for_others(entry: &Registered) -> bool {
+    entry.entry.as_ref().is_some_and(|spec| match &spec.visibility {
+        Visibility::All => true,
+        Visibility::Namespaces(names) => names.iter().any(|name| *name != entry.meta.namespace),
+    })
+}
+
 /// A Service that has the address as well.
-fn of_service(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<Notice> {
+fn of_service(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
     let mut services = compiled.inputs.services.iter();
     let service = services.find(|s| s.spec.vips().contains(&ip))?;
     let message = format!(
         "{ip} is the address of Service {}/{}, to which it leads from other namespaces; write another address",
         service.meta.namespace, service.meta.name
     );
-    Some(Notice::conflict(format!("spec.addresses[{number}]"), message))
+    Some(Notice::conflict(field, message))
+}
+
+/// An older entry that has the address as well.
+fn of_older(
+    compiled: &Compiled,
+    meta: &Meta,
+    entry: &ServiceEntry,
+    ip: IpAddr,
+    field: &str,
+) -> Option<Notice> {
+    let older = addressed_before(&compiled.inputs, meta, entry, ip)?;
+    let whom = match older.meta.namespace == meta.namespace {
+        true => "it leads there, and not to this one",
+        false => "it leads there from other namespaces, and to this one from its own",
+    };
+    let message = format!(
+        "{ip} belongs to the older ServiceEntry {}/{} as well; {whom}. Write another address",
+        older.meta.namespace, older.meta.name
+    );
+    Some(Notice::conflict(field, message))
+}
+
+/// A pod or a node that has the address.
+fn of_somebody(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
+    let owner = owner(compiled.discovery.workloads_at(ip).next()?);
+    let message = format!(
+        "{ip} is the address of {owner}, to which it leads from other namespaces; write another address"
+    );
+    Some(Notice::conflict(field, message))
+}
+
+/// An endpoint that waypoints and gateways do not connect to, since its address is not outside.
+fn refused_endpoint(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<Notice> {
+    let mut found = compiled.discovery.workloads_at(ip);
+    let is_refused = |w: &&Arc<Workload>| w.host_network || w.tunnel == TunnelProtocol::Hbone;
+    let owner = owner(found.find(is_refused)?);
+    let message = format!(
+        "{ip} is the address of {owner}, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; name a Service, or select pods by workloadSelector"
+    );
+    let field = format!("spec.endpoints[{number}].address");
+    Some(Notice::conflict(field, message))
+}
+
+fn owner(workload: &Workload) -> String {
+    match (workload.host_network, workload.node.is_empty()) {
+        (false, _) => format!("pod {}/{}", workload.namespace, workload.name),
+        (true, false) => format!("node {}", workload.node),
+        (true, true) => "the API server".to_owned(),
+    }
 }
 
 /// Agents know two cases: all clients, and those of the entry's namespace.

@@ -63,7 +63,7 @@ fn gateways(compiled: &Compiled, rules: &VirtualService, notices: &mut Vec<Notic
 
 fn unresolved(compiled: &Compiled, rules: &VirtualService, destination: &Destination) -> Option<Notice> {
     let discovery = &compiled.discovery;
-    let entry = discovery.service_by_host(&destination.host);
+    let entry = discovery.service_for(&destination.host, &rules.namespace);
     // A waypoint stands in the namespace of the service, a gateway's user usually in that of the rules.
     let client = match entry {
         Some(entry) if rules.is_mesh() => &entry.service.namespace,
@@ -80,8 +80,8 @@ fn unresolved(compiled: &Compiled, rules: &VirtualService, destination: &Destina
 
 /// A destination that gateways of the rules do not see.
 fn unseen(compiled: &Compiled, rules: &VirtualService, destination: &Destination) -> Option<Notice> {
-    let entry = compiled.discovery.service_by_host(&destination.host)?;
-    entry.entry.as_ref()?;
+    let meant = |namespace: &str| compiled.discovery.service_for(&destination.host, namespace);
+    meant(&rules.namespace)?.entry.as_ref()?;
     let named = |meta: &Meta| {
         rules.gateways.iter().any(|reference| match reference {
             GatewayRef::Mesh => false,
@@ -91,7 +91,7 @@ fn unseen(compiled: &Compiled, rules: &VirtualService, destination: &Destination
     let gateways = compiled.inputs.gateways.iter().filter(|g| named(&g.meta));
     let pods = gateways.flat_map(|g| compiled.selected.running(&compiled.inputs, &g.spec.selector));
     let mut namespaces = pods.map(|(namespace, _)| namespace);
-    let blind = namespaces.find(|namespace| !entry.is_visible_to(namespace))?;
+    let blind = namespaces.find(|namespace| meant(namespace).is_some_and(|e| !e.is_visible_to(namespace)))?;
     let problem = Resolver::new(compiled, &blind).resolve(destination, 0).err()?;
     Some(Notice::unresolved(destination.field.as_str(), problem))
 }
@@ -104,7 +104,7 @@ fn mesh_host(
     notices: &mut Vec<Notice>,
 ) {
     let HostPattern::Exact(exact) = host else { return };
-    let Some(entry) = compiled.discovery.service_by_host(exact) else {
+    let Some(entry) = compiled.discovery.service_for(exact, &rules.namespace) else {
         let message = format!("no service has the host {exact}; the rules take effect when one does");
         notices.push(Notice::unresolved(field, message));
         return;
@@ -162,7 +162,7 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
     let HostPattern::Exact(host) = &rule.host else {
         return Vec::new();
     };
-    let Some(entry) = compiled.discovery.service_by_host(host) else {
+    let Some(entry) = compiled.discovery.service_for(host, &rule.namespace) else {
         let message = format!("no service has the host {host}; the rule takes effect when one does");
         return vec![Notice::unresolved("spec.host", message)];
     };

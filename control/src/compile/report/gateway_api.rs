@@ -6,12 +6,12 @@ use aquifer_core::names::NamespacedHostname;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Condition, ObjectReport, certificates, routes};
+use super::{Condition, ObjectReport, WAYPOINT_BOUND, certificates, routes};
 use crate::compile::Compiled;
 use crate::compile::gateway_api::classes::{self, Class};
 use crate::compile::gateway_api::listeners::{OpenGateway, OpenListener};
 use crate::compile::gateway_api::{CONTROLLER, Name, WAYPOINT_CONTROLLER, name, ready_pods};
-use crate::compile::waypoints::{HBONE_PORT, WaypointKey};
+use crate::compile::waypoints::{HBONE_PORT, Waypoint, WaypointKey};
 use crate::model::stream_route::RouteKind;
 use crate::objects::gateway_api::{Gateway, GatewayClass};
 use crate::objects::{GATEWAY_API, Notice, ParsedObject, Rejection, RejectionKind};
@@ -107,7 +107,8 @@ fn waypoint(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectRepor
     report
         .conditions
         .push(wrong_parameters(compiled, &name).unwrap_or(accepted));
-    let ready = compiled.waypoints.all.get(&key).is_some_and(|w| w.is_ready());
+    let waypoint = compiled.waypoints.all.get(&key);
+    let ready = waypoint.is_some_and(Waypoint::is_ready);
     let (reason, message) = match ready {
         true => (
             "Programmed",
@@ -122,6 +123,20 @@ fn waypoint(compiled: &Compiled, object: &ParsedObject, report: &mut ObjectRepor
         let addresses = inside(compiled, &key.service());
         report.fields.insert("addresses", addresses.into());
     }
+    if waypoint.is_some_and(|w| w.serves.workloads()) {
+        report.conditions.push(for_pods(compiled, &key));
+    }
+}
+
+/// Whether pods that name the waypoint are behind it. The message ends with it: after a restart it is read from there.
+fn for_pods(compiled: &Compiled, key: &WaypointKey) -> Condition {
+    if compiled.waypoints.is_awake(key) {
+        let message = format!("pods that name it are reached at their own addresses through waypoint {key}");
+        return Condition::new(WAYPOINT_BOUND, true, "WaypointAccepted", message);
+    }
+    let message =
+        format!("pods that name it are reached at layer 4 until a pod of it is ready: waypoint {key}");
+    Condition::new(WAYPOINT_BOUND, false, "WaypointIsNotReady", message)
 }
 
 /// The addresses that a Service has in the cluster, and its name.

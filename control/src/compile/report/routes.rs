@@ -151,17 +151,20 @@ fn audience(compiled: &Compiled, state: &RouteState) -> BTreeSet<PodName> {
         ParentKind::Service => {
             let host = hostname(&p.parent.name, &p.parent.namespace);
             let service = NamespacedHostname::new(&p.parent.namespace, &host);
-            Some(compiled.waypoints.bindings.get(&service)?.waypoint()?.service())
+            let waypoint = compiled.waypoints.bindings.get(&service)?.waypoint()?;
+            Some((waypoint.service(), true))
         }
         _ => {
             let key = (p.parent.namespace.clone(), p.parent.name.clone());
-            Some(compiled.gateway_api.gateways.get(&key)?.service.clone())
+            Some((compiled.gateway_api.gateways.get(&key)?.service.clone(), false))
         }
     });
-    let pods = services.map(|service| compiled.discovery.endpoints(&service));
-    pods.flatten()
-        .map(|w| (w.namespace.clone(), w.name.clone()))
-        .collect()
+    // A Service of a waypoint's name may have other pods, which hold nothing.
+    let pods = services.flat_map(|(service, of_waypoint)| {
+        let endpoints = compiled.discovery.endpoints(&service);
+        endpoints.filter(move |w| w.native_tunnel || !of_waypoint)
+    });
+    pods.map(|w| (w.namespace.clone(), w.name.clone())).collect()
 }
 
 /// A route that was rejected, at those of its parents that are ours.

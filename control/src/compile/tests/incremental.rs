@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::fixture::Mesh;
 use crate::compile::waypoints::WaypointKey;
 use crate::compile::{Compiled, Work};
+use crate::mesh_config::CONFIG_MAP;
 use crate::proxies::{Picture, ProxyKey, Types, ambient};
 use crate::snapshots::Snapshots;
 
@@ -55,10 +56,11 @@ fn event() -> impl Strategy<Value = Event> {
 /// Group, kind, and content by number.
 type Kind = (&'static str, &'static str, fn(u8, u8) -> String);
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 16] = [
     ("", "Pod", pod),
     ("", "Pod", pod),
     ("", "Namespace", namespace),
+    ("", "ConfigMap", settings),
     ("", "Service", service),
     ("discovery.k8s.io", "EndpointSlice", slice),
     ("networking.istio.io", "VirtualService", rules),
@@ -66,6 +68,7 @@ const KINDS: [Kind; 14] = [
     ("networking.istio.io", "DestinationRule", subsets),
     ("networking.istio.io", "ServiceEntry", entry),
     ("networking.istio.io", "ServiceEntry", entry),
+    ("gateway.networking.k8s.io", "Gateway", waypoint),
     ("gateway.networking.k8s.io", "HTTPRoute", route),
     ("gateway.networking.k8s.io", "TCPRoute", stream),
     ("security.istio.io", "PeerAuthentication", peers),
@@ -88,7 +91,7 @@ fn pod(name: u8, content: u8) -> String {
     };
     let ready = if name == 2 { "False" } else { "True" };
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: node-1, serviceAccountName: app}}\nstatus: {{phase: Running, podIP: '{ip}', conditions: [{{type: Ready, status: '{ready}'}}]}}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{name}, uid: u, labels: {{{}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\nspec: {{nodeName: node-1, serviceAccountName: app}}\nstatus: {{phase: Running, podIP: '{ip}', hostIPs: [{{ip: 172.18.0.{content}}}], conditions: [{{type: Ready, status: '{ready}'}}]}}",
         labels[usize::from(content)]
     )
 }
@@ -97,10 +100,28 @@ fn namespace(_: u8, content: u8) -> String {
     let labels = [
         "istio.io/dataplane-mode: ambient",
         "",
-        "istio.io/use-waypoint: wp",
+        "mesh: b, istio.io/use-waypoint: wp",
+        "istio.io/use-waypoint: o0, istio.io/use-waypoint-namespace: other",
+        "istio.io/dataplane-mode: ambient, mesh: a",
+        "istio.io/dataplane-mode: ambient, mesh: b, istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other",
     ];
-    let labels = labels[usize::from(content) % labels.len()];
+    let labels = labels[usize::from(content)];
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: NAMESPACE, labels: {{{labels}}}}}")
+}
+
+/// Of the mesh: there is one, whatever it is to be called.
+fn settings(_: u8, content: u8) -> String {
+    let mesh = [
+        "accessLogFile: ''",
+        "discoverySelectors: [{matchLabels: {mesh: a}}]",
+        "discoverySelectors: [{matchLabels: {mesh: b}}, {matchLabels: {mesh: a}}]",
+        "discoverySelectors: [{matchExpressions: [{key: mesh, operator: DoesNotExist}]}]",
+        "discoverySelectors: [{matchLabels: [a]}]",
+        "accessLogFile: /dev/stdout\n    discoverySelectors: [{}]",
+    ][usize::from(content)];
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {CONFIG_MAP}, namespace: istio-system}}\ndata:\n  mesh: |\n    {mesh}"
+    )
 }
 
 fn service(name: u8, content: u8) -> String {
@@ -186,12 +207,12 @@ fn subsets(name: u8, content: u8) -> String {
 
 fn entry(name: u8, content: u8) -> String {
     let contents = [
-        "hosts: [a.example, b.example], addresses: [192.0.2.1], resolution: STATIC, endpoints: [{address: 198.51.100.1, labels: {version: v2}}, {address: 10.0.0.1, ports: {http: 81}}]",
+        "hosts: [a.example, b.example], addresses: [192.0.2.1], resolution: STATIC, endpoints: [{address: 198.51.100.1, labels: {version: v2}}, {address: 10.0.0.1, ports: {http: 81}}, {address: 172.18.0.2}]",
         "hosts: [b.example], addresses: [192.0.2.1, 10.96.0.0], resolution: DNS, exportTo: ['.']",
         "hosts: [a.example], resolution: DNS_ROUND_ROBIN, endpoints: [{address: c.example}]",
         "hosts: [c.example, a.example], addresses: [10.0.0.0], resolution: STATIC, workloadSelector: {labels: {app: a}}, exportTo: [other]",
-        "hosts: [a.example], addresses: [192.0.2.2], resolution: NONE",
-        "hosts: [b.example, c.example], addresses: [192.0.2.3], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: b, version: v2}}",
+        "hosts: [a.example], addresses: [192.0.2.1, 10.0.1.0, 172.18.0.1], resolution: NONE",
+        "hosts: [b.example, c.example], addresses: [192.0.2.1, 192.0.2.3], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: b, version: v2}}",
     ];
     let labels = if content == 5 {
         "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other"
@@ -201,6 +222,25 @@ fn entry(name: u8, content: u8) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: o{name}, labels: {{{labels}}}}}\nspec: {{{}, ports: [{{name: http, number: 80, protocol: HTTP}}]}}",
         contents[usize::from(content)]
+    )
+}
+
+/// The one that services and pods name is for more and for less, and another one comes beside it.
+fn waypoint(name: u8, content: u8) -> String {
+    let labels = [
+        "istio.io/waypoint-for: all",
+        "istio.io/waypoint-for: workload",
+        "istio.io/waypoint-for: service",
+    ];
+    let labels = labels[usize::from(content) % labels.len()];
+    let from = if content > 2 { "All" } else { "Same" };
+    let own = if name == 1 {
+        "wp".to_owned()
+    } else {
+        format!("o{name}")
+    };
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {own}, labels: {{{labels}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {{namespaces: {{from: {from}}}}}}}]}}"
     )
 }
 
@@ -280,6 +320,7 @@ fn happen(mesh: &mut Mesh, event: &Event) {
             let yaml = content(event.name, number).replace("NAMESPACE", namespace);
             mesh.add(namespace, &yaml);
         }
+        None if kind == "ConfigMap" => mesh.forget(group, kind, "istio-system", CONFIG_MAP),
         None if kind == "Namespace" => mesh.forget(group, kind, "", namespace),
         None => mesh.forget(group, kind, namespace, &format!("o{}", event.name)),
     }
@@ -442,14 +483,19 @@ fn a_change_costs_what_it_touches_and_not_the_mesh() {
     let mut mesh = large();
     mesh.pod("shop", "p5", "app: s5, version: v2", "10.0.0.5");
     // The pod, and the rule whose subset it is in.
-    let (workloads, reports) = (1, 2);
-    assert_eq!(work(mesh.next()), (Work { workloads, reports }, 1));
+    let expected = Work {
+        workloads: 1,
+        attached: 1,
+        reports: 2,
+    };
+    assert_eq!(work(mesh.next()), (expected, 1));
     mesh.remove("", "Pod", "shop", "p1500");
     assert_eq!(
         work(mesh.next()),
         (
             Work {
                 workloads: 1,
+                attached: 1,
                 reports: 1
             },
             1

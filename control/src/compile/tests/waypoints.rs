@@ -203,22 +203,6 @@ fn another_namespaces_waypoint_must_be_open_and_exist() {
 }
 
 #[test]
-fn a_pods_own_address_is_behind_no_waypoint() {
-    let mut mesh = mesh();
-    mesh.namespace("shop", "istio.io/use-waypoint: wp");
-    mesh.add("", &gateway("shop", "istio.io/waypoint-for: all", "Same"))
-        .run_waypoint("shop", "wp");
-    let compiled = mesh.compile();
-    let with: Vec<&str> = compiled
-        .workloads
-        .values()
-        .filter(|w| w.waypoint.is_some())
-        .map(|w| &*w.name)
-        .collect();
-    assert!(with.is_empty(), "{with:?}");
-}
-
-#[test]
 fn moving_to_another_waypoint_never_falls_back_to_layer_4() {
     let mut mesh = mesh();
     mesh.add("shop", RULES).run_waypoint("shop", "waypoint");

@@ -8,7 +8,7 @@ use crate::compile::waypoints::{Serves, Waypoint, WaypointKey};
 use crate::objects::Meta;
 use crate::objects::gateway_api::Gateway;
 
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 
@@ -36,6 +36,7 @@ pub(super) fn waypoints(inputs: &Inputs) -> BTreeMap<WaypointKey, Waypoint> {
                 infrastructure: gateway.spec.infrastructure.clone(),
                 pods: Vec::new(),
                 serves: serves(&gateway.meta.labels),
+                bound: gateway.spec.bound,
             },
         )
     });
@@ -64,36 +65,74 @@ pub(super) fn choice(inputs: &Inputs, meta: &Meta) -> Choice {
         return Choice::None;
     }
     let home = labels.get(USE_WAYPOINT_NAMESPACE).unwrap_or(&meta.namespace);
-    Choice::Named(WaypointKey::new(home, name))
+    Choice::Named(WaypointKey {
+        namespace: home.clone(),
+        name: name.clone(),
+    })
 }
 
-/// Whether the waypoint takes services of `namespace`; why not.
+/// What wants a waypoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Service,
+    Pod,
+}
+
+/// Why a waypoint does not take something. Thousands of pods may be refused, and hardly ever is it said why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoGateway,
+    NotFor(Kind),
+    NotOpen,
+}
+
+impl Refusal {
+    /// Of that waypoint to what is in `namespace`.
+    pub(super) fn text(self, key: &WaypointKey, namespace: &str) -> String {
+        match self {
+            Self::NoGateway => format!(
+                "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
+            ),
+            Self::NotFor(kind) => {
+                let what = match kind {
+                    Kind::Service => "services",
+                    Kind::Pod => "pods' own addresses",
+                };
+                format!("waypoint {key} is not for {what} (label {WAYPOINT_FOR})")
+            }
+            Self::NotOpen => format!(
+                "waypoint {key} does not allow namespace {namespace} (allowedRoutes.namespaces of its listener, from: All or Selector, does)"
+            ),
+        }
+    }
+}
+
+/// Whether the waypoint takes services, or pods, of `namespace`; why not.
 pub(super) fn admits(
     inputs: &Inputs,
     all: &BTreeMap<WaypointKey, Waypoint>,
     key: &WaypointKey,
-    namespace: &str,
-) -> Result<(), String> {
-    let Some(waypoint) = all.get(key) else {
-        return Err(format!(
-            "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"
-        ));
+    (namespace, kind): (&str, Kind),
+) -> Result<(), Refusal> {
+    let waypoint = all.get(key).ok_or(Refusal::NoGateway)?;
+    let serves = match kind {
+        Kind::Service => waypoint.serves.services(),
+        Kind::Pod => waypoint.serves.workloads(),
     };
-    if !waypoint.serves.services() {
-        return Err(format!(
-            "waypoint {key} is not for services (label {WAYPOINT_FOR})"
-        ));
+    if !serves {
+        return Err(Refusal::NotFor(kind));
     }
-    if *key.namespace != *namespace && !is_open_to(inputs, key, namespace) {
-        let reason = "(allowedRoutes.namespaces of its listener, from: All or Selector, does)";
-        return Err(format!(
-            "waypoint {key} does not allow namespace {namespace} {reason}"
-        ));
+    if !is_open(inputs, key, namespace) {
+        return Err(Refusal::NotOpen);
     }
     Ok(())
 }
 
-fn is_open_to(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
+/// Whether the waypoint is for what is in that namespace: its own, or one that its listeners admit.
+fn is_open(inputs: &Inputs, key: &WaypointKey, namespace: &str) -> bool {
+    if *key.namespace == *namespace {
+        return true;
+    }
     let gateway = inputs.kube_gateways.get(&key.namespace, &key.name);
     gateway.is_some_and(|g| admits_namespace(inputs, &g.spec, &key.namespace, namespace))
 }

@@ -85,6 +85,11 @@ fn what_cannot_be_in_effect_is_refused_with_field_and_reason() {
         "Kubernetes Services",
     );
     check(
+        "hosts: [reviews.shop.svc], resolution: DNS",
+        "spec.hosts[0]",
+        "Kubernetes Services",
+    );
+    check(
         "resolution: DNS, addresses: [10.0.0.0/8]",
         "spec.addresses[0]",
         "range",
@@ -218,4 +223,30 @@ fn what_has_no_effect_is_named() {
             "spec.subjectAltNames"
         ]
     );
+}
+
+#[test]
+fn one_entry_does_not_make_a_million_records() {
+    let check = |hosts: usize, ports: usize, endpoints: usize, refused: Option<&str>| {
+        let list =
+            |of: usize, item: &dyn Fn(usize) -> String| (0..of).map(item).collect::<Vec<_>>().join(", ");
+        let (entry, _) = parse(&format!(
+            "{{hosts: [{}], ports: [{}], resolution: STATIC, endpoints: [{}]}}",
+            list(hosts, &|i| format!("h{i}.example")),
+            list(ports, &|i| format!("{{number: {}, name: p{i}}}", i + 1)),
+            list(endpoints, &|i| format!(
+                "{{address: 192.0.{}.{}}}",
+                i / 256,
+                i % 256
+            )),
+        ));
+        let field = entry.err().map(|rejection| rejection.field);
+        assert_eq!(field.as_deref(), refused, "{hosts} {ports} {endpoints}");
+    };
+    check(1, 2, 4096, None);
+    check(256, 2, 32, None);
+    check(256, 4, 16, None);
+    check(256, 4, 17, Some("spec.endpoints"));
+    check(256, 5, 1, Some("spec.hosts"));
+    check(256, 1, 4096, Some("spec.endpoints"));
 }

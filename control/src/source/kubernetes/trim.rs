@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::compile::report::WAYPOINT_BOUND;
 use crate::model::secret::DATA_KEYS;
-use crate::objects::NETWORKING;
+use crate::objects::{GATEWAY_API, NETWORKING};
 
 const METADATA: [&str; 8] = [
     "name",
@@ -20,7 +20,7 @@ const METADATA: [&str; 8] = [
     "deletionTimestamp",
 ];
 const POD_SPEC: [&str; 4] = ["nodeName", "serviceAccountName", "hostNetwork", "containers"];
-const POD_STATUS: [&str; 4] = ["phase", "podIP", "podIPs", "conditions"];
+const POD_STATUS: [&str; 6] = ["phase", "podIP", "podIPs", "hostIP", "hostIPs", "conditions"];
 const CONTAINER: [&str; 2] = ["name", "ports"];
 const CONTAINER_PORT: [&str; 2] = ["name", "containerPort"];
 const ENDPOINT: [&str; 3] = ["addresses", "conditions", "targetRef"];
@@ -54,7 +54,9 @@ pub(super) fn trim(group: &str, kind: &str, value: &mut Value) {
     match (group, kind) {
         ("", "Pod") => trim_pod(object, status),
         ("", "Service") => trim_service(object, status.as_ref()),
-        (NETWORKING, "ServiceEntry") => keep_status(object, bound_condition(status.as_ref())),
+        (NETWORKING, "ServiceEntry") | (GATEWAY_API, "Gateway") => {
+            keep_status(object, bound_condition(status.as_ref()));
+        }
         ("", "Secret") => trim_secret(object),
         ("", "Namespace") => object.retain(|key, _| key == "metadata" || is_type(key)),
         ("discovery.k8s.io", "EndpointSlice") => {
@@ -190,7 +192,7 @@ mod tests {
                 "containers": [{"name": "c", "image": "i", "env": [{"name": "E"}], "ports": [{"name": "http", "containerPort": 80, "protocol": "TCP"}]}],
             },
             "status": {
-                "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "startTime": "t",
+                "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "hostIPs": [{"ip": "172.18.0.2"}], "startTime": "t",
                 "conditions": [{"type": "Ready", "status": "True", "lastProbeTime": heartbeat}, {"type": "Initialized", "status": "True"}],
                 "containerStatuses": [{"name": "c"}],
             },
@@ -211,6 +213,7 @@ mod tests {
             one["status"]["conditions"],
             json!([{"type": "Ready", "status": "True"}])
         );
+        assert_eq!(one["status"]["hostIPs"], json!([{"ip": "172.18.0.2"}]));
         assert_eq!(
             one["metadata"]["annotations"],
             json!({"sidecar.istio.io/status": ""})

@@ -39,6 +39,8 @@ pub struct Cluster {
 /// Endpoints that are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
+    /// Whose objects ask for them: a proxy looks up as many for one namespace as for another.
+    pub namespace: Arc<str>,
     pub list: Vec<NamedEndpoint>,
     /// Only the first address of each answer is used.
     pub first_only: bool,

@@ -421,3 +421,23 @@ fn a_service_of_its_namespace_only_is_not_seen_from_others() {
     let m = mesh(Vec::new(), vec![private("other")]);
     assert!(m.service_at(&at, "ns").is_none() && m.service_at(&at, "other").is_some());
 }
+
+#[test]
+fn nothing_that_is_written_about_a_pod_leads_around_its_waypoint() {
+    let mut pod = workload("a", &["10.0.0.2"], TunnelProtocol::Hbone);
+    pod.waypoint = waypoint_at("wp");
+    let entry = || serving(written("e", "10.0.0.2"), "s", &[port(80, 8080)]);
+    let written = vec![service("s", &[VIP], &[port(80, 8080)])];
+    let outbound = ask(&mesh(vec![pod.clone(), entry()], written), "10.96.0.1:80");
+    assert!(
+        matches!(outbound, Outbound::Refuse(Refusal::NoWaypoint { .. })),
+        "{outbound:?}"
+    );
+    let mut as_dialled = service("s", &["10.0.0.2"], &[port(80, 80)]);
+    as_dialled.load_balancing.mode = BalanceMode::Passthrough;
+    let outbound = ask(&mesh(vec![pod], vec![as_dialled]), "10.0.0.2:80");
+    assert!(
+        matches!(outbound, Outbound::Refuse(Refusal::NoWaypoint { .. })),
+        "{outbound:?}"
+    );
+}

@@ -72,6 +72,28 @@ fn host_network_workloads_own_no_address() {
 }
 
 #[test]
+fn what_runs_on_a_nodes_network_tells_the_nodes_address() {
+    let mut w = (*workload("a", "10.0.0.1", &[])).clone();
+    w.host_network = true;
+    let written = MeshSnapshot::default().apply([Change::Workload(Arc::new(w.clone()))]);
+    assert_eq!(
+        written.node_at(&at("10.0.0.1")),
+        None,
+        "an address that somebody wrote"
+    );
+    w.node = "worker".into();
+    let first = Arc::new(w.clone());
+    w.uid = WorkloadUid::pod("Kubernetes", "ns", "b");
+    let second = Arc::new(w);
+    let both = written.apply([Change::Workload(first.clone()), Change::Workload(second.clone())]);
+    assert!(both.node_at(&at("10.0.0.1")).is_some());
+    let one = both.apply([Change::RemoveAddress(second.uid.as_str().into())]);
+    assert_eq!(one.node_at(&at("10.0.0.1")), Some(&first));
+    let none = one.apply([Change::RemoveAddress(first.uid.as_str().into())]);
+    assert_eq!(none.node_at(&at("10.0.0.1")), None);
+}
+
+#[test]
 fn an_older_snapshot_stays_as_it_was() {
     let before = MeshSnapshot::default().apply([Change::Workload(workload("a", "10.0.0.1", &["s"]))]);
     let after = before.apply([Change::Workload(workload("a", "10.0.0.2", &[]))]);

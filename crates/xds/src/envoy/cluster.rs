@@ -13,6 +13,7 @@ use super::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use super::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use super::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use super::pb::google::protobuf::Any;
+use super::pb::google::protobuf::value::Kind;
 use super::text::not_empty;
 use super::values::{limit, unpack};
 use super::{FieldError, Result, fields};
@@ -25,11 +26,11 @@ pub(super) fn convert(cluster: &Cluster) -> Result<Model> {
     fields!(cluster => Cluster {
         read: [
             name, eds_cluster_config, connect_timeout, lb_policy, lb_config, cluster_discovery_type, common_lb_config,
-            typed_extension_protocol_options, load_assignment,
+            typed_extension_protocol_options, load_assignment, metadata,
         ],
         harmless: [
             alt_stat_name, stats_matcher, per_connection_buffer_limit_bytes,
-            per_connection_buffer_high_watermark_timeout, cleanup_interval, metadata, upstream_connection_options,
+            per_connection_buffer_high_watermark_timeout, cleanup_interval, upstream_connection_options,
             track_timeout_budgets, track_cluster_stats, wait_for_warm_on_init, dns_lookup_family,
             ignore_health_on_host_removal, http_protocol_options, respect_dns_ttl, lrs_report_endpoint_metrics,
         ],
@@ -86,7 +87,26 @@ fn names(cluster: &Cluster) -> Result<Option<Names>> {
     let assignment = cluster.load_assignment.as_ref();
     let assignment = assignment.ok_or_else(|| FieldError::new("load_assignment", "is missing"))?;
     let list = super::endpoints::named(assignment).map_err(|e| e.within("load_assignment"))?;
-    Ok(Some(Names { list, first_only }))
+    Ok(Some(Names {
+        namespace: namespace(cluster).unwrap_or_default().into(),
+        list,
+        first_only,
+    }))
+}
+
+/// The namespace of the service that the cluster leads to, where Istio says it.
+fn namespace(cluster: &Cluster) -> Option<&str> {
+    let istio = cluster.metadata.as_ref()?.filter_metadata.get("istio")?;
+    let Kind::ListValue(services) = istio.fields.get("services")?.kind.as_ref()? else {
+        return None;
+    };
+    let Kind::StructValue(first) = services.values.first()?.kind.as_ref()? else {
+        return None;
+    };
+    match first.fields.get("namespace")?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
 }
 
 fn only_plain_balancing(cluster: &Cluster) -> Result<()> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::super::names;
-use super::super::network::NodeNumber;
+use super::super::network::{Family, NodeNumber};
 use super::super::sandbox::Sandbox;
 use super::super::spec::{self, Labels, PodSpec};
 use super::super::store::{Key, object_field};
@@ -309,6 +309,12 @@ impl Pod {
         let condition = |kind: &str, value: bool| json!({ "type": kind, "status": truth(value) });
         let ready = self.ready();
         let ips: Vec<Value> = self.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        let of_node = |ip: &IpAddr| self.node.address(Family::of(*ip));
+        let host_ips: Vec<Value> = self
+            .addresses
+            .iter()
+            .map(|ip| json!({ "ip": of_node(ip) }))
+            .collect();
         let containers: Vec<Value> = self.containers.iter().map(container_status).collect();
         json!({
             "phase": self.phase(),
@@ -320,6 +326,8 @@ impl Pod {
             ],
             "podIP": self.addresses.first(),
             "podIPs": ips,
+            "hostIP": self.addresses.first().map(of_node),
+            "hostIPs": host_ips,
             "startTime": names::timestamp(self.created),
             "containerStatuses": containers,
         })

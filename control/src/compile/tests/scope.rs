@@ -1,0 +1,110 @@
+//! The mesh's settings: namespaces that it does not look at, and access logs of what it deploys.
+
+use serde_json::Value;
+
+use super::fixture::Mesh;
+use crate::compile::Compiled;
+use crate::compile::report::{joined, of_settings};
+
+fn settings(mesh: &mut Mesh, text: &str) {
+    mesh.add(
+        "istio-system",
+        &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"{text}\"}}"),
+    );
+}
+
+/// Two namespaces with the same in both.
+fn two_shops() -> Mesh {
+    let mut mesh = Mesh::new();
+    mesh.namespace("in", "mesh: a, istio.io/dataplane-mode: ambient")
+        .namespace("out", "istio.io/dataplane-mode: ambient");
+    for (namespace, ip) in [("in", 1), ("out", 2)] {
+        mesh.service(
+            namespace,
+            "shop",
+            "app: shop",
+            &format!("10.96.0.{ip}"),
+            "{name: http, port: 80}",
+        )
+        .pod(namespace, "shop-1", "app: shop", &format!("10.0.0.{ip}"))
+        .add(namespace, RULES);
+    }
+    mesh
+}
+
+const RULES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: rules, namespace: default}\nspec: {hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}";
+const SELECTED: &str = "discoverySelectors: [{matchLabels: {mesh: a}}]";
+
+/// Of both namespaces: whether there is a service, a workload and a word about rules.
+fn is_seen(compiled: &Compiled) -> [bool; 2] {
+    ["in", "out"].map(|namespace| {
+        let services = compiled
+            .services
+            .keys()
+            .filter(|s| &*s.namespace == namespace)
+            .count();
+        let workloads = compiled
+            .workloads
+            .values()
+            .filter(|w| &*w.namespace == namespace)
+            .count();
+        let reports = compiled
+            .reports
+            .keys()
+            .filter(|k| &*k.namespace == namespace)
+            .count();
+        let seen = [services, workloads, reports].map(|n| n > 0);
+        assert!(seen == [true; 3] || seen == [false; 3], "{namespace}: {seen:?}");
+        services > 0
+    })
+}
+
+#[test]
+fn what_no_selector_names_is_as_if_it_were_not_there() {
+    let mut mesh = two_shops();
+    assert_eq!(is_seen(&mesh.compile()), [true, true]);
+    settings(&mut mesh, SELECTED);
+    assert_eq!(is_seen(&mesh.compile()), [true, false]);
+    mesh.namespace("out", "mesh: a").namespace("in", "");
+    assert_eq!(is_seen(&mesh.compile()), [false, true]);
+    settings(&mut mesh, "");
+    assert_eq!(is_seen(&mesh.compile()), [true, true]);
+}
+
+#[test]
+fn labels_that_ask_for_the_mesh_outside_of_it_are_named() {
+    let mut mesh = two_shops();
+    settings(&mut mesh, SELECTED);
+    let said = |compiled: &Compiled| {
+        of_settings(compiled)
+            .map(|r| joined(&r.notices))
+            .unwrap_or_default()
+    };
+    let text = said(&mesh.compile());
+    assert!(text.contains("leaves out out, whose labels"), "{text}");
+    mesh.namespace("out", "mesh: a, istio.io/dataplane-mode: ambient");
+    assert_eq!(said(&mesh.compile()), "");
+}
+
+#[test]
+fn access_logs_of_deployed_proxies_follow_the_settings() {
+    let mut mesh = two_shops();
+    let log = |compiled: &Compiled| -> Vec<Value> {
+        let deployments = compiled
+            .rendered
+            .iter()
+            .filter(|(key, _)| &*key.kind == "Deployment");
+        let env = |value: &Value| value.pointer("/spec/template/spec/containers/0/env").cloned();
+        let all = deployments
+            .filter_map(|(_, value)| env(value)?.as_array().cloned())
+            .flatten();
+        all.filter(|v| v["name"] == "AQUIFER_ACCESS_LOG")
+            .map(|v| v["value"].clone())
+            .collect()
+    };
+    assert_eq!(log(&mesh.compile()), Vec::<Value>::new());
+    settings(&mut mesh, "accessLogFile: ''");
+    assert_eq!(log(&mesh.compile()), ["false", "false"]);
+    settings(&mut mesh, "accessLogFile: /dev/stdout");
+    assert_eq!(log(&mesh.compile()), ["true", "true"]);
+}
