@@ -35,7 +35,8 @@ const TEXTS: [(&str, &str); 7] = [
 
 pub(crate) fn are_explained(world: &World) {
     for (field, text) in TEXTS {
-        let explained = world.kubectl(&["explain", field]);
+        // The API server describes a definition a little after it serves it.
+        let explained = world.until_kubectl(&["explain", field]);
         // It breaks lines where they are long.
         let words: Vec<&str> = explained.split_whitespace().collect();
         assert!(words.join(" ").contains(text), "{explained}");

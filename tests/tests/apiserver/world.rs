@@ -61,6 +61,12 @@ impl World {
         self.cluster.kubectl().run(arguments).unwrap()
     }
 
+    /// As `kubectl`, tried until it succeeds.
+    pub(crate) fn until_kubectl(&self, arguments: &[&str]) -> String {
+        let kubectl = self.cluster.kubectl();
+        kubectl.until_it_succeeds(arguments, PATIENCE).unwrap()
+    }
+
     /// The chart's definitions of the Gateway API.
     pub(crate) fn apply_gateway_api(&self) {
         let folder = repository("deploy/chart/files/gateway-api");
