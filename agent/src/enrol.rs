@@ -25,6 +25,8 @@ const REPORT_RETRY: Duration = Duration::from_secs(1);
 /// What can be done with a pod. Failures are told as text: they go into the report.
 #[async_trait]
 pub(crate) trait PodHost: Send + Sync + 'static {
+    /// Waits until connections of a pod can be served once it is captured; after some time it fails with what is missing.
+    async fn await_means(&self, pod: Arc<NodePod>) -> Result<(), String>;
     async fn capture(&self, pod: Arc<NodePod>) -> Result<(), String>;
     /// Succeeds once everything is there that serving a tunnel needs; fails with what is missing.
     async fn prepare(&self, uid: Arc<str>) -> Result<(), String>;
@@ -46,7 +48,7 @@ pub(crate) struct Enroller<H> {
     host: Arc<H>,
     jobs: JoinSet<Event>,
     reports: Reports,
-    /// Set until the first list was acted upon and leftovers of an earlier process were undone.
+    /// Set until the pods of the first list are taken over and leftovers of an earlier process were undone.
     leftovers: bool,
     report_retry: Option<Instant>,
 }
@@ -65,22 +67,23 @@ impl<H: PodHost> Enroller<H> {
         }
     }
 
-    /// Runs until cancelled; `listed` is called once the first list has been read.
+    /// Runs until cancelled; `taken` is called once every pod of the first list has been captured or has failed: whoever
+    /// served it before may end then.
     ///
     /// Captures are left in place: they outlive the process.
-    pub(crate) async fn run(mut self, listed: impl FnOnce(), cancel: CancellationToken) {
-        let mut listed = Some(listed);
+    pub(crate) async fn run(mut self, taken: impl FnOnce(), cancel: CancellationToken) {
+        let (mut taken, mut is_listed) = (Some(taken), false);
         while let Some(event) = cancel.run_until_cancelled(self.next()).await {
-            let is_list = matches!(event, Event::Listed(_));
+            is_listed |= matches!(event, Event::Listed(_));
             let actions = self.reconciler.handle(Instant::now(), event);
             for action in actions {
                 self.start(action);
             }
-            if is_list && let Some(listed) = listed.take() {
-                listed();
-            }
-            if listed.is_none() {
+            if is_listed && !self.reconciler.is_taking_over() {
                 self.undo_leftovers().await;
+                if let Some(taken) = taken.take() {
+                    taken();
+                }
             }
             self.report().await;
         }
@@ -115,6 +118,13 @@ impl<H: PodHost> Enroller<H> {
     fn start(&mut self, action: Action) {
         let host = self.host.clone();
         match action {
+            Action::Await(pod) => self.jobs.spawn(async move {
+                let result = host.await_means(pod.clone()).await;
+                if let Err(error) = result {
+                    tracing::warn!(pod = %pod.name, namespace = %pod.namespace, %error, "pod is taken from an earlier agent without what it needs");
+                }
+                Event::Awaited(pod.uid.clone())
+            }),
             Action::Capture(pod) => self.jobs.spawn(async move {
                 let uid = pod.uid.clone();
                 let (name, namespace) = (pod.name.clone(), pod.namespace.clone());
@@ -145,10 +155,10 @@ impl<H: PodHost> Enroller<H> {
         };
     }
 
-    /// Once every pod of the first list has been captured or has failed: an earlier agent's capture, perhaps of another
-    /// version, must not go before this one's is in place.
+    /// Not while a pod is taken over: an earlier agent's capture, perhaps of another version, must not go before this
+    /// one's is in place.
     async fn undo_leftovers(&mut self) {
-        if !self.leftovers || self.reconciler.is_capturing() {
+        if !self.leftovers {
             return;
         }
         let kept = self.reconciler.kept().cloned().collect();

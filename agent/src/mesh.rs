@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_core::snapshot::{Change, MeshSnapshot};
+use aquifer_core::workload::{Workload, WorkloadUid};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -60,11 +61,31 @@ impl MeshStore {
         if *self.synced.borrow() {
             return Ok(());
         }
+        let synced = tokio::time::timeout(within, self.whole()).await;
+        synced.map_err(|_| NotSynced(within))
+    }
+
+    /// As [`Self::synced`], however long it takes.
+    pub(crate) async fn whole(&self) {
         let mut synced = self.synced.subscribe();
-        match tokio::time::timeout(within, synced.wait_for(|synced| *synced)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(NotSynced(within)),
-        }
+        // It cannot be closed: the other end is this store's.
+        drop(synced.wait_for(|synced| *synced).await);
+    }
+
+    /// Waits until the control plane's record of a workload has come.
+    pub(crate) async fn known(&self, uid: &WorkloadUid, within: Duration) -> Option<Arc<Workload>> {
+        let mut changed = self.subscribe();
+        let wait = async {
+            loop {
+                if let Some(workload) = self.load().workload(uid) {
+                    return workload.clone();
+                }
+                if changed.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(within, wait).await.ok()
     }
 
     pub(crate) fn apply(&self, changes: impl IntoIterator<Item = Change>) {

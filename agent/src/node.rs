@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_core::workload::WorkloadUid;
+use aquifer_core::identity::SpiffeId;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -22,6 +22,13 @@ use crate::pods::NodePod;
 
 /// How long a captured pod waits for its record; then it is tried again.
 const RECORD_WAIT: Duration = Duration::from_secs(10);
+/// How long a pod stays with an earlier agent while its certificate or its record are missing here. Its connections
+/// would fail after that, but its manifest may be such that it never gets them, and the earlier agent has to end.
+const MEANS_WAIT: Duration = Duration::from_secs(30);
+/// Between two tries for a certificate, the first of which failed.
+const CERTIFICATE_RETRY: Duration = Duration::from_millis(250);
+const NOT_TOLD: &str =
+    "the control plane has not told about this pod; does its manifest have an address yet?";
 
 pub(crate) struct Node {
     shared: Arc<Shared>,
@@ -124,6 +131,14 @@ impl Node {
         Ok(())
     }
 
+    /// Tries until there is one.
+    async fn obtain_certificate(&self, identity: &SpiffeId) {
+        while let Err(error) = self.shared.certificates.certificate(identity).await {
+            tracing::debug!(%error, "no certificate yet");
+            tokio::time::sleep(CERTIFICATE_RETRY).await;
+        }
+    }
+
     fn proxy(&self, uid: &str) -> Option<Arc<PodProxy>> {
         self.running.lock().get(uid).map(|r| r.proxy.clone())
     }
@@ -139,6 +154,18 @@ impl Node {
 
 #[async_trait]
 impl PodHost for Node {
+    async fn await_means(&self, pod: Arc<NodePod>) -> Result<(), String> {
+        let identity = PodProxy::identity(&self.shared, &pod).map_err(|error| error.to_string())?;
+        // Without it no pod is served, and this agent does not get ready.
+        self.shared.mesh.whole().await;
+        let obtained = tokio::time::timeout(MEANS_WAIT, self.obtain_certificate(&identity));
+        let uid = PodProxy::uid(&self.shared, &pod);
+        let known = self.shared.mesh.known(&uid, MEANS_WAIT);
+        let (obtained, known) = tokio::join!(obtained, known);
+        obtained.map_err(|_| format!("no certificate within {}s", MEANS_WAIT.as_secs()))?;
+        known.map(|_| ()).ok_or_else(|| NOT_TOLD.to_owned())
+    }
+
     async fn capture(&self, pod: Arc<NodePod>) -> Result<(), String> {
         // Before anything is captured: a pod that cannot be served must not be cut off.
         PodProxy::identity(&self.shared, &pod).map_err(|error| error.to_string())?;
@@ -155,9 +182,7 @@ impl PodHost for Node {
         let synced = self.shared.mesh.synced(RECORD_WAIT).await;
         synced.map_err(|error| error.to_string())?;
         let known = proxy.known(RECORD_WAIT).await;
-        known.map(|_| ()).ok_or_else(|| {
-            "the control plane has not told about this pod; does its manifest have an address yet?".to_owned()
-        })
+        known.map(|_| ()).ok_or_else(|| NOT_TOLD.to_owned())
     }
 
     async fn release(&self, pod: Arc<NodePod>, how: Release) -> Result<(), String> {
@@ -206,8 +231,7 @@ impl PodHost for Node {
 
     fn is_withdrawn(&self, pod: &NodePod) -> bool {
         let mesh = self.shared.mesh.load();
-        let uid = WorkloadUid::pod(&self.shared.config.cluster, &pod.namespace, &pod.name);
-        !pod::is_advertised(&mesh, &uid)
+        !pod::is_advertised(&mesh, &PodProxy::uid(&self.shared, pod))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

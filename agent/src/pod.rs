@@ -66,7 +66,7 @@ impl PodProxy {
     ) -> Result<Arc<Self>, IdentityError> {
         let config = &shared.config;
         let identity = Self::identity(shared, pod)?;
-        let uid = WorkloadUid::pod(&config.cluster, &pod.namespace, &pod.name);
+        let uid = Self::uid(shared, pod);
         Ok(Arc::new(Self {
             local: Arc::new(local_workload(config, pod, &uid)),
             permits: Arc::new(Semaphore::new(config.max_connections_per_pod)),
@@ -87,6 +87,11 @@ impl PodProxy {
     /// The identity of a pod of this node: from its service account, never from an address.
     pub(crate) fn identity(shared: &Shared, pod: &NodePod) -> Result<SpiffeId, IdentityError> {
         SpiffeId::new(&shared.config.trust_domain, &pod.namespace, &pod.service_account)
+    }
+
+    /// The name of its record.
+    pub(crate) fn uid(shared: &Shared, pod: &NodePod) -> WorkloadUid {
+        WorkloadUid::pod(&shared.config.cluster, &pod.namespace, &pod.name)
     }
 
     /// Serves connections until [`Self::drain`] or [`Self::kill`].
@@ -138,18 +143,7 @@ impl PodProxy {
 
     /// Waits until the control plane's record of this pod has come.
     pub(crate) async fn known(&self, within: Duration) -> Option<Arc<Workload>> {
-        let mut changed = self.shared.mesh.subscribe();
-        let wait = async {
-            loop {
-                if let Some(own) = self.own_workload(&self.shared.mesh.load()) {
-                    return own.clone();
-                }
-                if changed.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        tokio::time::timeout(within, wait).await.ok()
+        self.shared.mesh.known(&self.uid, within).await
     }
 }
 

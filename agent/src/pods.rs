@@ -24,6 +24,8 @@ pub struct NodePod {
     pub cgroup: PathBuf,
     /// Grows when another agent, which may have captured the pod at the same time, has gone: then it is captured anew.
     pub turn: u32,
+    /// An earlier agent, which is not asked to end yet, serves it: it loses nothing by waiting for this one.
+    pub served: bool,
     pub wanted: bool,
     /// Why it is wanted or not, for people.
     pub reason: String,

@@ -130,9 +130,7 @@ impl<'a> Agent<'a> {
         let synced = self
             .readiness
             .wait_for("xds", "first synchronisation with the control plane");
-        let listed = self
-            .readiness
-            .wait_for("pods", "the first list of this node's pods");
+        let taken = self.readiness.wait_for("pods", "the capture of this node's pods");
         let captured = self.readiness.wait_for("capture", "the kernel programs");
         // First the ports on which a failure of the rest can be seen.
         self.serve_public().await?;
@@ -150,7 +148,7 @@ impl<'a> Agent<'a> {
         ));
         let Pods { pods, fate, cni } = self.pods()?;
         let reports = tokio::select! {
-            reports = self.enrol(pods, &node, listed) => reports,
+            reports = self.enrol(pods, &node, taken) => reports,
             // The pods of this node may be long in coming.
             _ = terminate.recv() => return Ok(()),
         };
@@ -355,11 +353,11 @@ impl<'a> Agent<'a> {
         }
     }
 
-    async fn enrol(&self, pods: Box<dyn NodePods>, node: &Arc<Node>, listed: Condition) -> Reports {
+    async fn enrol(&self, pods: Box<dyn NodePods>, node: &Arc<Node>, taken: Condition) -> Reports {
         let reports = Reports::default();
         let enroller = Enroller::new(pods, node.clone(), reports.clone()).await;
         let stop = self.stop_enrolment.clone();
-        self.tasks.spawn(enroller.run(move || listed.met(), stop));
+        self.tasks.spawn(enroller.run(move || taken.met(), stop));
         reports
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Rules it keeps: one bad pod never holds up another; a pod is reported as enrolled only when tunnels to it work; once
 //! reported it stays so until it is deliberately un-enrolled (an agent that restarts finds its pods still captured, and
-//! withdrawing them meanwhile would make their peers talk plaintext); before capture is undone, the report is withdrawn
-//! and the control plane given time to follow.
+//! withdrawing them meanwhile would make their peers talk plaintext); what an earlier agent serves is left to it until
+//! this one can serve it; before capture is undone, the report is withdrawn and the control plane given time to follow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ type Uid = Arc<str>;
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Listed(PodList),
+    /// A pod that an earlier agent serves can be served by this one, or will be taken without.
+    Awaited(Uid),
     /// Capture of a pod was set up, or not.
     Captured(Uid, Result<(), String>),
     /// What a captured pod needs to serve tunnels is there, or what is missing.
@@ -41,6 +43,8 @@ pub(crate) enum Event {
 /// Something to do; each is answered by an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// Get what serving the pod needs, while an earlier agent serves it.
+    Await(Arc<NodePod>),
     Capture(Arc<NodePod>),
     Prepare(Uid),
     Release(Arc<NodePod>, Release),
@@ -58,6 +62,10 @@ pub(crate) enum Release {
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
+    /// Served by an earlier agent until this one can.
+    Awaiting {
+        over: bool,
+    },
     Capturing,
     /// Capture failed; tried again at the time given.
     Failed {
@@ -117,6 +125,7 @@ impl Reconciler {
     pub(crate) fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Listed(list) => self.listed(list),
+            Event::Awaited(uid) => self.awaited(&uid),
             Event::Captured(uid, result) => self.captured(now, &uid, result),
             Event::Prepared(uid, result) => self.prepared(now, &uid, result),
             Event::Withdrawn(uid) => self.withdrawn(now, &uid),
@@ -166,9 +175,10 @@ impl Reconciler {
         self.pods.values().filter(is).map(|pod| &pod.wanted)
     }
 
-    /// Whether the capture of any pod is under way.
-    pub(crate) fn is_capturing(&self) -> bool {
-        self.pods.values().any(|pod| pod.phase == Phase::Capturing)
+    /// Whether the capture of any pod is under way or to come.
+    pub(crate) fn is_taking_over(&self) -> bool {
+        let is = |pod: &Pod| matches!(pod.phase, Phase::Capturing | Phase::Awaiting { .. });
+        self.pods.values().any(is)
     }
 
     /// Pods whose capture must stay: all that is wanted, and what is not withdrawn yet.
@@ -194,6 +204,13 @@ impl Reconciler {
         }
         // What is not on the first list is gone for good.
         self.earlier.clear();
+    }
+
+    fn awaited(&mut self, uid: &str) {
+        let phase = self.pods.get_mut(uid).map(|pod| &mut pod.phase);
+        if let Some(Phase::Awaiting { over }) = phase {
+            *over = true;
+        }
     }
 
     fn captured(&mut self, now: Instant, uid: &str, result: Result<(), String>) {
@@ -280,7 +297,14 @@ impl Pod {
             Phase::Capturing | Phase::Releasing => {}
             Phase::Stuck { retry_at, .. } if *retry_at <= now => self.release(actions),
             Phase::Stuck { .. } => {}
+            Phase::Idle if self.desired() && self.is_served_elsewhere() => {
+                self.phase = Phase::Awaiting { over: false };
+                actions.push(Action::Await(self.wanted.clone()));
+            }
             Phase::Idle if self.desired() => self.capture(actions),
+            Phase::Awaiting { .. } if !self.desired() => self.leave(now, actions),
+            Phase::Awaiting { over } if *over || !self.is_served_elsewhere() => self.capture(actions),
+            Phase::Awaiting { .. } => {}
             // An earlier agent captured it, and now it is not wanted.
             Phase::Idle if self.captured.is_some() => self.leave(now, actions),
             Phase::Idle => {}
@@ -308,6 +332,11 @@ impl Pod {
             }
             Phase::Preparing | Phase::Unprepared { .. } | Phase::Enrolled => {}
         }
+    }
+
+    /// Whether an earlier agent serves it that is not asked to end yet.
+    fn is_served_elsewhere(&self) -> bool {
+        self.wanted.served && self.advertised
     }
 
     /// Whether the pod has changed in a way that its capture does not follow.
@@ -396,7 +425,9 @@ impl Pod {
             _ if self.advertised => (PodState::Enrolled, because()),
             Phase::Failed { reason, .. } => (PodState::Failed, reason.clone()),
             Phase::Unprepared { reason, .. } => (PodState::Pending, reason.clone()),
-            Phase::Idle | Phase::Capturing | Phase::Preparing => (PodState::Pending, because()),
+            Phase::Idle | Phase::Awaiting { .. } | Phase::Capturing | Phase::Preparing => {
+                (PodState::Pending, because())
+            }
         }
     }
 }

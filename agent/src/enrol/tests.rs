@@ -21,6 +21,7 @@ fn pod(uid: &str, wanted: bool) -> NodePod {
         netns: format!("/run/netns/{uid}").into(),
         cgroup: "/c".into(),
         turn: 0,
+        served: false,
         wanted,
         reason: "a label".to_owned(),
     }
@@ -245,6 +246,50 @@ fn a_restart_does_not_withdraw_what_is_still_captured() {
     );
 }
 
+fn served(uid: &str) -> NodePod {
+    NodePod {
+        served: true,
+        ..pod(uid, true)
+    }
+}
+
+#[test]
+fn what_an_earlier_agent_serves_is_taken_when_it_can_be_served() {
+    let mut b = Bench::new(&[earlier("a"), earlier("b")]);
+    let awaits = |uid| Action::Await(Arc::new(served(uid)));
+    let actions = b.event(list(&[served("a"), served("b"), pod("new", true)]));
+    assert_eq!(actions, [awaits("a"), awaits("b"), capture("new")]);
+    assert_eq!(b.state("a").0, PodState::Enrolled);
+    b.enrol("new");
+    assert!(b.reconciler.is_taking_over());
+    assert_eq!(b.after(Duration::from_secs(60)), []);
+
+    let taken = b.event(Event::Awaited("a".into()));
+    assert_eq!(taken, [Action::Capture(Arc::new(served("a")))]);
+    b.enrol("a");
+    assert!(b.reconciler.is_taking_over());
+    // Now the other ends.
+    let rest = [pod("a", true), pod("b", true), pod("new", true)];
+    assert_eq!(b.event(list(&rest)), [capture("b")]);
+    b.enrol("b");
+    assert_eq!(b.event(Event::Awaited("b".into())), []);
+    assert!(!b.reconciler.is_taking_over());
+    assert_eq!(b.state("b").0, PodState::Enrolled);
+}
+
+#[test]
+fn what_leaves_while_an_earlier_agent_serves_it_is_withdrawn_first() {
+    let mut b = Bench::new(&[earlier("a")]);
+    b.event(list(&[served("a")]));
+    assert_eq!(b.event(list(&[pod("a", false)])), []);
+    assert_eq!(b.state("a").0, PodState::Pending);
+    assert_eq!(b.event(Event::Awaited("a".into())), []);
+    assert_eq!(
+        b.after(Duration::from_secs(6)),
+        [Action::Release(Arc::new(served("a")), Release::Leaves)]
+    );
+}
+
 #[test]
 fn a_changed_address_is_captured_anew() {
     let mut b = Bench::new(&[]);
@@ -320,6 +365,11 @@ impl Host {
 
 #[async_trait]
 impl PodHost for Host {
+    async fn await_means(&self, pod: Arc<NodePod>) -> Result<(), String> {
+        self.note("await", &pod.uid);
+        Err("no certificate".to_owned())
+    }
+
     async fn capture(&self, pod: Arc<NodePod>) -> Result<(), String> {
         self.note("capture", &pod.uid);
         if &*pod.uid == "bad" {

@@ -110,6 +110,7 @@ fn node_pod(name: &str, ip: IpAddr) -> Arc<NodePod> {
         netns: "/none".into(),
         cgroup: "/none".into(),
         turn: 0,
+        served: false,
         wanted: true,
         reason: String::new(),
     })

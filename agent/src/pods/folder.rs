@@ -115,6 +115,7 @@ impl From<Entry> for NodePod {
             netns: entry.netns,
             cgroup: entry.cgroup,
             turn: 0,
+            served: false,
             wanted: entry.wanted,
             reason: entry.reason,
         }

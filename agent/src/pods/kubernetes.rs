@@ -267,6 +267,7 @@ impl KubernetesPods {
             netns: place.netns,
             cgroup: place.cgroup,
             turn: self.handover.turn(&pod.uid),
+            served: pod.advertised && self.handover.is_preceded(),
             wanted: decision.is_wanted(),
             reason: decision.because().to_owned(),
         }

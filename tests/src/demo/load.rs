@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -14,6 +15,7 @@ const MAX_EXAMPLES: usize = 5;
 
 /// Requests for `/productpage` under way, each on a connection of its own.
 pub struct Load {
+    started: Instant,
     /// Also a load that is given up ends: whoever watches links would wait for quiet for ever.
     stop: DropGuard,
     outcomes: Inside<Vec<Outcome>>,
@@ -29,6 +31,8 @@ pub struct Pages {
     pub served: BTreeMap<String, usize>,
     /// Since the last failure.
     pub clean_at_the_end: usize,
+    /// When the first and the last failure were seen, after its start.
+    pub failed: Option<(Duration, Duration)>,
 }
 
 impl Load {
@@ -37,9 +41,11 @@ impl Load {
             namespace: from.clone(),
             address,
         };
+        let started = Instant::now();
         let stop = CancellationToken::new();
         let outcomes = client.load(per_second, stop.clone())?;
         Ok(Self {
+            started,
             stop: stop.drop_guard(),
             outcomes,
         })
@@ -50,7 +56,7 @@ impl Load {
         drop(self.stop);
         let mut outcomes = self.outcomes.join()?;
         outcomes.sort_by_key(|outcome| outcome.finished);
-        Ok(Pages::of(&outcomes))
+        Ok(Pages::of(&outcomes, self.started))
     }
 
     /// That many pages, a few at a time.
@@ -60,12 +66,13 @@ impl Load {
             namespace: from.clone(),
             address,
         };
-        Ok(Pages::of(&client.pages(count, PARALLEL)?))
+        let started = Instant::now();
+        Ok(Pages::of(&client.pages(count, PARALLEL)?, started))
     }
 }
 
 impl Pages {
-    fn of(outcomes: &[Outcome]) -> Self {
+    fn of(outcomes: &[Outcome], started: Instant) -> Self {
         let mut pages = Self::default();
         for outcome in outcomes {
             pages.requests += 1;
@@ -79,6 +86,8 @@ impl Pages {
                 Err(why) => {
                     pages.failures += 1;
                     pages.clean_at_the_end = 0;
+                    let now = outcome.finished - started;
+                    pages.failed = Some((pages.failed.map_or(now, |(first, _)| first), now));
                     if pages.examples.len() < MAX_EXAMPLES {
                         pages.examples.push(why.clone());
                     }

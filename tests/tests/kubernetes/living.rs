@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::demo::capture::Seen;
+use aquifer_tests::lab::status::PodStatus;
 
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
@@ -19,9 +20,19 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
 
 /// Replaces every agent, and pods that start while two are on a node.
 pub(crate) fn roll_agents(world: &World) {
+    let before = restart_agents(world);
+    renew_probed(world);
+    agents_are_replaced(world, &before);
+}
+
+/// Begins it; the agents of before.
+fn restart_agents(world: &World) -> Vec<String> {
     let before = uids(world, SYSTEM, "aquifer-agent");
     world.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-agent"]);
-    renew_probed(world);
+    before
+}
+
+fn agents_are_replaced(world: &World, before: &[String]) {
     world
         .mesh()
         .wait_rolled_out("daemonset/aquifer-agent", PATIENCE)
@@ -59,12 +70,18 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
         world.until("no control plane is left", |status| {
             status.pods_of(SYSTEM, "aquifer-control").next().is_none()
         });
+        // A new agent, which cannot know the mesh, leaves the pods to the old one.
+        let before = restart_agents(world);
+        world.wait("a new agent has started beside an old one", || {
+            started_beside(world, &before)
+        });
         served_meanwhile(world, "bookinfo answers without a control plane");
         scale(2);
         world
             .mesh()
             .wait_rolled_out("deployment/aquifer-control", PATIENCE)
             .unwrap();
+        agents_are_replaced(world, &before);
     });
 
     let cluster = world.cluster();
@@ -80,6 +97,22 @@ pub(crate) fn the_control_plane_and_the_api_server_may_be_away(world: &World) {
 
     // And then everything goes on: a new pod is enrolled.
     renew_probed(world);
+}
+
+fn started_beside(world: &World, before: &[String]) -> Result<(), String> {
+    let status = world.status();
+    let agents = status.pods_of(SYSTEM, "aquifer-agent");
+    let log = |pod: &PodStatus| {
+        world
+            .api()
+            .run(&["-n", SYSTEM, "logs", &pod.name])
+            .unwrap_or_default()
+    };
+    let mut new = agents.filter(|pod| !before.contains(&pod.uid)).map(log);
+    match new.any(|log| log.contains("agent started")) {
+        true => Ok(()),
+        false => Err("no new agent has started".to_owned()),
+    }
 }
 
 /// Pages are served, for as long as the run is to be.

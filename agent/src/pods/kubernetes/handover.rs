@@ -3,7 +3,8 @@
 //! The later agent follows pods from its start on; the earlier one stops to follow them as soon as it sees that the
 //! later runs. Until then both may capture the same new pod, and the one that was last has its connections. When the
 //! earlier agent ends it would take them with it, so the later captures such pods anew: when the other is asked to
-//! end, and once more when it is gone.
+//! end, and once more when it is gone. What the earlier one serves, the later takes only when it can serve it too: it
+//! may have to wait for the control plane, which is perhaps replaced at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,6 +69,11 @@ impl Handover {
                 self.turns.insert(pod.uid.clone(), 0);
             }
         }
+    }
+
+    /// Whether an earlier agent runs that is not asked to end, as of the last look.
+    pub(super) fn is_preceded(&self) -> bool {
+        self.earlier == Earlier::Live
     }
 
     pub(super) fn turn(&self, uid: &str) -> u32 {
@@ -164,7 +170,9 @@ mod tests {
             handover.turn("web")
         };
         assert_eq!(turn_beside(&mut handover, Some(agent("old", EARLY, false))), 0);
+        assert!(handover.is_preceded());
         assert_eq!(turn_beside(&mut handover, Some(agent("old", EARLY, true))), 1);
+        assert!(!handover.is_preceded());
         assert_eq!(turn_beside(&mut handover, Some(agent("old", EARLY, true))), 1);
         assert_eq!(turn_beside(&mut handover, None), 2);
         assert_eq!(turn_beside(&mut handover, None), 2);
