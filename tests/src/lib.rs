@@ -8,3 +8,4 @@ pub mod cluster;
 pub mod demo;
 pub mod interrupt;
 pub mod lab;
+pub mod skip;

@@ -16,6 +16,7 @@ use aquifer_tests::cluster::image::Image;
 use aquifer_tests::cluster::layout::{ClusterName, Layout, Member};
 use aquifer_tests::cluster::parts::Parts;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, take_down};
+use aquifer_tests::skip;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aquifer-cluster");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -198,12 +199,7 @@ fn parts_and_nodes_that_fail_come_back() {
 
 /// Tests need root; without it they are skipped, but not in CI.
 fn turn() -> Option<MutexGuard<'static, ()>> {
-    if nix::unistd::geteuid().is_root() {
-        return Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    assert!(std::env::var_os("CI").is_none(), "the cluster's tests need root");
-    eprintln!("skipped: needs root");
-    None
+    skip::unless_root().then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn name(test: &str) -> ClusterName {

@@ -13,6 +13,7 @@ use aquifer_tests::lab::layout::Layout;
 use aquifer_tests::lab::network::Families;
 use aquifer_tests::lab::status::Status;
 use aquifer_tests::lab::{Lab, LabOptions, take_down};
+use aquifer_tests::skip;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aquifer-lab");
 const ECHO: &str = env!("CARGO_BIN_EXE_aquifer-echo");
@@ -55,19 +56,6 @@ spec:
     spec:
       containers: [{name: client, image: any, command: [sleep, infinity]}]
 ";
-
-/// Tests need root; without it they are skipped, but not in CI.
-fn privileged() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(
-        root || std::env::var_os("CI").is_none(),
-        "the lab's tests need root"
-    );
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
-}
 
 fn options(name: &str) -> LabOptions {
     LabOptions::named(name).without_mesh().image("echo", ECHO)
@@ -132,7 +120,7 @@ fn traces(name: &str) -> Vec<String> {
 
 #[test]
 fn services_spread_over_nodes_and_keep_the_client_address() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-services", Families::Ipv4);
@@ -161,7 +149,7 @@ fn services_spread_over_nodes_and_keep_the_client_address() {
 
 #[test]
 fn a_pod_reaches_itself_through_its_service() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-hairpin", Families::Ipv4);
@@ -172,7 +160,7 @@ fn a_pod_reaches_itself_through_its_service() {
 
 #[test]
 fn node_ports_show_the_node_and_work_from_outside() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-nodeport", Families::Ipv4);
@@ -199,7 +187,7 @@ fn node_ports_show_the_node_and_work_from_outside() {
 
 #[test]
 fn both_families_work_alone_and_together() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     for (name, families, count) in [("t-ipv6", Families::Ipv6, 1), ("t-dual", Families::Dual, 2)] {
@@ -221,7 +209,7 @@ fn both_families_work_alone_and_together() {
 
 #[test]
 fn names_resolve_as_in_a_cluster() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-names", Families::Ipv4);
@@ -252,7 +240,7 @@ fn names_resolve_as_in_a_cluster() {
 
 #[test]
 fn exec_passes_status_and_streams_through() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-exec", Families::Ipv4);
@@ -302,7 +290,7 @@ fn exec_passes_status_and_streams_through() {
 
 #[test]
 fn refusals_name_object_field_and_remedy() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = Lab::up(&options("t-refusals")).unwrap();
@@ -334,7 +322,7 @@ fn refusals_name_object_field_and_remedy() {
 
 #[test]
 fn what_is_not_ready_is_told_with_its_last_words() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = Lab::up(&options("t-crash")).unwrap();
@@ -355,7 +343,7 @@ fn what_is_not_ready_is_told_with_its_last_words() {
 
 #[test]
 fn liveness_failures_restart_and_unready_pods_get_no_traffic() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-probes", Families::Ipv4);
@@ -378,7 +366,7 @@ fn liveness_failures_restart_and_unready_pods_get_no_traffic() {
 
 #[test]
 fn a_new_template_replaces_the_pods_and_deletion_ends_them() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-rollout", Families::Ipv4);
@@ -417,7 +405,7 @@ fn a_new_template_replaces_the_pods_and_deletion_ends_them() {
 
 #[test]
 fn killed_pods_come_back_and_held_ones_wait() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let lab = web_lab("t-hold", Families::Ipv4);
@@ -440,7 +428,7 @@ fn killed_pods_come_back_and_held_ones_wait() {
 
 #[test]
 fn two_labs_do_not_see_each_other() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let first = web_lab("t-side", Families::Ipv4);
@@ -461,7 +449,7 @@ fn two_labs_do_not_see_each_other() {
 
 #[test]
 fn up_clears_what_a_killed_daemon_left() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let _down = Down("t-killed");
@@ -513,7 +501,7 @@ impl Drop for Down {
 
 #[test]
 fn the_command_line_keeps_its_contract() {
-    if !privileged() {
+    if !skip::unless_root() {
         return;
     }
     let _down = Down("t-cli");

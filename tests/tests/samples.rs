@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use aquifer_tests::bookinfo::part::{self, Part};
 use aquifer_tests::lab::{Lab, LabOptions};
+use aquifer_tests::skip;
 use serde_json::Value;
 
 const APPLICATION: [&str; 3] = [
@@ -43,15 +44,6 @@ fn application(kind: &str) -> Vec<Value> {
 
 fn name(document: &Value) -> &str {
     document["metadata"]["name"].as_str().unwrap()
-}
-
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(root || std::env::var_os("CI").is_none(), "this suite needs root");
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
 }
 
 #[test]
@@ -161,7 +153,7 @@ fn the_seeds_manifests_and_both_gateways_are_there() {
 
 #[test]
 fn bookinfo_comes_up_unchanged_and_serves_its_page() {
-    if !is_root() {
+    if !skip::unless_root() {
         return;
     }
     let mut options = LabOptions::named("t-samples").without_mesh();
@@ -186,7 +178,7 @@ fn bookinfo_comes_up_unchanged_and_serves_its_page() {
 /// The certificate is made by the story's own commands, and its manifests are applied as the story has them.
 #[test]
 fn the_seeds_kiali_is_reached_over_https() {
-    if !is_root() {
+    if !skip::unless_root() {
         return;
     }
     let echo = env!("CARGO_BIN_EXE_aquifer-echo");
@@ -289,7 +281,7 @@ fn make_certificate(folder: &Path, domain: &str) {
 /// The demo checks itself: a bar that is not reached is a failure, and its figures are as promised.
 #[test]
 fn the_demo_reaches_its_bars() {
-    if !is_root() {
+    if !skip::unless_root() {
         return;
     }
     let file = std::env::temp_dir().join(format!("aquifer-demo-{}", std::process::id()));

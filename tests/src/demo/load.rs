@@ -26,6 +26,10 @@ pub struct Load {
 pub struct Pages {
     pub requests: usize,
     pub failures: usize,
+    /// Between services, and of the client: what the pages took.
+    pub calls: usize,
+    /// From the start to the last answer.
+    pub took: Duration,
     pub examples: Vec<String>,
     /// By the versions of reviews and of the ratings that it asked, such as `v3/v2`, or `v1/-`.
     pub served: BTreeMap<String, usize>,
@@ -76,17 +80,19 @@ impl Pages {
         let mut pages = Self::default();
         for outcome in outcomes {
             pages.requests += 1;
+            let now = outcome.finished - started;
+            pages.took = pages.took.max(now);
             match &outcome.result {
                 Ok(chain) => {
                     let version = |service| find(chain, service).map_or("-", |by| by.version.as_str());
                     let served = format!("{}/{}", version("reviews"), version("ratings"));
                     *pages.served.entry(served).or_default() += 1;
                     pages.clean_at_the_end += 1;
+                    pages.calls += chain.len();
                 }
                 Err(why) => {
                     pages.failures += 1;
                     pages.clean_at_the_end = 0;
-                    let now = outcome.finished - started;
                     pages.failed = Some((pages.failed.map_or(now, |(first, _)| first), now));
                     if pages.examples.len() < MAX_EXAMPLES {
                         pages.examples.push(why.clone());

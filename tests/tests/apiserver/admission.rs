@@ -28,6 +28,34 @@ const WEIGHTS: &str = "{hosts: [web], http: [{route: [{destination: {host: web},
 const NO_SUBSET: &str = "{hosts: [web], http: [{route: [{destination: {host: web, subset: v9}}]}]}";
 const UNKNOWN: &str = "{hosts: [web], htp: []}";
 
+/// Objects of other kinds that make no sense, and where.
+const OTHERS: [(&str, &str, &str, &str); 4] = [
+    (
+        "security.istio.io",
+        "AuthorizationPolicy",
+        "{rules: [{from: [{source: {ipBlocks: [somewhere]}}]}]}",
+        "spec.rules[0].from[0].source.ipBlocks[0]: ",
+    ),
+    (
+        "security.istio.io",
+        "PeerAuthentication",
+        "{portLevelMtls: {'80': {mode: STRICT}}}",
+        "spec.portLevelMtls: ",
+    ),
+    (
+        "networking.istio.io",
+        "Gateway",
+        "{selector: {istio: ingressgateway}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE}}]}",
+        "spec.servers[0].tls.credentialName: ",
+    ),
+    (
+        "networking.istio.io",
+        "ServiceEntry",
+        "{hosts: [a.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: nowhere}]}",
+        "spec.endpoints[0].address: ",
+    ),
+];
+
 fn rules(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
@@ -56,6 +84,14 @@ pub(crate) fn bad_ones_are_denied_and_good_ones_are_not(world: &World) {
         ] {
             assert!(said.contains(word), "no {word:?} in {said}");
         }
+    }
+    for (group, kind, spec, field) in OTHERS {
+        let object = format!(
+            "apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: bad, namespace: shop}}\nspec: {spec}\n"
+        );
+        let (taken, said) = world.tells(&[], &object);
+        let named = said.contains("denied the request") && said.contains(&format!("{kind} shop/bad"));
+        assert!(!taken && named && said.contains(field), "{kind}: {said}");
     }
     // Fields that the definition does not have never get as far as the webhook.
     let (taken, said) = world.tells(&[], &rules("bad", UNKNOWN));

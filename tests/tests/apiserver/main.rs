@@ -25,6 +25,7 @@ mod world;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aquifer_core::identity::SpiffeId;
+use aquifer_tests::skip;
 
 use beside::Beside;
 use clients::Clients;
@@ -401,10 +402,5 @@ fn replicas_agree_and_one_of_them_writes() {
 }
 
 fn turn() -> Option<MutexGuard<'static, ()>> {
-    if nix::unistd::geteuid().is_root() {
-        return Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    assert!(std::env::var_os("CI").is_none(), "the cluster's tests need root");
-    eprintln!("skipped: needs root");
-    None
+    skip::unless_root().then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -76,6 +76,47 @@ fn nothing_is_privileged_or_in_a_namespace_of_the_host() {
 }
 
 #[test]
+fn proxies_and_the_control_plane_are_called_what_tools_look_for() {
+    let objects = rendered(&[]);
+    for workload in workloads(&objects) {
+        let (container, app) = match &*workload.name {
+            "aquifer-control" => ("discovery", "istiod"),
+            "aquifer-agent" => ("istio-proxy", "ztunnel"),
+            "istio-ingressgateway" => ("istio-proxy", "istio-ingressgateway"),
+            _ => continue,
+        };
+        assert_eq!(workload.container()["name"], container, "{}", workload.name);
+        assert_eq!(workload.labels["app"], app, "{}", workload.name);
+    }
+}
+
+#[test]
+fn control_planes_are_kept_apart_and_agents_are_on_every_node() {
+    let objects = rendered(&[]);
+    let workloads = workloads(&objects);
+    let of = |name: &str| workloads.iter().find(|workload| workload.name == name).unwrap();
+    let control = of("aquifer-control");
+    let spread: Vec<&Value> = list(&control.pod["topologySpreadConstraints"]).collect();
+    assert!(!spread.is_empty());
+    for constraint in spread {
+        assert_eq!(constraint["labelSelector"]["matchLabels"], control.selector);
+    }
+    let budgets: Vec<&Value> = of_kind(&objects, "PodDisruptionBudget").collect();
+    let of_control = |budget: &&&Value| budget["spec"]["selector"]["matchLabels"] == control.selector;
+    assert_eq!(budgets.iter().filter(of_control).count(), 1);
+    let agent = of("aquifer-agent");
+    let everywhere: Vec<&str> = list(&agent.pod["tolerations"])
+        .filter(|toleration| toleration["operator"] == "Exists")
+        .filter_map(|toleration| toleration["effect"].as_str())
+        .collect();
+    assert!(
+        everywhere.contains(&"NoSchedule") && everywhere.contains(&"NoExecute"),
+        "{everywhere:?}"
+    );
+    assert_eq!(agent.pod["priorityClassName"], "system-node-critical");
+}
+
+#[test]
 fn ptrace_is_asked_for_only_where_a_namespace_is_opened_below_proc() {
     let capabilities = |values: &[&str]| -> Vec<String> {
         let workloads = workloads(&rendered(values));

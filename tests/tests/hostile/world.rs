@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use aquifer_tests::lab::status::{PodStatus, Status};
 use aquifer_tests::lab::{Lab, LabOptions};
+use aquifer_tests::skip;
 
 use crate::actor;
 
@@ -92,7 +93,7 @@ impl World {
 
     /// With another control plane than the lab's, in its place before anything else is there.
     pub(crate) fn with_control(name: &str, control: &str) -> Option<Self> {
-        if !privileged() {
+        if !skip::unless_root() {
             return None;
         }
         let options = LabOptions::named(&format!("hostile-{name}")).image("actor", &actor::command("serve"));
@@ -226,13 +227,4 @@ pub(crate) fn eventually_within<T: std::fmt::Debug>(
         }
         assert!(Instant::now() < deadline, "{what}: still not so: {outcome:?}");
     }
-}
-
-fn privileged() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(root || std::env::var_os("CI").is_none(), "these tests need root");
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
 }

@@ -6,7 +6,7 @@ const LABEL: &str = "istio.io/dataplane-mode=ambient";
 
 pub(crate) fn running_pods_join_without_a_restart_or_a_failed_request(world: &World) {
     world.available(NAMESPACE);
-    world.settled("bookinfo answers without the mesh", |_| true);
+    plain_pages_are_seen(world);
     let before = world.status();
     let pods: Vec<String> = World::application(&before)
         .iter()
@@ -38,6 +38,16 @@ pub(crate) fn running_pods_join_without_a_restart_or_a_failed_request(world: &Wo
             .all(|pod| pod.enrolled == (pod.namespace == NAMESPACE)),
         "{after}"
     );
+}
+
+/// By whoever watches the nodes: that nothing plain is seen in the mesh says something only then.
+fn plain_pages_are_seen(world: &World) {
+    let answers = || world.settled("bookinfo answers without the mesh", |_| true);
+    if world.ours().is_none() {
+        return answers();
+    }
+    let mesh = world.watched(answers).mesh();
+    assert!(mesh.plaintext > 0 && mesh.hbone == 0, "{mesh:?}");
 }
 
 pub(crate) fn a_canary_is_served_by_a_waypoint(world: &World) {

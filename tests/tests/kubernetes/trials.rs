@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use aquifer_tests::cluster::layout::Member;
+use aquifer_tests::lab::status::Status;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
 
-use super::manifests::namespace;
+use super::manifests::{deployment, namespace, serving};
 use super::world::{NAMESPACE, SYSTEM, World};
 
 /// Namespaces whose labels flap, and how often each changes.
@@ -116,12 +117,34 @@ fn labels_flap(world: &World) {
     let namespaces = names.iter().map(|name| namespace(name, "flaps: here"));
     let kubectl = world.cluster().kubectl();
     kubectl.apply(&namespaces.collect::<String>()).unwrap();
+    // In one of them somebody lives.
+    let (home, pod) = (&names[0], format!("containers: [{}]", serving("app", 9080, "")));
+    world.apply(home, &deployment("flapping", &pod));
+    world.available(home);
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .unwrap()
         .block_on(flap(&world.cluster().kubeconfig(), &names));
     let changed = start.elapsed();
+    let is = |status: &Status, enrolled| {
+        status
+            .pods_of(home, "flapping")
+            .all(|pod| pod.enrolled == enrolled)
+    };
+    world.until("whose namespace was labelled last to stay out is out", |status| {
+        is(status, false)
+    });
+    world.kubectl(&[
+        "label",
+        "--overwrite",
+        "namespace",
+        home,
+        "istio.io/dataplane-mode=ambient",
+    ]);
+    world.until("and in the mesh when it is labelled so", |status| {
+        is(status, true)
+    });
     // A pod that starts now is not behind all of that.
     super::living::renew_probed(world);
     eprintln!(

@@ -1,10 +1,8 @@
 //! Waypoints that labels name: of a Service and of a pod, in another namespace, one that is not there, and none.
 
 use super::manifests::namespace;
-use super::world::{NAMESPACE, World};
+use super::world::{COMMONS, NAMESPACE, World};
 
-/// Where the waypoint is: not where those are that it serves.
-const HOME: &str = "commons";
 const SHARED: &str = "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -22,10 +20,10 @@ const USE: &str = "istio.io/use-waypoint";
 const HOME_OF: &str = "istio.io/use-waypoint-namespace";
 
 pub(crate) fn labels_say_which_waypoint_a_service_or_a_pod_has(world: &World) {
-    world.apply("default", &namespace(HOME, ""));
-    world.apply(HOME, SHARED);
+    world.apply("default", &namespace(COMMONS, ""));
+    world.apply(COMMONS, SHARED);
     world.until("the waypoint is ready", |status| {
-        status.pods_of(HOME, "shared").any(|pod| pod.ready)
+        status.pods_of(COMMONS, "shared").any(|pod| pod.ready)
     });
     let pages = world.under_load(|| {
         label(world, SERVICE, "missing");
@@ -68,17 +66,17 @@ pub(crate) fn labels_say_which_waypoint_a_service_or_a_pod_has(world: &World) {
         let unset = [unset[0].as_str(), unset[1].as_str()];
         world.kubectl(&[&["-n", NAMESPACE, "label"], object, &unset].concat());
     }
-    world.kubectl(&["delete", "namespace", HOME]);
+    world.kubectl(&["delete", "namespace", COMMONS]);
 }
 
 fn label(world: &World, object: &[&str], waypoint: &str) {
-    let labels = [format!("{USE}={waypoint}"), format!("{HOME_OF}={HOME}")];
+    let labels = [format!("{USE}={waypoint}"), format!("{HOME_OF}={COMMONS}")];
     let labels = [labels[0].as_str(), labels[1].as_str()];
     world.kubectl(&[&["-n", NAMESPACE, "label", "--overwrite"], object, &labels].concat());
 }
 
 /// Lines of its access log.
 fn mentions(world: &World, what: &str) -> usize {
-    let log = world.kubectl(&["-n", HOME, "logs", "deployment/shared", "--tail=-1"]);
+    let log = world.kubectl(&["-n", COMMONS, "logs", "deployment/shared", "--tail=-1"]);
     log.lines().filter(|line| line.contains(what)).count()
 }

@@ -16,6 +16,7 @@ use aquifer_tests::demo::capture::{Capture, Edge, Seen, TEXTS};
 use aquifer_tests::demo::load::{Load, Pages};
 use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
+use aquifer_tests::skip;
 use regex::bytes::Regex;
 
 use super::inventory;
@@ -25,8 +26,10 @@ pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
 /// Where a client is that the mesh never has.
 pub(crate) const UNMESHED: &str = "unmeshed";
+/// Where a waypoint is that other namespaces use.
+pub(crate) const COMMONS: &str = "commons";
 /// Namespaces that chapters make.
-const MADE_LATER: [&str; 3] = ["own", "kinds", UNMESHED];
+const MADE_LATER: [&str; 4] = ["own", "kinds", COMMONS, UNMESHED];
 /// Of the cluster that is made.
 const NAME: &str = "test-mesh";
 /// Generous: the machine may be busy with other builds.
@@ -61,9 +64,7 @@ impl World {
         if let Some(terms) = Terms::from_environment().unwrap_or_else(|error| panic!("{error}")) {
             return Some(Self::of(attach(&terms)));
         }
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "the suite needs root");
-            eprintln!("skipped: needs root");
+        if !skip::unless_root() {
             return None;
         }
         Some(Self::of(make()))
@@ -292,15 +293,19 @@ impl World {
 
     pub(crate) fn assert_none_failed(&self, what: &str, pages: &Pages) {
         eprintln!(
-            "{what}: {} requests, {} failed; {:?}",
-            pages.requests, pages.failures, pages.served
+            "{what}: {} requests, {} failed; {:?}; {:.0} calls a second",
+            pages.requests,
+            pages.failures,
+            pages.served,
+            pages.calls as f64 / pages.took.as_secs_f64()
         );
         assert!(pages.requests > 0, "{what}: no request was made");
         assert_eq!(
             pages.failures,
             0,
-            "{what}: of {} requests: {:?}\n{}",
+            "{what}: of {} requests, the first and the last {:?} after their start: {:?}\n{}",
             pages.requests,
+            pages.failed,
             pages.examples,
             self.mesh().describe()
         );

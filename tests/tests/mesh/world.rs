@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use aquifer_tests::lab::network::Families;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use aquifer_tests::lab::{Lab, LabOptions};
+use aquifer_tests::skip;
 
 pub(crate) const ECHO: &str = env!("CARGO_BIN_EXE_aquifer-echo");
 /// For things that take milliseconds; generous, since machines are busy.
@@ -107,7 +108,7 @@ impl World {
     }
 
     pub(crate) fn with(name: &str, families: Families) -> Option<Self> {
-        if !privileged() {
+        if !skip::unless_root() {
             return None;
         }
         let options = LabOptions::named(&format!("mesh-{name}"))
@@ -207,16 +208,4 @@ pub(crate) fn eventually<T: std::fmt::Debug>(
         }
         assert!(Instant::now() < deadline, "{what}: still not so: {outcome:?}");
     }
-}
-
-fn privileged() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(
-        root || std::env::var_os("CI").is_none(),
-        "the mesh's tests need root"
-    );
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
 }
