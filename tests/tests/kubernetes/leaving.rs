@@ -5,6 +5,7 @@ use aquifer_tests::interrupt;
 use aquifer_tests::lab::status::PodStatus;
 
 use super::inventory;
+use super::kinds::SHOP;
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
 pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
@@ -71,6 +72,8 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing(world: &World) {
     for pod in World::application(&after) {
         assert!(!pod.enrolled && ran(pod), "{pod:?}");
     }
+    // Had to be there until now, so that there was something of every kind to remove.
+    world.kubectl(&["delete", "namespace", SHOP, "--ignore-not-found"]);
 }
 
 /// By helm alone. The definitions stay, since users' objects are of them, and the authority's key.

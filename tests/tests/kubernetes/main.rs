@@ -12,6 +12,7 @@ mod command;
 mod gateways;
 mod inventory;
 mod joining;
+mod kinds;
 mod leaving;
 mod living;
 mod manifests;
@@ -31,7 +32,7 @@ use aquifer_tests::interrupt;
 use world::World;
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 25] = [
+const CHAPTERS: [Chapter; 26] = [
     by_api(
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -86,6 +87,7 @@ const CHAPTERS: [Chapter; 25] = [
         "power cut",
         nodes::a_node_that_loses_its_power_comes_back_into_the_mesh,
     ),
+    by_api("every kind", kinds::every_kind_is_answered_for),
     by_api("leaving", leaving::a_namespace_that_leaves_talks_plainly),
     by_api("uninstalling", leaving::an_uninstalled_mesh_leaves_nothing),
     with_nodes(

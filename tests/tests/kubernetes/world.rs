@@ -29,7 +29,7 @@ pub(crate) const UNMESHED: &str = "unmeshed";
 /// Where a waypoint is that other namespaces use.
 pub(crate) const COMMONS: &str = "commons";
 /// Namespaces that chapters make.
-const MADE_LATER: [&str; 4] = ["own", "kinds", COMMONS, UNMESHED];
+const MADE_LATER: [&str; 5] = ["own", "kinds", "shop", COMMONS, UNMESHED];
 /// Of the cluster that is made.
 const NAME: &str = "test-mesh";
 /// Generous: the machine may be busy with other builds.
