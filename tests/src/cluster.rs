@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub mod audit;
 pub mod cli;
 pub mod delivery;
 pub mod foreign;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thiserror::Error;
 
+use super::audit;
 use super::image::PAUSE;
 use super::layout::{DNS_SERVICE, Layout, Member};
 use super::pki::{self, Pki};
@@ -36,6 +37,9 @@ pub(super) fn write(layout: &Layout, member: Member, nodes: u8, pki: &Pki) -> Re
     let config = in_folder(&folder, CONFIG);
     for (name, text) in pki::files_of(member, pki) {
         put_secret(&config.join(name), text)?;
+    }
+    if member == Member::Control {
+        put(&config.join(audit::POLICY), &audit::policy())?;
     }
     if let Member::Node(_) = member {
         put(

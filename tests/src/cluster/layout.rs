@@ -169,7 +169,12 @@ impl Layout {
 
     /// What a member's services wrote, one file each.
     pub fn logs(&self, member: Member) -> PathBuf {
-        self.member_dir(member).join(LOGS.trim_start_matches('/'))
+        self.inside(member, LOGS)
+    }
+
+    /// Where a path of the member's own disk is on this machine.
+    pub(super) fn inside(&self, member: Member, absolute: &str) -> PathBuf {
+        self.member_dir(member).join(absolute.trim_start_matches('/'))
     }
 
     pub(super) fn spec(&self, member: Member) -> PathBuf {

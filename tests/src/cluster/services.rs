@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::audit;
 use super::layout::{API_PORT, Member, POD_RANGE, SERVICE_RANGE};
 use super::root::{CONFIG, PARTS};
 
@@ -89,6 +90,10 @@ fn api_server() -> Service {
             flag("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
             flag("proxy-client-cert-file", config("front-proxy-client.crt")),
             flag("proxy-client-key-file", config("front-proxy-client.key")),
+            flag("audit-policy-file", config(audit::POLICY)),
+            flag("audit-log-path", audit::LOG),
+            flag("audit-log-maxsize", audit::MAX_MEGABYTES),
+            flag("audit-log-maxbackup", audit::MAX_BACKUPS),
         ],
     )
 }

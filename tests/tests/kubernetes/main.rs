@@ -18,6 +18,7 @@ mod living;
 mod manifests;
 mod nodes;
 mod policies;
+mod rights;
 mod starting;
 mod trials;
 mod waypoints;
@@ -32,7 +33,7 @@ use aquifer_tests::interrupt;
 use world::World;
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 26] = [
+const CHAPTERS: [Chapter; 27] = [
     by_api(
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -95,6 +96,10 @@ const CHAPTERS: [Chapter; 26] = [
         command::the_command_installs_upgrades_and_leaves_nothing,
     ),
     with_nodes("without helm", command::the_command_does_it_without_helm),
+    with_nodes(
+        "rights",
+        rights::every_right_that_was_given_was_used_and_no_other_was_wanted,
+    ),
 ];
 
 struct Chapter {
@@ -107,7 +112,7 @@ struct Chapter {
 #[derive(PartialEq, Eq)]
 enum Needs {
     Api,
-    /// It captures packets on them, enters them, or stops parts of the cluster: left out on somebody's own.
+    /// It captures packets on them, enters them, stops parts of the cluster or reads their logs: left out on somebody's own.
     Nodes,
 }
 
