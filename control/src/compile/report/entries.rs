@@ -157,9 +157,16 @@ fn of_somebody(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
 fn refused_endpoint(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<Notice> {
     let mut found = compiled.discovery.workloads_at(ip);
     let is_refused = |w: &&Arc<Workload>| w.host_network || w.tunnel == TunnelProtocol::Hbone;
-    let owner = owner(found.find(is_refused)?);
+    let of_workload = |w: &Arc<Workload>| (owner(w), "name a Service, or select pods by workloadSelector");
+    let of_service = || {
+        let (namespace, name) = compiled.inputs.service_at(ip)?;
+        let remedy = "let rules lead to that Service by its name";
+        Some((format!("Service {namespace}/{name}"), remedy))
+    };
+    let found = found.find(is_refused).map(of_workload);
+    let (owner, remedy) = found.or_else(of_service)?;
     let message = format!(
-        "{ip} is the address of {owner}, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; name a Service, or select pods by workloadSelector"
+        "{ip} is the address of {owner}, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; {remedy}"
     );
     let field = format!("spec.endpoints[{number}].address");
     Some(Notice::conflict(field, message))
