@@ -3,7 +3,7 @@
 mod handlers;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aquifer_core::snapshot::{Change, MeshSnapshot};
 use aquifer_core::workload::{Workload, WorkloadUid};
@@ -90,7 +90,8 @@ impl MeshStore {
 
     pub(crate) fn apply(&self, changes: impl IntoIterator<Item = Change>) {
         let writer = self.writer.lock();
-        let next = self.current.load().apply(changes);
+        let changes = changes.into_iter().collect();
+        let next = self.current.load().apply_at(changes, Instant::now());
         let generation = next.generation();
         self.current.store(Arc::new(next));
         drop(writer);

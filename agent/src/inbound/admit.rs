@@ -1,7 +1,7 @@
 //! What both kinds of inbound connections share: the decision and its facts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aquifer_core::address::NetworkAddress;
 use aquifer_core::identity::SpiffeId;
@@ -49,7 +49,7 @@ pub(super) async fn admit(pod: &PodProxy, open: &Open) -> Result<Permit, NotAdmi
         source_addr: open.source,
         destination: open.destination,
     };
-    authorize_at_node(&mesh, own, &connection).map_err(NotAdmitted::Denied)
+    authorize_at_node(&mesh, own, &connection, Instant::now()).map_err(NotAdmitted::Denied)
 }
 
 /// What the request says that helps telemetry, and nothing else.

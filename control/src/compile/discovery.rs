@@ -1,11 +1,13 @@
 //! Pods and Services to workloads and services of the mesh.
 
+mod addressed;
 mod claims;
 mod entries;
 mod nodes;
 mod ownership;
 mod update;
 
+use std::cell::LazyCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,11 +22,12 @@ use crate::compile::inputs::{Entry, Inputs, Labels};
 use crate::compile::protocol::detect;
 use crate::model::service_entry::{Endpoint, Resolution, ServiceEntry, Target};
 use crate::model::virtual_service::CLUSTER_DOMAIN;
+use crate::model::visibility::Visibility;
 use crate::objects::{NETWORKING, ObjectKey, kube};
 use claims::Claims;
 use nodes::Nodes;
 
-pub use entries::addressed_before;
+pub use addressed::Addressed;
 pub use update::Touched;
 
 /// Set on a pod by its node agent while the pod is captured.
@@ -45,6 +48,8 @@ pub struct Discovery {
     pub services: imbl::OrdMap<NamespacedHostname, Arc<Registered>>,
     /// Who has a host: one service of Kubernetes, or of each namespace the oldest ServiceEntry; oldest first.
     pub by_host: imbl::OrdMap<Arc<str>, Arc<[NamespacedHostname]>>,
+    /// The oldest of those that have a host for others than clients of their own namespace.
+    shared: imbl::OrdMap<Arc<str>, NamespacedHostname>,
     pub workloads: imbl::OrdMap<WorkloadUid, Arc<Workload>>,
     /// Who serves a service, by key.
     endpoints: imbl::OrdMap<NamespacedHostname, imbl::OrdMap<WorkloadUid, Arc<Workload>>>,
@@ -53,6 +58,8 @@ pub struct Discovery {
     /// Pods without an address.
     pub addressless: usize,
     nodes: Nodes,
+    /// Which ServiceEntries have addresses before others.
+    pub addressed: Addressed,
     selectors: Selectors,
     claims: Claims,
 }
@@ -79,6 +86,19 @@ impl Registered {
             None => ObjectKey::new("", "Service", namespace, name),
             Some(_) => ObjectKey::new(NETWORKING, "ServiceEntry", namespace, name),
         }
+    }
+
+    /// Its ports as they are told, and as they are written.
+    fn ports(&self) -> impl Iterator<Item = (&PortMapping, &kube::ServicePort)> {
+        self.service.ports.iter().zip(tcp_ports(&self.spec))
+    }
+
+    /// Whether it is a host of a ServiceEntry that clients of other namespaces may reach.
+    fn is_for_others(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| match &entry.visibility {
+            Visibility::All => true,
+            Visibility::Namespaces(names) => names.iter().any(|name| *name != self.meta.namespace),
+        })
     }
 
     /// Whether somebody in the namespace may name it.
@@ -128,6 +148,18 @@ pub struct PodRecord {
 }
 
 impl Discovery {
+    /// What a host is in a namespace that has it.
+    pub fn service_of(&self, namespace: &str, host: &str) -> Option<&Registered> {
+        let key = NamespacedHostname::new(namespace, host);
+        self.services.get(&key).map(|entry| &**entry)
+    }
+
+    /// The oldest that has the host for clients of other namespaces.
+    pub fn shared(&self, host: &str) -> Option<&Registered> {
+        let entry = self.services.get(self.shared.get(host)?)?;
+        Some(entry)
+    }
+
     /// The workloads of a service, in the order of their keys.
     pub fn endpoints<'d>(
         &'d self,
@@ -154,8 +186,10 @@ impl Discovery {
             let is_own = *entry.service.namespace == *namespace;
             (!entry.is_visible_to(namespace), !is_own)
         };
+        let own = self.service_of(namespace, host);
         // `min_by_key` keeps the first of equals, which is the oldest.
-        self.services_by_host(host).min_by_key(rank)
+        own.filter(|own| own.is_visible_to(namespace))
+            .or_else(|| self.services_by_host(host).min_by_key(rank))
     }
 
     /// The workloads that have the address: pods, and what runs on the network of a node.
@@ -179,11 +213,7 @@ fn service(entry: &Entry<kube::Service>, settings: &Settings) -> Option<Service>
         return None;
     }
     let meta = &entry.meta;
-    let tcp = spec
-        .ports
-        .iter()
-        .filter(|p| p.protocol.is_empty() || &*p.protocol == "TCP");
-    let ports = tcp.map(|p| PortMapping {
+    let ports = tcp_ports(spec).map(|p| PortMapping {
         service_port: p.port,
         target_port: match &p.target_port {
             None | Some(kube::TargetPort::Number(0)) => p.port,
@@ -231,15 +261,17 @@ fn load_balancing(spec: &kube::Service) -> LoadBalancing {
     }
 }
 
+/// What a mapping is made from.
+fn tcp_ports(spec: &kube::Service) -> impl Iterator<Item = &kube::ServicePort> {
+    let is_tcp = |p: &&kube::ServicePort| p.protocol.is_empty() || &*p.protocol == "TCP";
+    spec.ports.iter().filter(is_tcp)
+}
+
 fn target_ports(service: &Registered, pod: &kube::Pod) -> Vec<PortMapping> {
-    let ports = service.service.ports.iter().filter_map(|mapping| {
-        let port = service
-            .spec
-            .ports
-            .iter()
-            .find(|p| p.port == mapping.service_port)?;
+    let named = LazyCell::new(|| pod.named_ports());
+    let ports = service.ports().filter_map(|(mapping, port)| {
         Some(PortMapping {
-            target_port: port.on_pod(pod)?,
+            target_port: port.on_pod(|name| named.get(name).copied())?,
             ..*mapping
         })
     });

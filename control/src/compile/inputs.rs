@@ -4,6 +4,7 @@ mod rules;
 mod table;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::mesh_config::Scope;
@@ -14,14 +15,14 @@ use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::secret::Secret;
 use crate::model::service_entry::ServiceEntry;
 use crate::model::stream_route::{RouteKind, StreamRoute};
-use crate::model::virtual_service::VirtualService;
+use crate::model::virtual_service::{GatewayRef, VirtualService};
 use crate::objects::gateway_api::{self, GatewayClass, ReferenceGrant};
 use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
 use crate::objects::{Meta, Object, ObjectKey, ParsedObject};
 use crate::store::{Change, Changes, Store};
 
 pub use rules::{Rules, Ruling};
-pub use table::{Entry, Table};
+pub use table::{Entry, Table, age};
 
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
@@ -33,6 +34,8 @@ pub struct Inputs {
     scope: Scope,
     pub pods: Table<Pod>,
     pub services: Table<Service>,
+    /// Address, namespace and name of Services.
+    service_addresses: imbl::OrdSet<(IpAddr, Arc<str>, Arc<str>)>,
     pub endpoint_slices: Table<EndpointSlice>,
     pub config_maps: Table<ConfigMap>,
     /// By namespace and name.
@@ -50,6 +53,7 @@ pub struct Inputs {
     pub virtual_services: Rules<VirtualService>,
     pub destination_rules: Rules<DestinationRule>,
     pub gateways: Table<Gateway>,
+    gateways_by_name: Table<Gateway>,
     pub service_entries: Rules<ServiceEntry>,
     pub peer_authentications: Table<PeerAuthentication>,
     pub authorization_policies: Table<AuthorizationPolicy>,
@@ -70,6 +74,7 @@ impl Default for Inputs {
             scope: Scope::default(),
             pods: Table::by_name(),
             services: Table::by_name(),
+            service_addresses: imbl::OrdSet::new(),
             endpoint_slices: Table::by_name(),
             config_maps: Table::by_name(),
             secrets: imbl::OrdMap::new(),
@@ -84,6 +89,7 @@ impl Default for Inputs {
             virtual_services: Rules::default(),
             destination_rules: Rules::default(),
             gateways: Table::by_age(),
+            gateways_by_name: Table::by_name(),
             service_entries: Rules::default(),
             peer_authentications: Table::by_age(),
             authorization_policies: Table::by_age(),
@@ -181,7 +187,7 @@ impl Inputs {
             Err(_) | Ok(Object::ServiceAccount | Object::Irrelevant) => {}
             Ok(Object::Namespace) => self.turn_namespace(meta, way),
             Ok(Object::Pod(spec)) => turn(&mut self.pods, meta, spec, way),
-            Ok(Object::Service(spec)) => turn(&mut self.services, meta, spec, way),
+            Ok(Object::Service(spec)) => self.turn_service(meta, spec, way),
             Ok(Object::EndpointSlice(spec)) => turn(&mut self.endpoint_slices, meta, spec, way),
             Ok(Object::ConfigMap(spec)) => turn(&mut self.config_maps, meta, spec, way),
             Ok(Object::Secret(spec)) => self.turn_secret(meta, spec, way),
@@ -198,11 +204,25 @@ impl Inputs {
             Ok(Object::ReferenceGrant(spec)) => turn(&mut self.grants, meta, spec, way),
             Ok(Object::VirtualService(spec)) => turn_rules(&mut self.virtual_services, meta, spec, way),
             Ok(Object::DestinationRule(spec)) => turn_rules(&mut self.destination_rules, meta, spec, way),
-            Ok(Object::Gateway(spec)) => turn(&mut self.gateways, meta, spec, way),
+            Ok(Object::Gateway(spec)) => {
+                turn(&mut self.gateways, meta, spec, way);
+                turn(&mut self.gateways_by_name, meta, spec, way);
+            }
             Ok(Object::ServiceEntry(spec)) => turn_rules(&mut self.service_entries, meta, spec, way),
             Ok(Object::PeerAuthentication(spec)) => turn(&mut self.peer_authentications, meta, spec, way),
             Ok(Object::AuthorizationPolicy(spec)) => turn(&mut self.authorization_policies, meta, spec, way),
         }
+    }
+
+    fn turn_service(&mut self, meta: &Arc<Meta>, spec: &Arc<Service>, way: Way) {
+        for ip in spec.vips() {
+            let place = (ip.to_canonical(), meta.namespace.clone(), meta.name.clone());
+            match way {
+                Way::In => drop(self.service_addresses.insert(place)),
+                Way::Out => drop(self.service_addresses.remove(&place)),
+            }
+        }
+        turn(&mut self.services, meta, spec, way);
     }
 
     fn turn_secret(&mut self, meta: &Arc<Meta>, spec: &Arc<Secret>, way: Way) {
@@ -218,6 +238,21 @@ impl Inputs {
             Way::In => drop(self.namespaces.insert(meta.name.clone(), meta.clone())),
             Way::Out => drop(self.namespaces.remove(&meta.name)),
         }
+    }
+
+    /// The Gateway that a VirtualService names; none for the mesh.
+    pub fn gateway_of(&self, reference: &GatewayRef) -> Option<&Entry<Gateway>> {
+        match reference {
+            GatewayRef::Mesh => None,
+            GatewayRef::Gateway { namespace, name } => self.gateways_by_name.get(namespace, name),
+        }
+    }
+
+    /// Namespace and name of a Service that has the address.
+    pub fn service_at(&self, ip: IpAddr) -> Option<(&Arc<str>, &Arc<str>)> {
+        let first = (ip.to_canonical(), Arc::default(), Arc::default());
+        let (at, namespace, name) = self.service_addresses.range(first..).next()?;
+        (*at == ip.to_canonical()).then_some((namespace, name))
     }
 
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {

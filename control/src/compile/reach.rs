@@ -14,7 +14,7 @@ use crate::compile::discovery::hostname;
 use crate::compile::gateway_api::{self, Name};
 use crate::compile::inputs::{Entry, Inputs, Ruling};
 use crate::model::destination_rule::DestinationRule;
-use crate::model::host::HostPattern;
+use crate::model::host::{HostPattern, covered};
 use crate::model::service_entry::ServiceEntry;
 use crate::model::virtual_service::{GatewayRef, VirtualService};
 use crate::objects::{GATEWAY_API, Meta, NETWORKING, ObjectKey};
@@ -91,15 +91,10 @@ impl Concerned {
     }
 
     fn ruled(&mut self, compiled: &Compiled, hosts: &[HostPattern]) {
-        for host in hosts {
-            match host {
-                HostPattern::Exact(host) => drop(self.hosts.insert(host.clone())),
-                pattern => {
-                    let all = compiled.discovery.by_host.keys();
-                    self.hosts.extend(all.filter(|h| pattern.matches(h)).cloned());
-                }
-            }
-        }
+        self.hosts
+            .extend(hosts.iter().filter_map(HostPattern::exact).cloned());
+        let all = compiled.discovery.by_host.keys();
+        self.hosts.extend(covered(hosts, all, |host| host).cloned());
     }
 
     fn named_by(&mut self, rules: &VirtualService) {
@@ -142,19 +137,10 @@ impl Concerned {
 
     fn route_for(&mut self, compiled: &Compiled, hosts: &[HostPattern]) {
         let by_host = &compiled.discovery.by_host;
-        for host in hosts {
-            match host {
-                HostPattern::Exact(host) => {
-                    let keys = by_host.get(host).into_iter().flat_map(|keys| keys.iter());
-                    self.routed.extend(keys.cloned());
-                }
-                pattern => {
-                    let covered = by_host.iter().filter(|(host, _)| pattern.matches(host));
-                    self.routed
-                        .extend(covered.flat_map(|(_, keys)| keys.iter().cloned()));
-                }
-            }
-        }
+        let exact = hosts.iter().filter_map(HostPattern::exact);
+        let found = exact.chain(covered(hosts, by_host.keys(), |host| host));
+        let keys = found.filter_map(|host| by_host.get(host));
+        self.routed.extend(keys.flat_map(|keys| keys.iter().cloned()));
     }
 
     /// Objects of which something else may have to be said.

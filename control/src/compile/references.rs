@@ -8,6 +8,7 @@ use crate::compile::Compiled;
 use crate::compile::discovery::{Discovery, Registered};
 use crate::compile::gateway_api::GatewayApi;
 use crate::compile::inputs::Inputs;
+use crate::compile::report::listed;
 use crate::compile::rules::{MergedRules, destination_rules};
 use crate::model::virtual_service::Destination;
 
@@ -127,16 +128,11 @@ impl<'a> Resolver<'a> {
         if entry.service.port(port).is_some() {
             return Ok(());
         }
-        let ports: Vec<String> = entry
-            .service
-            .ports
-            .iter()
-            .map(|p| p.service_port.to_string())
-            .collect();
+        let ports = entry.service.ports.iter().map(|p| p.service_port);
         let host = &entry.service.hostname;
         Err(format!(
             "service {host} has no port {port} (it has {}); requests for it get 503",
-            ports.join(", ")
+            listed(ports)
         ))
     }
 }

@@ -106,6 +106,8 @@ impl ObjectReport {
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 /// Messages name only so many findings; the debug endpoint has all.
 const MAX_FINDINGS: usize = 8;
+/// Of ports and addresses so many are named in one message.
+const MAX_LISTED: usize = 16;
 
 /// Reports by object; clones share them.
 pub type Reports = imbl::OrdMap<ObjectKey, Arc<ObjectReport>>;
@@ -345,6 +347,16 @@ pub fn joined(notices: &[Notice]) -> String {
         text.push_str(&format!("; and {} more", notices.len() - MAX_FINDINGS));
     }
     text
+}
+
+/// The first of many, and how many more there are.
+pub fn listed(mut many: impl Iterator<Item: ToString>) -> String {
+    let named = many.by_ref().take(MAX_LISTED).map(|one| one.to_string());
+    let named = named.collect::<Vec<_>>().join(", ");
+    match many.count() {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// What is said of the mesh's settings.

@@ -180,13 +180,9 @@ impl<'a> MergedRules<'a> {
     }
 
     pub fn subsets(&self) -> Vec<&'a Subset> {
-        let mut subsets: Vec<&Subset> = Vec::new();
-        for subset in self.rules.iter().flat_map(|r| &r.spec.subsets) {
-            if !subsets.iter().any(|s| s.name == subset.name) {
-                subsets.push(subset);
-            }
-        }
-        subsets
+        let mut names = BTreeSet::new();
+        let all = self.rules.iter().flat_map(|r| &r.spec.subsets);
+        all.filter(|subset| names.insert(&subset.name)).collect()
     }
 
     /// The subset's word on the port, else the first rule's that has one.

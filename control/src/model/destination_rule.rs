@@ -17,9 +17,16 @@ pub struct DestinationRule {
     pub visibility: Visibility,
     pub policy: TrafficPolicy,
     pub subsets: Vec<Subset>,
+    /// Rules may lead to each of thousands.
+    by_name: Places,
+    /// Whether any of its policies asks for TLS.
+    has_tls: bool,
     /// Asks for something that only a proxy that sees requests can do.
     pub needs_waypoint: bool,
 }
+
+/// Where subsets are in their list, by name.
+type Places = BTreeMap<Arc<str>, usize>;
 
 #[derive(Clone, Debug)]
 pub struct Subset {
@@ -84,7 +91,9 @@ impl DestinationRule {
             needs_waypoint: false,
         };
         let policy = reader.read(spec.traffic_policy.as_ref(), "spec.trafficPolicy")?;
-        let subsets = reader.subsets(&spec.subsets)?;
+        let (subsets, by_name) = reader.subsets(&spec.subsets)?;
+        let policies = || subsets.iter().map(|s| &s.policy).chain([&policy]);
+        let has_tls = policies().any(|p| p.asks_tls(None));
         Ok(Self {
             name: meta.name.clone(),
             namespace: meta.namespace.clone(),
@@ -92,6 +101,8 @@ impl DestinationRule {
             visibility: Visibility::parse(&spec.export_to, &meta.namespace)?,
             policy,
             subsets,
+            by_name,
+            has_tls,
             needs_waypoint: reader.needs_waypoint,
         })
     }
@@ -99,11 +110,11 @@ impl DestinationRule {
     /// Whether the rule asks for TLS to endpoints of a port, or of any.
     pub fn asks_tls(&self, port: Option<u16>) -> bool {
         let subsets = self.subsets.iter().map(|s| &s.policy);
-        subsets.chain([&self.policy]).any(|p| p.asks_tls(port))
+        self.has_tls && subsets.chain([&self.policy]).any(|p| p.asks_tls(port))
     }
 
     pub fn subset(&self, name: &str) -> Option<&Subset> {
-        self.subsets.iter().find(|s| &*s.name == name)
+        self.subsets.get(*self.by_name.get(name)?)
     }
 }
 
@@ -113,8 +124,10 @@ struct PolicyReader<'a> {
 }
 
 impl PolicyReader<'_> {
-    fn subsets(&mut self, subsets: &[raw::Subset]) -> Result<Vec<Subset>, Rejection> {
+    /// The subsets, and their places by name.
+    fn subsets(&mut self, subsets: &[raw::Subset]) -> Result<(Vec<Subset>, Places), Rejection> {
         let mut parsed: Vec<Subset> = Vec::with_capacity(subsets.len());
+        let mut by_name = Places::new();
         for (i, subset) in subsets.iter().enumerate() {
             let field = format!("spec.subsets[{i}]");
             if subset.name.is_empty() || subset.name.contains('|') {
@@ -123,7 +136,7 @@ impl PolicyReader<'_> {
                     "is empty or contains '|'",
                 ));
             }
-            if parsed.iter().any(|s| s.name == subset.name) {
+            if by_name.insert(subset.name.clone(), i).is_some() {
                 let reason = format!("subset {:?} is defined twice", subset.name);
                 return Err(Rejection::invalid(format!("{field}.name"), reason));
             }
@@ -134,7 +147,7 @@ impl PolicyReader<'_> {
                 policy,
             });
         }
-        Ok(parsed)
+        Ok((parsed, by_name))
     }
 
     fn read(&mut self, raw: Option<&raw::TrafficPolicy>, field: &str) -> Result<TrafficPolicy, Rejection> {

@@ -1,5 +1,6 @@
 //! Host names of services and rules, with a leading wildcard.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -68,6 +69,15 @@ impl HostPattern {
         }
     }
 
+    /// All patterns that match a name, the most specific first.
+    pub fn covering(host: &str) -> impl Iterator<Item = Self> {
+        let dots = host.match_indices('.').filter(|(at, _)| *at > 0);
+        let suffixes = dots.map(|(at, _)| Self::Suffix(host[at..].into()));
+        std::iter::once(Self::Exact(host.into()))
+            .chain(suffixes)
+            .chain([Self::Any])
+    }
+
     /// Larger is more specific: exact, then the longest wildcard, then `*`.
     pub fn specificity(&self) -> usize {
         match self {
@@ -88,6 +98,17 @@ impl HostPattern {
             _ => None,
         }
     }
+}
+
+/// Those of many that a wildcard among the hosts covers, by their names. Without a wildcard nothing is looked at.
+pub fn covered<T>(
+    hosts: &[HostPattern],
+    many: impl Iterator<Item = T>,
+    name: impl Fn(&T) -> &str,
+) -> impl Iterator<Item = T> {
+    let wild: BTreeSet<&HostPattern> = hosts.iter().filter(|host| host.exact().is_none()).collect();
+    let many = (!wild.is_empty()).then_some(many).into_iter().flatten();
+    many.filter(move |one| HostPattern::covering(name(one)).any(|pattern| wild.contains(&pattern)))
 }
 
 impl fmt::Display for HostPattern {
@@ -155,6 +176,24 @@ mod tests {
         check("*.a.com", "*.com", Some("*.a.com"));
         check("a.com", "b.com", None);
         check("*.com", "com", None);
+    }
+
+    #[test]
+    fn what_covers_a_name_is_what_matches_it() {
+        let covering: Vec<String> = HostPattern::covering("a.b.com").map(|h| h.to_string()).collect();
+        assert_eq!(covering, ["a.b.com", "*.b.com", "*.com", "*"]);
+        for pattern in [
+            "a.b.com",
+            "*.b.com",
+            "*.com",
+            "*",
+            "*.a.b.com",
+            "b.com",
+            "*.example",
+        ] {
+            let covers = HostPattern::covering("a.b.com").any(|h| h == host(pattern));
+            assert_eq!(covers, host(pattern).matches("a.b.com"), "{pattern}");
+        }
     }
 
     #[test]

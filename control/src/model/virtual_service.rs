@@ -4,6 +4,7 @@ mod action;
 mod matching;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::host::HostPattern;
@@ -145,10 +146,11 @@ fn only_at_gateways(
 
 fn parse_hosts(hosts: &[Arc<str>], ns: &str) -> Result<Vec<HostPattern>, Rejection> {
     let mut parsed: Vec<HostPattern> = Vec::with_capacity(hosts.len());
+    let mut seen = BTreeSet::new();
     for (i, host) in hosts.iter().enumerate() {
         let field = format!("spec.hosts[{i}]");
         let pattern = HostPattern::parse(host, &field)?.qualify(ns, CLUSTER_DOMAIN);
-        if parsed.contains(&pattern) {
+        if !seen.insert(pattern.clone()) {
             return Err(Rejection::invalid(
                 field,
                 format!("host {host:?} is listed twice"),

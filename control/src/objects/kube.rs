@@ -52,6 +52,14 @@ impl Pod {
             .map(|p| p.container_port)
     }
 
+    /// The container ports that have names; of two with one name the first.
+    pub fn named_ports(&self) -> BTreeMap<&str, u16> {
+        let ports = self.spec.containers.iter().flat_map(|c| &c.ports);
+        let named = ports.filter_map(|p| Some((p.name.as_deref()?, p.container_port)));
+        // Of equal keys the last one stays.
+        named.collect::<Vec<_>>().into_iter().rev().collect()
+    }
+
     pub fn service_account(&self) -> Arc<str> {
         match &self.spec.service_account_name {
             name if name.is_empty() => "default".into(),
@@ -237,11 +245,11 @@ pub struct ServicePort {
 
 impl ServicePort {
     /// The pod's port behind this one; `None` where the pod has no port of that name.
-    pub fn on_pod(&self, pod: &Pod) -> Option<u16> {
+    pub fn on_pod(&self, named: impl FnOnce(&str) -> Option<u16>) -> Option<u16> {
         match &self.target_port {
             None | Some(TargetPort::Number(0)) => Some(self.port),
             Some(TargetPort::Number(n)) => Some(*n),
-            Some(TargetPort::Name(name)) => pod.named_port(name),
+            Some(TargetPort::Name(name)) => named(name),
         }
     }
 }

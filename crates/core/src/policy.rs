@@ -4,6 +4,7 @@
 //! rules do; a rule if any of its matches does; a match is AND over kinds of fields and OR inside one kind.
 
 pub mod evaluate;
+pub mod former;
 
 use std::sync::Arc;
 

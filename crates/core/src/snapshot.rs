@@ -5,11 +5,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use crate::address::NetworkAddress;
 use crate::names::NamespacedHostname;
+use crate::policy::former::FormerWaypoints;
 use crate::policy::{Authorization, Scope};
 use crate::service::Service;
 use crate::workload::{Workload, WorkloadUid};
@@ -44,6 +46,7 @@ pub struct MeshSnapshot {
     policies: HashMap<Arc<str>, Arc<Authorization>>,
     global_policies: OrdSet<Arc<str>>,
     namespace_policies: HashMap<Arc<str>, OrdSet<Arc<str>>>,
+    former_waypoints: FormerWaypoints,
 }
 
 impl MeshSnapshot {
@@ -72,6 +75,21 @@ impl MeshSnapshot {
             }
         }
         next
+    }
+
+    /// As [`MeshSnapshot::apply`], and with what leaves its waypoint noted, for who decides about connections from one.
+    #[must_use]
+    pub fn apply_at(&self, changes: Vec<Change>, now: Instant) -> Self {
+        let former_waypoints = self.former_waypoints.after(self, &changes, now);
+        Self {
+            former_waypoints,
+            ..self.apply(changes)
+        }
+    }
+
+    /// Which waypoints others were behind until a moment ago.
+    pub fn former_waypoints(&self) -> &FormerWaypoints {
+        &self.former_waypoints
     }
 
     pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {

@@ -43,6 +43,17 @@ spec:
     )
 }
 
+/// Lets the client in, and no waypoint for itself.
+const ONLY_THE_CLIENT: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-the-client, namespace: mesh}
+spec:
+  selector: {matchLabels: {app: server}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/client]}}]}]
+";
+
 /// Requests from a pod until it is finished.
 pub(crate) struct Load {
     child: Child,
@@ -137,6 +148,13 @@ fn routes_and_labels_change_without_a_failed_request() {
     world.settle();
     finish(running, "the label goes and comes back");
 
+    // What the waypoint still carries is not the waypoint's own.
+    world.apply("default", ONLY_THE_CLIENT);
+    eventually(
+        "the policy is in force",
+        || world.get("mesh/server-v2", "web:80"),
+        Result::is_err,
+    );
     let running = loads();
     world.delete("default", &all_to("v2"));
     // The waypoint itself stays for a while, for connections that were open.

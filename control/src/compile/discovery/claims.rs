@@ -121,12 +121,7 @@ fn bare_uid(slice: &Entry<kube::EndpointSlice>, address: &str, settings: &Settin
 }
 
 fn ports(service: &Registered, slice: &kube::EndpointSlice) -> Vec<PortMapping> {
-    let ports = service.service.ports.iter().filter_map(|mapping| {
-        let port = service
-            .spec
-            .ports
-            .iter()
-            .find(|p| p.port == mapping.service_port)?;
+    let ports = service.ports().filter_map(|(mapping, port)| {
         let target = slice.ports.iter().find(|p| p.name == port.name)?.port?;
         Some(PortMapping {
             target_port: target,

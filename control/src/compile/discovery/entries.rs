@@ -13,13 +13,13 @@ use aquifer_core::service::{BalanceMode, LoadBalancing, PortMapping, Service};
 use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::Settings;
-use crate::compile::discovery::Registered;
 use crate::compile::discovery::claims::{Claim, Endpoint, SliceName};
+use crate::compile::discovery::{Addressed, Registered};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::model::host::HostPattern;
 use crate::model::service_entry::{self as model, Resolution, ServiceEntry};
 use crate::model::visibility::Visibility;
-use crate::objects::{Meta, kube};
+use crate::objects::kube;
 
 /// The entries that have the host: of each namespace the oldest, and oldest first. As in Istio nobody takes a host from
 /// another namespace's own clients by having been there first.
@@ -35,23 +35,15 @@ pub(super) fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<st
     let changed = before.service_entries.changes(&inputs.service_entries);
     let changed: Vec<_> = changed.flat_map(|(old, new)| [old, new]).flatten().collect();
     let mut hosts: BTreeSet<Arc<str>> = changed.iter().flat_map(|e| names(e)).cloned().collect();
-    // Who has such a host now may have its addresses with it, and others have them no more.
-    let either = |host: &Arc<str>| {
-        let (old, new) = (&before.service_entries, &inputs.service_entries);
-        old.for_host(host)
-            .into_iter()
-            .chain(new.for_host(host))
-            .collect::<Vec<_>>()
-    };
-    let concerned: Vec<_> = hosts.iter().flat_map(either).collect();
-    let addresses: BTreeSet<IpAddr> = concerned
+    // Who has its first host now may have its addresses with it, and others have them no more.
+    let (old, new) = (&before.service_entries, &inputs.service_entries);
+    let either = |host| old.for_host(host).into_iter().chain(new.for_host(host));
+    let addresses: BTreeSet<IpAddr> = hosts
         .iter()
-        .flat_map(|e| &e.spec.addresses)
+        .flat_map(|host| either(host).flat_map(|entry| entry.spec.addresses_of(host)))
         .copied()
         .collect();
-    let sharing = addresses
-        .iter()
-        .flat_map(|ip| inputs.service_entries.with_address(*ip));
+    let sharing = addresses.iter().flat_map(|ip| new.with_address(*ip));
     hosts.extend(sharing.filter_map(|e| names(e).next()).cloned());
     hosts
 }
@@ -60,47 +52,15 @@ fn names(entry: &Entry<ServiceEntry>) -> impl Iterator<Item = &Arc<str>> {
     entry.spec.hosts.iter().filter_map(HostPattern::exact)
 }
 
-/// The older entry that has an address before this one, for clients that both are for.
-pub fn addressed_before<'i>(
-    inputs: &'i Inputs,
-    meta: &Meta,
-    spec: &ServiceEntry,
-    ip: IpAddr,
-) -> Option<&'i Entry<ServiceEntry>> {
-    let older = || {
-        let sharing = inputs.service_entries.with_address(ip);
-        sharing.take_while(|other| !is_same(&other.meta, meta))
-    };
-    let is_own = |other: &&Entry<ServiceEntry>| other.meta.namespace == meta.namespace;
-    let has_it = |other: &&Entry<ServiceEntry>| {
-        let first = names(other).next();
-        let owners = first.map(|host| owners(inputs, host)).unwrap_or_default();
-        other.spec.addresses.contains(&ip) && owners.iter().any(|owner| is_same(&owner.meta, &other.meta))
-    };
-    // One of its own namespace takes the address from all of its clients.
-    let in_namespace = |other: &&Entry<ServiceEntry>| {
-        is_own(other) && reach(&other.spec, &other.meta.namespace) != Reach::Nobody && has_it(other)
-    };
-    let for_all = reach(spec, &meta.namespace) == Reach::All;
-    let elsewhere = |other: &&Entry<ServiceEntry>| {
-        for_all && !is_own(other) && reach(&other.spec, &other.meta.namespace) == Reach::All && has_it(other)
-    };
-    older().find(in_namespace).or_else(|| older().find(elsewhere))
-}
-
-fn is_same(a: &Meta, b: &Meta) -> bool {
-    a.namespace == b.namespace && a.name == b.name
-}
-
 /// The host of an entry as a service.
 pub(super) fn registered(
-    inputs: &Inputs,
+    addressed: &Addressed,
     entry: &Entry<ServiceEntry>,
     host: &Arc<str>,
     settings: &Settings,
 ) -> Registered {
     let (meta, spec) = (&entry.meta, &entry.spec);
-    let (vips, namespace_only) = dialled(inputs, entry, host);
+    let (vips, namespace_only) = dialled(addressed, entry, host);
     let service = Service {
         name: meta.name.clone(),
         namespace: meta.namespace.clone(),
@@ -134,7 +94,7 @@ pub(super) fn registered(
 
 /// The addresses that pods reach it at, and whether only those of its own namespace do: those that an older entry has are
 /// its own namespace's at most.
-fn dialled(inputs: &Inputs, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpAddr>, bool) {
+fn dialled(addressed: &Addressed, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpAddr>, bool) {
     let (meta, spec) = (&entry.meta, &entry.spec);
     let reach = reach(spec, &meta.namespace);
     let (mut addresses, mut namespace_only) = (Vec::new(), reach != Reach::All);
@@ -143,8 +103,8 @@ fn dialled(inputs: &Inputs, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpA
         Reach::Own | Reach::All => spec.addresses_of(host),
     };
     for ip in written {
-        match addressed_before(inputs, meta, spec, *ip) {
-            Some(older) if older.meta.namespace == meta.namespace => continue,
+        match addressed.before(meta, spec, *ip) {
+            Some(older) if older.namespace == meta.namespace => continue,
             Some(_) => namespace_only = true,
             None => {}
         }
@@ -155,13 +115,13 @@ fn dialled(inputs: &Inputs, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpA
 
 /// Whose connections agents take: to more than one namespace, but not all, they are not told of a service.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
+pub(super) enum Reach {
     All,
     Own,
     Nobody,
 }
 
-fn reach(spec: &ServiceEntry, namespace: &str) -> Reach {
+pub(super) fn reach(spec: &ServiceEntry, namespace: &str) -> Reach {
     match &spec.visibility {
         Visibility::All => Reach::All,
         limited if limited.includes(namespace) => Reach::Own,

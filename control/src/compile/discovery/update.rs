@@ -11,7 +11,9 @@ use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
 use crate::compile::Settings;
 use crate::compile::discovery::claims::{Claim, Endpoint, SliceName, of_slice};
 use crate::compile::discovery::nodes::{self, Place};
-use crate::compile::discovery::{Discovery, Registered, entries, hostname, service, target_ports, workload};
+use crate::compile::discovery::{
+    Addressed, Discovery, Registered, entries, hostname, service, target_ports, workload,
+};
 use crate::compile::inputs::{Entry, Inputs, selects};
 use crate::compile::report::PodName;
 use crate::model::virtual_service::CLUSTER_DOMAIN;
@@ -41,23 +43,31 @@ struct Update<'a> {
     affected: Affected,
     /// Nodes of which a pod says something else.
     nodes: BTreeSet<Arc<str>>,
+    /// Services that changed and whose endpoints somebody else writes, by namespace.
+    by_hand: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     touched: Touched,
 }
 
 impl Discovery {
     /// Brings everything from `before` to `inputs`.
     pub fn update(&mut self, before: &Inputs, inputs: &Inputs, settings: &Settings) -> Touched {
+        let (old, new) = (&before.service_entries, &inputs.service_entries);
+        if old.changes(new).next().is_some() {
+            self.addressed = Addressed::of(new.iter());
+        }
         let mut update = Update {
             discovery: self,
             inputs,
             settings,
             affected: Affected::new(),
             nodes: BTreeSet::new(),
+            by_hand: BTreeMap::new(),
             touched: Touched::default(),
         };
         for host in changed_hosts(before, inputs) {
             update.host(&host);
         }
+        update.slices_by_hand();
         for (old, new) in before.endpoint_slices.changes(&inputs.endpoint_slices) {
             if let Some(either) = new.or(old) {
                 update.slice(&(either.meta.namespace.clone(), either.meta.name.clone()));
@@ -101,19 +111,18 @@ impl Update<'_> {
     /// Decides anew who has the host.
     fn host(&mut self, host: &Arc<str>) {
         let before = self.discovery.remove_host(host);
-        let after = registered(self.inputs, host, self.settings);
+        let after = registered(self.inputs, &self.discovery.addressed, host, self.settings);
         for either in before.iter().chain(&after) {
             let key = either.service.key();
             self.serving(&key);
             self.touched.services.insert(key);
         }
         self.discovery.add_host(host, &after);
+        let selected = |entry: &Arc<Registered>| (entry.meta.namespace.clone(), entry.spec.selector.clone());
+        let selected: BTreeMap<_, _> = before.iter().map(selected).collect();
         for new in &after {
             // Those that it selected before are those that served it.
-            let selects_as = |b: &Arc<Registered>| {
-                b.spec.selector == new.spec.selector && b.meta.namespace == new.meta.namespace
-            };
-            if !before.iter().any(selects_as) {
+            if selected.get(&new.meta.namespace) != Some(&new.spec.selector) {
                 self.selected_by(new);
             }
         }
@@ -124,15 +133,18 @@ impl Update<'_> {
             self.claim(&entries::claimant(entry), entries::claims(entry, self.settings));
         }
         for (namespace, name) in before.iter().chain(&after).filter_map(|e| by_hand(e)) {
-            self.slices_of(&namespace, &name);
+            self.by_hand.entry(namespace).or_default().insert(name);
         }
     }
 
-    fn slices_of(&mut self, namespace: &str, service: &Arc<str>) {
+    /// Looks once at the slices of each namespace, however many of its Services changed.
+    fn slices_by_hand(&mut self) {
         let inputs = self.inputs;
-        for slice in inputs.endpoint_slices.in_namespace(namespace) {
-            if slice.spec.service == *service {
-                self.slice(&(slice.meta.namespace.clone(), slice.meta.name.clone()));
+        for (namespace, services) in std::mem::take(&mut self.by_hand) {
+            for slice in inputs.endpoint_slices.in_namespace(&namespace) {
+                if services.contains(&slice.spec.service) {
+                    self.slice(&(slice.meta.namespace.clone(), slice.meta.name.clone()));
+                }
             }
         }
     }
@@ -251,6 +263,9 @@ impl Discovery {
         }
         let keys = services.iter().map(|entry| entry.service.key());
         self.by_host.insert(host.clone(), keys.collect());
+        if let Some(shared) = services.iter().find(|entry| entry.is_for_others()) {
+            self.shared.insert(host.clone(), shared.service.key());
+        }
         for entry in services {
             let key = entry.service.key();
             if let Some(place) = selector_place(entry) {
@@ -261,6 +276,7 @@ impl Discovery {
     }
 
     fn remove_host(&mut self, host: &Arc<str>) -> Vec<Arc<Registered>> {
+        self.shared.remove(host);
         let keys = self.by_host.remove(host);
         let keys = keys.iter().flat_map(|keys| keys.iter());
         keys.filter_map(|key| self.remove_service(key)).collect()
@@ -376,7 +392,12 @@ fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<str>> {
 }
 
 /// What has the host: the Service of that name, or of each namespace the oldest ServiceEntry, which can have no such name.
-fn registered(inputs: &Inputs, host: &Arc<str>, settings: &Settings) -> Vec<Arc<Registered>> {
+fn registered(
+    inputs: &Inputs,
+    addressed: &Addressed,
+    host: &Arc<str>,
+    settings: &Settings,
+) -> Vec<Arc<Registered>> {
     if let Some(entry) = service_of(inputs, host) {
         let registered = service(entry, settings).map(|service| Registered {
             meta: entry.meta.clone(),
@@ -388,7 +409,7 @@ fn registered(inputs: &Inputs, host: &Arc<str>, settings: &Settings) -> Vec<Arc<
     }
     let owners = entries::owners(inputs, host).into_iter();
     owners
-        .map(|entry| Arc::new(entries::registered(inputs, entry, host, settings)))
+        .map(|entry| Arc::new(entries::registered(addressed, entry, host, settings)))
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! Rules of one kind, found by the hosts that they are for and by the hosts that they lead to.
 //!
-//! A mesh has many rules, and few of them concern one host: whoever asks about a host must not pay for the others. Rules
-//! with a wildcard are looked at one by one; there are few of these.
+//! A mesh has many rules, and few of them concern one host: whoever asks about a host must not pay for the others, also
+//! where these have thousands of wildcards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -79,22 +79,18 @@ impl Ruling for ServiceEntry {
 #[derive(Debug)]
 pub struct Rules<T> {
     all: Table<T>,
-    exact: ByHost<T>,
-    /// Those with a wildcard among their hosts.
-    wild: Table<T>,
-    leading_to: ByHost<T>,
+    /// By their hosts as these are written.
+    by_host: imbl::OrdMap<HostPattern, Table<T>>,
+    leading_to: imbl::OrdMap<Arc<str>, Table<T>>,
     by_address: imbl::OrdMap<IpAddr, Table<T>>,
 }
-
-type ByHost<T> = imbl::OrdMap<Arc<str>, Table<T>>;
 
 impl<T> Default for Rules<T> {
     fn default() -> Self {
         Self {
             all: Table::by_age(),
-            exact: ByHost::new(),
-            wild: Table::by_age(),
-            leading_to: ByHost::new(),
+            by_host: imbl::OrdMap::new(),
+            leading_to: imbl::OrdMap::new(),
             by_address: imbl::OrdMap::new(),
         }
     }
@@ -104,8 +100,7 @@ impl<T> Clone for Rules<T> {
     fn clone(&self) -> Self {
         Self {
             all: self.all.clone(),
-            exact: self.exact.clone(),
-            wild: self.wild.clone(),
+            by_host: self.by_host.clone(),
             leading_to: self.leading_to.clone(),
             by_address: self.by_address.clone(),
         }
@@ -115,10 +110,7 @@ impl<T> Clone for Rules<T> {
 impl<T: Ruling> Rules<T> {
     pub(super) fn insert(&mut self, entry: Entry<T>) {
         for host in entry.spec.hosts() {
-            match host {
-                HostPattern::Exact(host) => enter(&mut self.exact, host, &entry),
-                HostPattern::Suffix(_) | HostPattern::Any => self.wild.insert(entry.clone()),
-            }
+            enter(&mut self.by_host, host, &entry);
         }
         for destination in entry.spec.destinations() {
             enter(&mut self.leading_to, &destination.host, &entry);
@@ -131,10 +123,7 @@ impl<T: Ruling> Rules<T> {
 
     pub(super) fn remove(&mut self, meta: &Meta, spec: &T) {
         for host in spec.hosts() {
-            match host {
-                HostPattern::Exact(host) => leave(&mut self.exact, host, meta),
-                HostPattern::Suffix(_) | HostPattern::Any => self.wild.remove(meta),
-            }
+            leave(&mut self.by_host, host, meta);
         }
         for destination in spec.destinations() {
             leave(&mut self.leading_to, &destination.host, meta);
@@ -147,24 +136,14 @@ impl<T: Ruling> Rules<T> {
 
     /// Those that are for the host.
     pub fn for_host(&self, host: &str) -> Vec<&Entry<T>> {
-        let exact = self.exact.get(host).into_iter().flat_map(Table::ranked);
-        let covers = |entry: &Entry<T>| entry.spec.hosts().iter().any(|h| h.matches(host));
-        let wild = self.wild.ranked().filter(|(_, entry)| covers(entry));
-        let found: BTreeMap<&Rank, &Entry<T>> = exact.chain(wild).collect();
+        let covering = HostPattern::covering(host).filter_map(|pattern| self.by_host.get(&pattern));
+        let found: BTreeMap<&Rank, &Entry<T>> = covering.flat_map(Table::ranked).collect();
         found.into_values().collect()
     }
 
     /// Those that have this very host, as it is written.
-    pub fn naming<'t, 'h>(
-        &'t self,
-        host: &'h HostPattern,
-    ) -> impl Iterator<Item = &'t Entry<T>> + use<'t, 'h, T> {
-        let (exact, wild) = match host {
-            HostPattern::Exact(host) => (self.exact.get(host), None),
-            HostPattern::Suffix(_) | HostPattern::Any => (None, Some(&self.wild)),
-        };
-        let candidates = exact.into_iter().chain(wild).flat_map(Table::iter);
-        candidates.filter(move |entry| entry.spec.hosts().contains(host))
+    pub fn naming<'t>(&'t self, host: &HostPattern) -> impl Iterator<Item = &'t Entry<T>> + use<'t, T> {
+        self.by_host.get(host).into_iter().flat_map(Table::iter)
     }
 
     /// Those with a destination of this host.

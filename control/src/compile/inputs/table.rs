@@ -75,11 +75,7 @@ impl<T> Table<T> {
     fn rank(&self, meta: &Meta) -> Rank {
         match self.order {
             Order::Name => by_name(&meta.namespace, &meta.name),
-            Order::Age => [
-                meta.creation_timestamp.clone(),
-                meta.name.clone(),
-                meta.namespace.clone(),
-            ],
+            Order::Age => age(meta).map(Arc::clone),
         }
     }
 
@@ -147,6 +143,11 @@ impl<T> Table<T> {
             DiffItem::Remove(_, old) => (Some(old), None),
         })
     }
+}
+
+/// What sorts the oldest first, then by name and namespace.
+pub fn age(meta: &Meta) -> [&Arc<str>; 3] {
+    [&meta.creation_timestamp, &meta.name, &meta.namespace]
 }
 
 fn by_name(namespace: &Arc<str>, name: &Arc<str>) -> Rank {

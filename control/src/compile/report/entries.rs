@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use aquifer_core::workload::{TunnelProtocol, Workload};
 
-use super::{Audience, Condition, ObjectReport, bound};
+use super::{Audience, Condition, ObjectReport, bound, listed};
 use crate::compile::Compiled;
-use crate::compile::discovery::{Registered, addressed_before};
+use crate::compile::discovery::Registered;
+use crate::compile::inputs::age;
 use crate::model::host::HostPattern;
 use crate::model::service_entry::{Resolution, ServiceEntry};
 use crate::model::visibility::Visibility;
@@ -15,8 +16,8 @@ use crate::objects::{Meta, Notice};
 
 /// The condition that says whether connections of pods to the entry are the mesh's.
 const CAPTURED: &str = "CapturedFromPods";
-/// Of an entry's endpoints that are refused so many are named.
-const MAX_ENDPOINTS: usize = 16;
+/// Of an entry's hosts, addresses and endpoints that are somebody else's so many are named, and the others counted.
+const MAX_NAMED: usize = 16;
 
 pub(super) fn entry(
     compiled: &Compiled,
@@ -24,22 +25,16 @@ pub(super) fn entry(
     entry: &Arc<ServiceEntry>,
     report: &mut ObjectReport,
 ) {
-    let mut hosts = entry.hosts.iter().filter_map(HostPattern::exact);
-    let first = hosts.next().and_then(|host| own(compiled, meta, host));
-    for host in entry.hosts.iter().filter_map(HostPattern::exact) {
-        report.notices.extend(taken(compiled, meta, host));
-    }
-    for (i, ip) in entry.addresses.iter().enumerate() {
-        let field = format!("spec.addresses[{i}]");
-        report.notices.extend(of_service(compiled, *ip, &field));
-        report
-            .notices
-            .extend(of_older(compiled, meta, entry, *ip, &field));
-        report.notices.extend(of_somebody(compiled, *ip, &field));
-    }
+    let hosts = || entry.hosts.iter().filter_map(HostPattern::exact);
+    let first = hosts().next().and_then(|host| own(compiled, meta, host));
+    let taken = hosts().filter_map(|host| taken(compiled, meta, host));
+    report.notices.extend(few(taken, "spec.hosts"));
+    let claimed = entry.addresses.iter().enumerate();
+    let claimed = claimed.flat_map(|(i, ip)| claimed_address(compiled, meta, entry, *ip, i));
+    report.notices.extend(few(claimed, "spec.addresses"));
     let refused = entry.endpoint_addresses();
     let refused = refused.filter_map(|(i, ip)| refused_endpoint(compiled, ip, i));
-    report.notices.extend(refused.take(MAX_ENDPOINTS));
+    report.notices.extend(few(refused, "spec.endpoints"));
     report.notices.extend(exported(entry, meta));
     let Some(first) = first else {
         report.audience = Audience::WaypointsAndGateways;
@@ -64,24 +59,35 @@ pub(super) fn entry(
         .extend(unserved.map(|message| Notice::unserved("spec.resolution", message)));
 }
 
+/// The first of many, and how many more there are.
+fn few(mut conflicts: impl Iterator<Item = Notice>, field: &str) -> Vec<Notice> {
+    let mut named: Vec<Notice> = conflicts.by_ref().take(MAX_NAMED).collect();
+    let more = conflicts.count();
+    if more > 0 {
+        let message = format!("there are {more} more conflicts of this kind; resolve those named first");
+        named.push(Notice::conflict(field, message));
+    }
+    named
+}
+
 /// The host where it is this entry's, for clients of its namespace at least.
 fn own<'c>(compiled: &'c Compiled, meta: &Arc<Meta>, host: &str) -> Option<&'c Registered> {
-    let mut owners = compiled.discovery.services_by_host(host);
-    owners.find(|found| found.meta.name == meta.name && found.meta.namespace == meta.namespace)
+    let found = compiled.discovery.service_of(&meta.namespace, host)?;
+    (found.meta.name == meta.name).then_some(found)
 }
 
 /// An older entry that has the host.
 fn taken(compiled: &Compiled, meta: &Arc<Meta>, host: &Arc<str>) -> Option<Notice> {
-    let mut owners = compiled.discovery.services_by_host(host);
     let (older, rest) = match own(compiled, meta, host) {
         None => (
-            owners.find(|found| found.meta.namespace == meta.namespace)?,
+            compiled.discovery.service_of(&meta.namespace, host)?,
             "for it nothing of this one is in effect",
         ),
         Some(own) => (
-            owners
-                .take_while(|found| found.meta.namespace != own.meta.namespace)
-                .find(|found| is_for_others(found))?,
+            compiled
+                .discovery
+                .shared(host)
+                .filter(|shared| age(&shared.meta) < age(&own.meta))?,
             "clients of other namespaces reach that one, and those of this namespace this one",
         ),
     };
@@ -92,20 +98,28 @@ fn taken(compiled: &Compiled, meta: &Arc<Meta>, host: &Arc<str>) -> Option<Notic
     Some(Notice::conflict("spec.hosts", message))
 }
 
-fn is_for_others(entry: &Registered) -> bool {
-    entry.entry.as_ref().is_some_and(|spec| match &spec.visibility {
-        Visibility::All => true,
-        Visibility::Namespaces(names) => names.iter().any(|name| *name != entry.meta.namespace),
-    })
+/// Whoever has an address of an entry as well.
+fn claimed_address(
+    compiled: &Compiled,
+    meta: &Meta,
+    entry: &ServiceEntry,
+    ip: IpAddr,
+    number: usize,
+) -> impl Iterator<Item = Notice> {
+    let field = format!("spec.addresses[{number}]");
+    let found = [
+        of_service(compiled, ip, &field),
+        of_older(compiled, meta, entry, ip, &field),
+        of_somebody(compiled, ip, &field),
+    ];
+    found.into_iter().flatten()
 }
 
 /// A Service that has the address as well.
 fn of_service(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
-    let mut services = compiled.inputs.services.iter();
-    let service = services.find(|s| s.spec.vips().contains(&ip))?;
+    let (namespace, name) = compiled.inputs.service_at(ip)?;
     let message = format!(
-        "{ip} is the address of Service {}/{}, to which it leads from other namespaces; write another address",
-        service.meta.namespace, service.meta.name
+        "{ip} is the address of Service {namespace}/{name}, to which it leads from other namespaces; write another address"
     );
     Some(Notice::conflict(field, message))
 }
@@ -118,14 +132,14 @@ fn of_older(
     ip: IpAddr,
     field: &str,
 ) -> Option<Notice> {
-    let older = addressed_before(&compiled.inputs, meta, entry, ip)?;
-    let whom = match older.meta.namespace == meta.namespace {
+    let older = compiled.discovery.addressed.before(meta, entry, ip)?;
+    let whom = match older.namespace == meta.namespace {
         true => "it leads there, and not to this one",
         false => "it leads there from other namespaces, and to this one from its own",
     };
     let message = format!(
         "{ip} belongs to the older ServiceEntry {}/{} as well; {whom}. Write another address",
-        older.meta.namespace, older.meta.name
+        older.namespace, older.name
     );
     Some(Notice::conflict(field, message))
 }
@@ -143,9 +157,16 @@ fn of_somebody(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
 fn refused_endpoint(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<Notice> {
     let mut found = compiled.discovery.workloads_at(ip);
     let is_refused = |w: &&Arc<Workload>| w.host_network || w.tunnel == TunnelProtocol::Hbone;
-    let owner = owner(found.find(is_refused)?);
+    let of_workload = |w: &Arc<Workload>| (owner(w), "name a Service, or select pods by workloadSelector");
+    let of_service = || {
+        let (namespace, name) = compiled.inputs.service_at(ip)?;
+        let remedy = "let rules lead to that Service by its name";
+        Some((format!("Service {namespace}/{name}"), remedy))
+    };
+    let found = found.find(is_refused).map(of_workload);
+    let (owner, remedy) = found.or_else(of_service)?;
     let message = format!(
-        "{ip} is the address of {owner}, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; name a Service, or select pods by workloadSelector"
+        "{ip} is the address of {owner}, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; {remedy}"
     );
     let field = format!("spec.endpoints[{number}].address");
     Some(Notice::conflict(field, message))
@@ -199,10 +220,9 @@ fn captured(entry: &Registered) -> Condition {
         let message = spec.map(|spec| why_not_from_pods(&entry.service.hostname, spec));
         return Condition::new(CAPTURED, false, "NoAddresses", message.unwrap_or_default());
     }
-    let addresses: Vec<String> = entry.service.vip_ips().map(|ip| ip.to_string()).collect();
     let message = format!(
         "connections of the mesh's pods to {} are taken where the agents' ranges (agent.meshCidrs) have the address",
-        addresses.join(", ")
+        listed(entry.service.vip_ips())
     );
     Condition::new(CAPTURED, true, "Captured", message)
 }

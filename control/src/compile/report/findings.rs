@@ -1,5 +1,9 @@
 //! What can only be seen with the other objects at hand.
 
+use std::cell::LazyCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use aquifer_core::names::NamespacedHostname;
 
 use crate::compile::Compiled;
@@ -15,14 +19,15 @@ use crate::objects::{Meta, Notice};
 
 pub(super) fn virtual_service(
     compiled: &Compiled,
-    meta: &std::sync::Arc<Meta>,
-    rules: &std::sync::Arc<VirtualService>,
+    meta: &Arc<Meta>,
+    rules: &Arc<VirtualService>,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
     gateways(compiled, rules, &mut notices);
+    let clients = LazyCell::new(|| namespaces_of_gateways(compiled, rules));
     for destination in rules.destinations() {
         let found = unresolved(compiled, rules, destination);
-        notices.extend(found.or_else(|| unseen(compiled, rules, destination)));
+        notices.extend(found.or_else(|| unseen(compiled, rules, destination, &clients)));
     }
     if rules.is_mesh() {
         for (i, host) in rules.hosts.iter().enumerate() {
@@ -49,12 +54,7 @@ fn gateways(compiled: &Compiled, rules: &VirtualService, notices: &mut Vec<Notic
         let GatewayRef::Gateway { namespace, name } = reference else {
             continue;
         };
-        let exists = compiled
-            .inputs
-            .gateways
-            .iter()
-            .any(|g| g.meta.namespace == *namespace && g.meta.name == *name);
-        if !exists {
+        if compiled.inputs.gateway_of(reference).is_none() {
             let message = format!("no accepted Gateway {namespace}/{name}");
             notices.push(Notice::unresolved(format!("spec.gateways[{i}]"), message));
         }
@@ -78,21 +78,26 @@ fn unresolved(compiled: &Compiled, rules: &VirtualService, destination: &Destina
     Some(Notice::unresolved(destination.field.as_str(), problem))
 }
 
-/// A destination that gateways of the rules do not see.
-fn unseen(compiled: &Compiled, rules: &VirtualService, destination: &Destination) -> Option<Notice> {
+/// Where the pods of the gateways of the rules are.
+fn namespaces_of_gateways(compiled: &Compiled, rules: &VirtualService) -> BTreeSet<Arc<str>> {
+    let named = rules.gateways.iter();
+    let gateways = named.filter_map(|reference| compiled.inputs.gateway_of(reference));
+    let pods = gateways.flat_map(|g| compiled.selected.running(&compiled.inputs, &g.spec.selector));
+    pods.map(|(namespace, _)| namespace).collect()
+}
+
+/// A destination that gateways of the rules, which are in the namespaces of `clients`, do not see.
+fn unseen(
+    compiled: &Compiled,
+    rules: &VirtualService,
+    destination: &Destination,
+    clients: &LazyCell<BTreeSet<Arc<str>>, impl FnOnce() -> BTreeSet<Arc<str>>>,
+) -> Option<Notice> {
     let meant = |namespace: &str| compiled.discovery.service_for(&destination.host, namespace);
     meant(&rules.namespace)?.entry.as_ref()?;
-    let named = |meta: &Meta| {
-        rules.gateways.iter().any(|reference| match reference {
-            GatewayRef::Mesh => false,
-            GatewayRef::Gateway { namespace, name } => *namespace == meta.namespace && *name == meta.name,
-        })
-    };
-    let gateways = compiled.inputs.gateways.iter().filter(|g| named(&g.meta));
-    let pods = gateways.flat_map(|g| compiled.selected.running(&compiled.inputs, &g.spec.selector));
-    let mut namespaces = pods.map(|(namespace, _)| namespace);
+    let mut namespaces = clients.iter();
     let blind = namespaces.find(|namespace| meant(namespace).is_some_and(|e| !e.is_visible_to(namespace)))?;
-    let problem = Resolver::new(compiled, &blind).resolve(destination, 0).err()?;
+    let problem = Resolver::new(compiled, blind).resolve(destination, 0).err()?;
     Some(Notice::unresolved(destination.field.as_str(), problem))
 }
 

@@ -152,7 +152,10 @@ pub(super) fn addresses(compiled: &Compiled, gateway: &Gateway) -> Vec<Value> {
                 .collect();
             let ports = service.spec.ports.iter();
             let ports: Vec<&ServicePort> = ports
-                .filter(|p| p.on_pod(pod).is_some_and(|port| listened.contains(&port)))
+                .filter(|p| {
+                    p.on_pod(|name| pod.named_port(name))
+                        .is_some_and(|port| listened.contains(&port))
+                })
                 .collect();
             for address in of_service(service, &ports) {
                 if !addresses.contains(&address) {

@@ -17,7 +17,7 @@ use crate::compile::servers::Served;
 use crate::envoy::action::rule_route;
 use crate::envoy::matching::{any_request, route_match};
 use crate::envoy::{route_configuration, virtual_host};
-use crate::model::gateway::{Gateway, Server, ServerKind};
+use crate::model::gateway::{Gateway, Server, ServerHost, ServerKind};
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{GatewayRef, HttpCondition, HttpRule, SourceCondition, VirtualService};
 use crate::objects::kube;
@@ -172,23 +172,28 @@ pub(super) fn served(
     rules: &Entry<VirtualService>,
     gateway: &Entry<Gateway>,
     server: &Server,
-) -> Vec<HostPattern> {
+) -> BTreeSet<HostPattern> {
     let spec = &rules.spec;
     let attached = spec.gateways.iter().any(|g| is_gateway(g, gateway));
     if !attached || !spec.visibility.includes(&gateway.meta.namespace) {
-        return Vec::new();
+        return BTreeSet::new();
     }
-    let mut domains: Vec<HostPattern> = Vec::new();
+    let mut by_host: BTreeMap<&HostPattern, Vec<&ServerHost>> = BTreeMap::new();
+    for host in &server.hosts {
+        by_host.entry(&host.host).or_default().push(host);
+    }
+    let mut domains = BTreeSet::new();
     for host in &spec.hosts {
-        for domain in server
-            .hosts
-            .iter()
-            .filter_map(|s| s.admits(&spec.namespace, host))
-        {
-            if !domains.contains(&domain) {
-                domains.push(domain);
-            }
-        }
+        // Both may have thousands of names: of a name only what covers it is worth a look.
+        let candidates: Vec<&ServerHost> = match host.exact() {
+            None => server.hosts.iter().collect(),
+            Some(name) => HostPattern::covering(name)
+                .filter_map(|pattern| by_host.get(&pattern))
+                .flatten()
+                .copied()
+                .collect(),
+        };
+        domains.extend(candidates.iter().filter_map(|s| s.admits(&spec.namespace, host)));
     }
     domains
 }

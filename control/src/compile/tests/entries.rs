@@ -469,13 +469,6 @@ fn addresses_of_pods_nodes_and_the_api_server_are_named() {
         "addresses: [10.244.0.1, 172.18.0.3], resolution: DNS",
     );
     let compiled = mesh.compile();
-    let said = |compiled: &Compiled, name| {
-        let notices = &report(compiled, "ServiceEntry", "shop", name).notices;
-        notices
-            .iter()
-            .map(|n| format!("{}: {}", n.field, n.message))
-            .collect::<Vec<_>>()
-    };
     let endpoints = said(&compiled, "out");
     for (i, owner) in [
         (0, "pod shop/a"),
@@ -502,6 +495,68 @@ fn addresses_of_pods_nodes_and_the_api_server_are_named() {
     mesh.remove("", "Pod", "istio-system", "on-node");
     mesh.remove("discovery.k8s.io", "EndpointSlice", "default", "kubernetes");
     assert!(said(&mesh.compile(), "out").is_empty());
+}
+
+fn said(compiled: &Compiled, name: &str) -> Vec<String> {
+    let notices = &report(compiled, "ServiceEntry", "shop", name).notices;
+    notices
+        .iter()
+        .map(|n| format!("{}: {}", n.field, n.message))
+        .collect()
+}
+
+#[test]
+fn an_endpoint_with_the_address_of_a_service_is_named() {
+    let mut mesh = mesh();
+    let endpoints = "endpoints: [{address: 192.0.2.1}, {address: 10.96.0.9}]";
+    for (name, resolution) in [("fixed", "STATIC"), ("looked-up", "DNS")] {
+        let rest = format!("resolution: {resolution}, {endpoints}");
+        entry(&mut mesh, name, &format!("{name}.example"), &rest);
+    }
+    let compiled = mesh.compile();
+    for name in ["fixed", "looked-up"] {
+        let expected = "spec.endpoints[1].address: 10.96.0.9 is the address of Service istio-system/istio-egressgateway, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; let rules lead to that Service by its name";
+        assert_eq!(said(&compiled, name), [expected]);
+    }
+    // The Service goes, and comes back.
+    mesh.remove("", "Service", "istio-system", "istio-egressgateway");
+    assert!(said(&mesh.compile(), "fixed").is_empty());
+    let port = "{name: http, port: 80}";
+    mesh.service("shop", "again", "app: a", "10.96.0.9", port);
+    assert!(said(&mesh.compile(), "fixed")[0].contains("Service shop/again"));
+}
+
+/// Two entries of a hundred addresses each, all in conflict, and of as many endpoints.
+#[test]
+fn of_many_conflicts_the_first_are_named_and_the_others_counted() {
+    let mut mesh = mesh();
+    let many = |prefix: &str| {
+        let all = (1..=100).map(|n| format!("{prefix}{n}"));
+        all.collect::<Vec<_>>().join(", ")
+    };
+    for n in 1..=100 {
+        let port = "{name: http, port: 80}";
+        mesh.service("shop", &format!("s{n}"), "app: a", &format!("10.97.0.{n}"), port);
+    }
+    let endpoints = (1..=100).map(|n| format!("{{address: 10.97.0.{n}}}"));
+    let endpoints = endpoints.collect::<Vec<_>>().join(", ");
+    let rest = format!(
+        "addresses: [{}], resolution: STATIC, endpoints: [{endpoints}]",
+        many("10.98.0.")
+    );
+    entry(&mut mesh, "first", "first.example", &rest);
+    entry(&mut mesh, "second", "second.example", &rest);
+    let compiled = mesh.compile();
+    let said = said(&compiled, "second");
+    assert_eq!(said.len(), 2 * 17, "{said:?}");
+    let more = "there are 84 more conflicts of this kind; resolve those named first";
+    assert_eq!(said[16], format!("spec.addresses: {more}"));
+    assert_eq!(said[33], format!("spec.endpoints: {more}"));
+    let captured = message(
+        report(&compiled, "ServiceEntry", "shop", "first"),
+        "CapturedFromPods",
+    );
+    assert!(captured.contains("10.98.0.16 and 84 more"), "{captured}");
 }
 
 #[test]

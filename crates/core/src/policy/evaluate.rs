@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 
@@ -110,27 +111,36 @@ pub fn authorize(
 /// The decision at the destination's own node.
 ///
 /// A connection from a waypoint of one of the workload's services was decided by that waypoint, for the client behind
-/// it: here only the waypoint's own identity is left to see, and a policy about clients would match the wrong one.
+/// it: here only the waypoint's own identity is left to see, and a policy about clients would match the wrong one. So it
+/// is with a waypoint that was the workload's until a moment ago, see [`former`](super::former).
 pub fn authorize_at_node(
     snapshot: &MeshSnapshot,
     destination: &Workload,
     connection: &Connection<'_>,
+    now: Instant,
 ) -> Result<Permit, Denial> {
     match connection.source {
-        Some(source) if is_own_waypoint(snapshot, destination, source) => Ok(Permit { policy: None }),
+        Some(source) if is_own_waypoint(snapshot, destination, source, now) => Ok(Permit { policy: None }),
         _ => authorize(snapshot, destination, connection),
     }
 }
 
-/// Whether an identity is that of a pod of a waypoint that serves the workload or one of its services.
-fn is_own_waypoint(snapshot: &MeshSnapshot, destination: &Workload, identity: &SpiffeId) -> bool {
+/// Whether an identity is that of a pod of a waypoint that serves the workload or one of its services, or did.
+fn is_own_waypoint(
+    snapshot: &MeshSnapshot,
+    destination: &Workload,
+    identity: &SpiffeId,
+    now: Instant,
+) -> bool {
     let of_services = destination
         .services
         .keys()
         .filter_map(|key| snapshot.service(key)?.waypoint.as_ref());
     of_services
         .chain(&destination.waypoint)
-        .any(|waypoint| match &waypoint.destination {
+        .map(|waypoint| &waypoint.destination)
+        .chain(snapshot.former_waypoints().of(destination, now))
+        .any(|waypoint| match waypoint {
             GatewayDestination::Hostname(name) => snapshot.endpoints(name).any(|pod| proves(pod, identity)),
             GatewayDestination::Address(ip) => {
                 let address = NetworkAddress::new(&destination.network, *ip);

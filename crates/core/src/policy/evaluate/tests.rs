@@ -334,7 +334,7 @@ fn what_comes_from_the_own_waypoint_was_decided_there() {
             source_addr: "10.0.0.1:1".parse().unwrap(),
             destination: "10.0.0.2:80".parse().unwrap(),
         };
-        authorize_at_node(mesh, &web, &connection).is_ok()
+        authorize_at_node(mesh, &web, &connection, Instant::now()).is_ok()
     };
     let (own, other) = (
         waypoint.identity().unwrap(),
