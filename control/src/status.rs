@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::compile::Compiled;
 use crate::compile::gateway_api::CONTROLLER;
 use crate::compile::report::{
-    Audience, Condition, ListenerReport, ObjectReport, ParentReport, PodName, Reports,
+    self, Audience, Condition, ListenerReport, ObjectReport, ParentReport, PodName, Reports,
 };
 use crate::objects::{Meta, ObjectKey, ParsedObject};
 use crate::peers::{Elsewhere, Standing};
@@ -181,6 +181,15 @@ impl Statuses {
             Due::Some(due) if same => due,
             _ => self.since.keys().chain(self.written.keys()).cloned().collect(),
         }
+    }
+
+    /// What is written of a rejected object before there is a model.
+    pub fn before_all(&mut self, object: &ParsedObject, now: SystemTime) -> (ObjectKey, Option<Value>) {
+        let key = &object.raw.key;
+        let old = self.written.get(key);
+        let value = status(object, &report::before_all(object), None, old, now);
+        self.written.insert(key.clone(), value.clone());
+        (key.clone(), Some(value))
     }
 
     /// What has to be written of an object, where anything has to be.

@@ -178,7 +178,7 @@ impl Inputs {
     fn turn(&mut self, object: &ParsedObject, way: Way) {
         let meta = &object.meta;
         match &object.outcome {
-            Err(_) | Ok(Object::ServiceAccount | Object::Irrelevant) => {}
+            Err(_) | Ok(Object::ServiceAccount | Object::MeshSettings(_) | Object::Irrelevant) => {}
             Ok(Object::Namespace) => self.turn_namespace(meta, way),
             Ok(Object::Pod(spec)) => turn(&mut self.pods, meta, spec, way),
             Ok(Object::Service(spec)) => turn(&mut self.services, meta, spec, way),

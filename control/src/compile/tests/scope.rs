@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::fixture::Mesh;
+use super::fixture::{Mesh, message};
 use crate::compile::Compiled;
 use crate::compile::report::{joined, of_settings};
 
@@ -69,6 +69,74 @@ fn what_no_selector_names_is_as_if_it_were_not_there() {
     assert_eq!(is_seen(&mesh.compile()), [false, true]);
     settings(&mut mesh, "");
     assert_eq!(is_seen(&mesh.compile()), [true, true]);
+}
+
+#[test]
+fn a_wrong_edit_leaves_the_last_accepted_settings_in_effect_as_a_whole() {
+    let mut mesh = two_shops();
+    settings(&mut mesh, &format!("{{accessLogFile: /dev/stdout, {SELECTED}}}"));
+    assert_eq!(is_seen(&mesh.compile()), [true, false]);
+    for wrong in [
+        "{accessLogFile: '', discoverySelectors: [{matchLabels: {mesh: 'a b'}}]}",
+        "{accessLogFile: '', discoverySelectors: {matchLabels: {mesh: a}}}",
+        "[",
+        "mesh",
+    ] {
+        settings(&mut mesh, wrong);
+        let compiled = mesh.compile();
+        assert_eq!(is_seen(&compiled), [true, false], "{wrong}");
+        assert_eq!(compiled.mesh_config.access_log, Some(true), "{wrong}");
+        let said = of_settings(&compiled).unwrap();
+        assert!(!said.accepted, "{wrong}");
+        let accepted = message(said, "Accepted");
+        assert!(accepted.starts_with("False Invalid: data.mesh"), "{accepted}");
+        let stays = "the last accepted version stays in effect";
+        assert_eq!(message(said, "InEffect"), format!("False LastAccepted: {stays}"));
+        // What follows is decided by the same settings.
+        mesh.namespace("late", "");
+        mesh.service("late", "shop", "app: shop", "10.96.0.3", "{name: http, port: 80}");
+        let services = mesh.compile().services;
+        assert!(!services.keys().any(|s| &*s.namespace == "late"), "{wrong}");
+        mesh.remove("", "Service", "late", "shop");
+    }
+    settings(&mut mesh, "accessLogFile: ''");
+    let compiled = mesh.compile();
+    assert_eq!(is_seen(&compiled), [true, true]);
+    assert_eq!(compiled.mesh_config.access_log, Some(false));
+    assert!(of_settings(&compiled).is_none());
+}
+
+#[test]
+fn settings_that_are_made_again_and_wrong_are_rejected_as_an_edit_is() {
+    let with_uid = |uid: &str, text: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system, uid: {uid}}}\ndata: {text}"
+        )
+    };
+    let mut mesh = two_shops();
+    mesh.add(
+        "istio-system",
+        &with_uid("one", &format!("{{mesh: \"{SELECTED}\"}}")),
+    );
+    assert_eq!(is_seen(&mesh.compile()), [true, false]);
+    mesh.add("istio-system", &with_uid("two", "{mehs: \"\"}"));
+    assert_eq!(is_seen(&mesh.compile()), [true, false]);
+    mesh.remove("", "ConfigMap", "istio-system", "istio");
+    assert_eq!(is_seen(&mesh.compile()), [true, true], "deleted is deleted");
+}
+
+#[test]
+fn other_config_maps_of_that_name_are_nobodys_settings() {
+    let mut mesh = two_shops();
+    settings(&mut mesh, SELECTED);
+    mesh.add(
+        "in",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: in}\ndata: {mesh: \"[\"}",
+    );
+    let compiled = mesh.compile();
+    assert_eq!(is_seen(&compiled), [true, false]);
+    assert_eq!(compiled.rejected, 0);
+    assert!(mesh.store.refused_settings().is_none());
 }
 
 #[test]
