@@ -38,6 +38,7 @@ pub(super) fn all(state: &DebugState) -> Objects {
     let proxies = state.registry.present();
     let view = state.view.read();
     let compiled = state.snapshots.compiled();
+    let reach = view.statuses.reaches(&proxies);
     let refused = view.store.refused_settings();
     let report = |key: &ObjectKey| match &compiled {
         Some(compiled) => compiled.reports.get(key).map(|r| ObjectReport::clone(r)),
@@ -46,7 +47,7 @@ pub(super) fn all(state: &DebugState) -> Objects {
     };
     let describe = |key: &ObjectKey, origin: &Arc<str>, api_version: &Arc<str>| {
         let mut report = report(key)?;
-        let reach = view.statuses.reach(key, &proxies).filter(|_| report.accepted);
+        let reach = reach(key).filter(|_| report.accepted);
         report
             .conditions
             .extend(reach.as_ref().map(|r| -> Condition { programmed(r) }));
