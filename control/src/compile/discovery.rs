@@ -2,6 +2,7 @@
 
 mod claims;
 mod entries;
+mod left_out;
 mod nodes;
 mod ownership;
 mod update;
@@ -22,9 +23,11 @@ use crate::model::service_entry::{Endpoint, Resolution, ServiceEntry, Target};
 use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::{NETWORKING, ObjectKey, kube};
 use claims::Claims;
+use left_out::LeftOut;
 use nodes::Nodes;
 
 pub use entries::addressed_before;
+pub use left_out::Owner;
 pub use update::Touched;
 
 /// Set on a pod by its node agent while the pod is captured.
@@ -53,6 +56,7 @@ pub struct Discovery {
     /// Pods without an address.
     pub addressless: usize,
     nodes: Nodes,
+    left_out: LeftOut,
     selectors: Selectors,
     claims: Claims,
 }
@@ -156,6 +160,11 @@ impl Discovery {
         };
         // `min_by_key` keeps the first of equals, which is the oldest.
         self.services_by_host(host).min_by_key(rank)
+    }
+
+    /// Who has the address in a namespace that `discoverySelectors` leave out.
+    pub fn left_out_at(&self, ip: IpAddr) -> Option<&Owner> {
+        self.left_out.owner(ip)
     }
 
     /// The workloads that have the address: pods, and what runs on the network of a node.

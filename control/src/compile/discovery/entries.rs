@@ -13,8 +13,8 @@ use aquifer_core::service::{BalanceMode, LoadBalancing, PortMapping, Service};
 use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::Settings;
-use crate::compile::discovery::Registered;
 use crate::compile::discovery::claims::{Claim, Endpoint, SliceName};
+use crate::compile::discovery::{Discovery, Owner, Registered};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::model::host::HostPattern;
 use crate::model::service_entry::{self as model, Resolution, ServiceEntry};
@@ -56,6 +56,14 @@ pub(super) fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<st
     hosts
 }
 
+/// Hosts of entries that name one of the addresses.
+pub(super) fn hosts_at(inputs: &Inputs, addresses: &BTreeSet<IpAddr>) -> BTreeSet<Arc<str>> {
+    let naming = addresses
+        .iter()
+        .flat_map(|ip| inputs.service_entries.with_address(*ip));
+    naming.flat_map(names).cloned().collect()
+}
+
 fn names(entry: &Entry<ServiceEntry>) -> impl Iterator<Item = &Arc<str>> {
     entry.spec.hosts.iter().filter_map(HostPattern::exact)
 }
@@ -94,13 +102,14 @@ fn is_same(a: &Meta, b: &Meta) -> bool {
 
 /// The host of an entry as a service.
 pub(super) fn registered(
+    discovery: &Discovery,
     inputs: &Inputs,
     entry: &Entry<ServiceEntry>,
     host: &Arc<str>,
     settings: &Settings,
 ) -> Registered {
     let (meta, spec) = (&entry.meta, &entry.spec);
-    let (vips, namespace_only) = dialled(inputs, entry, host);
+    let (vips, namespace_only) = dialled(discovery, inputs, entry, host);
     let service = Service {
         name: meta.name.clone(),
         namespace: meta.namespace.clone(),
@@ -132,9 +141,14 @@ pub(super) fn registered(
     }
 }
 
-/// The addresses that pods reach it at, and whether only those of its own namespace do: those that an older entry has are
-/// its own namespace's at most.
-fn dialled(inputs: &Inputs, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpAddr>, bool) {
+/// The addresses that pods reach it at, and whether only those of its own namespace do: those that an older entry has, or
+/// somebody in a namespace that is left out, are its own namespace's at most.
+fn dialled(
+    discovery: &Discovery,
+    inputs: &Inputs,
+    entry: &Entry<ServiceEntry>,
+    host: &str,
+) -> (Vec<IpAddr>, bool) {
     let (meta, spec) = (&entry.meta, &entry.spec);
     let reach = reach(spec, &meta.namespace);
     let (mut addresses, mut namespace_only) = (Vec::new(), reach != Reach::All);
@@ -146,7 +160,7 @@ fn dialled(inputs: &Inputs, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpA
         match addressed_before(inputs, meta, spec, *ip) {
             Some(older) if older.meta.namespace == meta.namespace => continue,
             Some(_) => namespace_only = true,
-            None => {}
+            None => namespace_only |= discovery.left_out_at(*ip).is_some(),
         }
         addresses.push(*ip);
     }
@@ -202,8 +216,8 @@ pub(super) fn claimant(entry: &Registered) -> SliceName {
     (meta.namespace.clone(), format!("{}/{host}", meta.name).into())
 }
 
-/// The endpoints by address.
-pub(super) fn claims(entry: &Registered, settings: &Settings) -> Vec<Claim> {
+/// The endpoints by address, but for Services that no proxy knows, and would refuse to connect to if it did.
+pub(super) fn claims(discovery: &Discovery, entry: &Registered, settings: &Settings) -> Vec<Claim> {
     let Some(spec) = &entry.entry else {
         return Vec::new();
     };
@@ -223,7 +237,12 @@ pub(super) fn claims(entry: &Registered, settings: &Settings) -> Vec<Claim> {
             endpoint: Endpoint::Bare(Arc::new(workload)),
         }
     };
-    endpoints.iter().enumerate().map(claim).collect()
+    let is_service = |ip| discovery.left_out_at(ip).is_some_and(Owner::is_service);
+    let numbered = endpoints.iter().enumerate();
+    numbered
+        .filter(|(_, endpoint)| !is_service(endpoint.address))
+        .map(claim)
+        .collect()
 }
 
 /// The same for every host of the entry.
