@@ -2,6 +2,7 @@
 
 mod agents;
 mod asked;
+mod causes;
 mod certificates;
 mod cgroup;
 mod cluster;
@@ -86,7 +87,7 @@ fn whole_cluster(
     }
     certificates::check(kubectl, &options.namespace, report)?;
     let reach = Reach::new(ways.control, ways.exec, ways.access, &options.namespace)?;
-    mesh::check_proxies(&reach, report);
+    mesh::check_proxies(&reach, &options.namespace, report);
     agents::check(kubectl, &reach, &options.namespace, mesh::AGENTS, report)
 }
 

@@ -53,7 +53,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Before the page that tells of it: a start that waits for the API server is not a ready control plane.
     let serving = app.readiness.wait_for(
         "serving",
-        "the objects have not been read yet, or the gRPC port is not open",
+        "the objects have not been read yet, the mesh's settings are rejected, or the gRPC port is not open",
     );
     app.open_admin().await?;
     let backend = tokio::select! {

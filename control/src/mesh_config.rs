@@ -3,16 +3,24 @@
 //! Two keys act: `accessLogFile`, for the proxies that the control plane deploys, and `discoverySelectors`. Some may only
 //! repeat what flags say. Every other key that a user set is answered for, instead of being ignored in silence; a key
 //! that says what the mesh does anyway draws no warning.
+//!
+//! A text that cannot be read, or with selectors that cannot be applied, rejects the object as a whole: as of other
+//! objects that are rejected, the last accepted version stays in effect, so that no slip of a pen brings namespaces into
+//! the mesh that were left out.
 
 mod scope;
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::compile::Settings;
-use crate::objects::{Notice, Object, ObjectKey};
+use crate::objects::kube::ConfigMap;
+use crate::objects::{Notice, Object, ObjectKey, ParsedObject, Rejection};
 use crate::store::Store;
 
 pub use scope::Scope;
+use scope::Selectors;
 
 pub const CONFIG_MAP: &str = "istio";
 const KEY: &str = "mesh";
@@ -27,8 +35,15 @@ pub struct MeshConfig {
     pub access_log: Option<bool>,
     /// The namespaces that the mesh looks at.
     pub scope: Scope,
-    /// One for each key that is set and does not act, within reason; also where the text is no YAML mapping.
+    /// One for each key that is set and does not act, within reason.
     pub notices: Vec<Notice>,
+}
+
+/// Settings that can be in effect, whatever the control plane runs with.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    keys: Map<String, Value>,
+    selectors: Selectors,
 }
 
 /// MeshConfig has some sixty keys.
@@ -78,58 +93,83 @@ fn differs(running: &str, value: &str) -> String {
     format!("is not in effect: the control plane runs with {running}; set it by the chart's value {value}")
 }
 
-impl MeshConfig {
-    pub fn of(store: &Store, settings: &Settings) -> Self {
-        let key = ObjectKey::new("", "ConfigMap", &settings.namespace, CONFIG_MAP);
-        match store.in_effect_of(&key).map(|object| &object.outcome) {
-            Some(Ok(Object::ConfigMap(map))) => match map.data.get(KEY) {
-                Some(text) => Self::parse(text, Running::of(settings)),
-                None => Self::default(),
-            },
-            _ => Self::default(),
+/// The object with the mesh's settings, read as such.
+pub fn read(object: ParsedObject) -> ParsedObject {
+    let outcome = match object.outcome {
+        Ok(Object::ConfigMap(map)) => {
+            Written::of(&map).map(|written| Object::MeshSettings(Arc::new(written)))
+        }
+        other => other,
+    };
+    ParsedObject { outcome, ..object }
+}
+
+/// Where the settings of a control plane in this namespace are.
+pub fn key(namespace: &str) -> ObjectKey {
+    ObjectKey::new("", "ConfigMap", namespace, CONFIG_MAP)
+}
+
+impl Written {
+    fn of(map: &ConfigMap) -> Result<Self, Rejection> {
+        match map.data.get(KEY) {
+            Some(text) => Self::parse(text),
+            None => Err(rejection("is missing; write an empty text for the defaults")),
         }
     }
 
-    fn parse(text: &str, running: Running<'_>) -> Self {
-        match serde_saphyr::from_str::<Value>(text) {
-            Ok(Value::Object(keys)) => Self::read(&keys, running),
-            Ok(Value::Null) => Self::default(),
-            Ok(_) => Self::unusable("is not a YAML mapping; nothing of it is in effect"),
+    fn parse(text: &str) -> Result<Self, Rejection> {
+        let keys = match serde_saphyr::from_str::<Value>(text) {
+            Ok(Value::Object(keys)) => keys,
+            Ok(Value::Null) => Map::new(),
+            Ok(_) => return Err(rejection("is not a YAML mapping")),
             Err(error) => {
                 let line = error.to_string().lines().next().unwrap_or_default().to_owned();
-                Self::unusable(&format!("is not YAML ({line}); nothing of it is in effect"))
+                return Err(rejection(format!("is not YAML ({line})")));
             }
-        }
+        };
+        let selectors = keys.get(SELECTORS).map(Selectors::parse).transpose();
+        let selectors = selectors.map_err(|error| Rejection::invalid(field(SELECTORS), error.to_string()))?;
+        Ok(Self {
+            selectors: selectors.unwrap_or_default(),
+            keys,
+        })
     }
 
-    fn read(keys: &Map<String, Value>, running: Running<'_>) -> Self {
+    fn resolve(&self, running: Running<'_>) -> MeshConfig {
         let mut answers = Answers::default();
-        let mut config = Self::default();
-        for (key, value) in keys {
-            let field = field(key);
+        let mut config = MeshConfig {
+            scope: self.selectors.with([running.namespace, running.root_namespace]),
+            ..MeshConfig::default()
+        };
+        for (key, value) in &self.keys {
             match key.as_str() {
+                SELECTORS => {}
                 ACCESS_LOG => match access_log(value) {
                     Ok(on) => config.access_log = Some(on),
-                    Err(why) => answers.add(|| Notice::not_supported(field, why)),
-                },
-                SELECTORS => match Scope::parse(value, [running.namespace, running.root_namespace]) {
-                    Ok(scope) => config.scope = scope,
-                    Err(why) => answers.add(|| Notice::warning(field, why.to_string())),
+                    Err(why) => answers.add(|| Notice::not_supported(field(key), why)),
                 },
                 key if running.does(key, value) => {}
-                key => answers.add(|| Notice::not_supported(field, running.answer(key))),
+                key => answers.add(|| Notice::not_supported(field(key), running.answer(key))),
             }
         }
         config.notices = answers.finish();
         config
     }
+}
 
-    fn unusable(why: &str) -> Self {
-        Self {
-            notices: vec![Notice::warning(format!("data.{KEY}"), why)],
-            ..Self::default()
+impl MeshConfig {
+    /// What is in effect; the defaults where there are no settings, and where none were ever accepted.
+    pub fn of(store: &Store, settings: &Settings) -> Self {
+        let in_effect = store.in_effect_of(&key(&settings.namespace));
+        match in_effect.map(|object| &object.outcome) {
+            Some(Ok(Object::MeshSettings(written))) => written.resolve(Running::of(settings)),
+            _ => Self::default(),
         }
     }
+}
+
+fn rejection(reason: impl Into<String>) -> Rejection {
+    Rejection::invalid(format!("data.{KEY}"), reason)
 }
 
 fn field(key: &str) -> String {
@@ -179,7 +219,11 @@ mod tests {
     };
 
     fn parse(text: &str) -> MeshConfig {
-        MeshConfig::parse(text, RUNNING)
+        Written::parse(text).unwrap().resolve(RUNNING)
+    }
+
+    fn rejected(text: &str) -> String {
+        Written::parse(text).unwrap_err().to_string()
     }
 
     #[test]
@@ -212,7 +256,6 @@ mod tests {
         let config = parse("enableAutoMtls: true\naccessLogFile: /dev/stdout\nfoo: {bar: 1}\n");
         let fields: Vec<&str> = config.notices.iter().map(|n| n.field.as_str()).collect();
         assert_eq!(fields, ["data.mesh.foo"]);
-        assert!(parse(": : :").notices[0].message.contains("not YAML"));
         assert!(parse("").notices.is_empty());
     }
 
@@ -229,14 +272,18 @@ mod tests {
     }
 
     #[test]
-    fn selectors_that_cannot_be_applied_whole_are_refused_whole() {
-        let config = parse("discoverySelectors: [{matchLabels: {mesh: a}}, {matchLabel: {mesh: b}}]\n");
-        assert_eq!(config.scope, Scope::default());
-        let message = &config.notices[0].message;
-        assert!(
-            message.contains("matchLabel") && message.contains("every namespace"),
-            "{message}"
+    fn what_cannot_be_applied_whole_is_rejected_whole() {
+        let wrong = "discoverySelectors: [{matchLabels: {mesh: a}}, {matchLabel: {mesh: b}}]\n";
+        let said = rejected(&format!("accessLogFile: /dev/stdout\n{wrong}"));
+        assert_eq!(
+            said,
+            "data.mesh.discoverySelectors: selector 1 has the unknown field \"matchLabel\""
         );
+        assert!(rejected(": : :").contains("data.mesh: is not YAML ("));
+        assert!(rejected("- 1").contains("is not a YAML mapping"));
+        assert!(rejected("accessLogFile: ''\naccessLogFile: ''").contains("is not YAML"));
+        let missing = Written::of(&ConfigMap::default()).unwrap_err().to_string();
+        assert!(missing.contains("data.mesh: is missing"), "{missing}");
     }
 
     #[test]
@@ -256,7 +303,7 @@ mod tests {
             "- 1\n".repeat(300_000),
             "\u{0}".to_owned(),
         ] {
-            assert_eq!(parse(&text).notices.len(), 1);
+            assert!(rejected(&text).starts_with("data.mesh: "));
         }
     }
 }

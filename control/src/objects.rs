@@ -19,6 +19,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::compile::report::bound_waypoint;
+use crate::mesh_config;
 use crate::model::destination_rule::DestinationRule;
 use crate::model::gateway::Gateway;
 use crate::model::http_route::HttpRoute;
@@ -221,6 +222,8 @@ pub enum Object {
     EndpointSlice(Arc<kube::EndpointSlice>),
     ServiceAccount,
     ConfigMap(Arc<kube::ConfigMap>),
+    /// The ConfigMap with the mesh's settings; which one that is, the store knows.
+    MeshSettings(Arc<mesh_config::Written>),
     Secret(Arc<Secret>),
     KubeGateway(Arc<gateway_api::Gateway>),
     GatewayClass(Arc<gateway_api::GatewayClass>),

@@ -19,8 +19,9 @@ use crate::compile::inputs::Labels;
 use crate::compile::report::PodName;
 use crate::compile::waypoints::Place;
 use crate::objects::{Meta, ObjectKey};
-use crate::serve::{ProxyType, Version};
+use crate::serve::Version;
 use crate::snapshots::Snapshots;
+pub(crate) use report::PeerProxy;
 pub use report::{PATH, PeerReport, of};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -28,17 +29,6 @@ const EVERY: Duration = Duration::from_secs(1);
 const MOST_PEERS: usize = 16;
 /// Labels of the control plane's own pods.
 const OWN_LABELS: [(&str, &str); 2] = [("app", "istiod"), ("istio", "pilot")];
-
-/// A connected proxy, and whether it has an object in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub proxy_type: ProxyType,
-    pub namespace: Arc<str>,
-    pub pod: Arc<str>,
-    pub has: bool,
-    /// What it said when it first refused something.
-    pub refusal: Option<Arc<str>>,
-}
 
 /// The reports of the other replicas, by their address.
 #[derive(Debug, Default, PartialEq)]
@@ -48,34 +38,15 @@ pub struct Elsewhere {
 
 /// One report, indexed.
 #[derive(Debug, Default, PartialEq)]
-struct Replica {
-    proxies: Vec<report::PeerProxy>,
+pub(crate) struct Replica {
+    proxies: Vec<PeerProxy>,
     objects: HashMap<ObjectKey, report::PeerObject>,
     places: BTreeMap<Place, BTreeSet<PodName>>,
 }
 
 impl Elsewhere {
-    /// How an object stands at the other replicas' proxies. One that they do not know as it is now has nobody.
-    pub fn standings(&self, key: &ObjectKey, meta: &Meta) -> Vec<Standing> {
-        let of_replica = |replica: &Replica| {
-            let known = replica.objects.get(key);
-            let known = known.filter(|o| o.uid == meta.uid && o.generation == meta.generation);
-            let has = |index: usize| known.is_some_and(|o| !o.lacking.contains(&index));
-            let standing = |(index, proxy): (usize, &report::PeerProxy)| Standing {
-                proxy_type: proxy.proxy_type,
-                namespace: proxy.namespace.clone(),
-                pod: proxy.pod.clone(),
-                has: has(index),
-                refusal: proxy.refusal.clone(),
-            };
-            replica
-                .proxies
-                .iter()
-                .enumerate()
-                .map(standing)
-                .collect::<Vec<_>>()
-        };
-        self.replicas.values().flat_map(of_replica).collect()
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.values()
     }
 
     /// Every proxy of the other replicas, and whether it trusts the roots of this version.
@@ -182,6 +153,17 @@ async fn ask(address: SocketAddr) -> Option<(SocketAddr, Replica)> {
 }
 
 impl Replica {
+    pub(crate) fn proxies(&self) -> &[PeerProxy] {
+        &self.proxies
+    }
+
+    /// Indices of the proxies that do not have an object in effect; none are told where the replica does not know it as it
+    /// is now, and all of them lack it.
+    pub(crate) fn lacking(&self, key: &ObjectKey, meta: &Meta) -> Option<&BTreeSet<usize>> {
+        let known = self.objects.get(key)?;
+        (known.uid == meta.uid && known.generation == meta.generation).then_some(&known.lacking)
+    }
+
     fn of(report: PeerReport) -> Self {
         let objects = report.objects.into_iter().map(|object| {
             let key = ObjectKey::new(&object.group, &object.kind, &object.namespace, &object.name);
@@ -200,11 +182,23 @@ impl Replica {
 }
 
 #[cfg(test)]
+impl Elsewhere {
+    /// What one other replica says.
+    pub(crate) fn of_report(report: serde_json::Value) -> Self {
+        let report: PeerReport = serde_json::from_value(report).unwrap();
+        let address = "10.0.0.1:15014".parse().unwrap();
+        Self {
+            replicas: [(address, Replica::of(report))].into(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn elsewhere() -> Elsewhere {
-        let report: PeerReport = serde_json::from_value(serde_json::json!({
+        Elsewhere::of_report(serde_json::json!({
             "proxies": [
                 {"proxyType": "waypoint", "namespace": "a", "pod": "w1"},
                 {"proxyType": "agent", "namespace": "b", "pod": "z"},
@@ -212,11 +206,6 @@ mod tests {
             "objects": [{"group": "g", "kind": "K", "namespace": "a", "name": "n", "uid": "u", "generation": 3, "lacking": [1]}],
             "places": [{"namespace": "a", "hostname": "web.a", "waypoint": {"namespace": "a", "name": "w"}, "pods": [["a", "w1"]]}],
         }))
-        .unwrap();
-        let address = "10.0.0.1:15014".parse().unwrap();
-        Elsewhere {
-            replicas: [(address, Replica::of(report))].into(),
-        }
     }
 
     #[test]
@@ -227,11 +216,11 @@ mod tests {
             generation: Some(3),
             ..Meta::default()
         };
-        let has =
-            |meta: &Meta| -> Vec<bool> { elsewhere().standings(&key, meta).iter().map(|s| s.has).collect() };
-        assert_eq!(has(&meta), [true, false]);
+        let elsewhere = elsewhere();
+        let replica = elsewhere.replicas().next().unwrap();
+        assert_eq!(replica.lacking(&key, &meta), Some(&[1].into()));
         meta.generation = Some(4);
-        assert_eq!(has(&meta), [false, false]);
+        assert_eq!(replica.lacking(&key, &meta), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::compile::{
 };
 use crate::mesh_config::MeshConfig;
 use crate::metrics::ModelMetrics;
-use crate::objects::ObjectKey;
+use crate::objects::{ObjectKey, ParsedObject};
 use crate::peers::Elsewhere;
 use crate::serve::registry::ProxyRegistry;
 use crate::sink::{Batch, Left, ObjectSink};
@@ -93,7 +93,10 @@ impl Pipeline {
     /// Continues where the run that left `left` stopped.
     pub fn new(parts: Parts, left: Left) -> Self {
         let carry = carry_of(&left);
-        parts.view.write().statuses = Statuses::starting_with(left.statuses);
+        *parts.view.write() = View {
+            store: Store::of_mesh(&parts.settings.namespace),
+            statuses: Statuses::starting_with(left.statuses),
+        };
         Self {
             settings: parts.settings,
             view: parts.view,
@@ -172,11 +175,56 @@ impl Pipeline {
                 None => return false,
                 Some(SourceEvent::Synced) => {
                     tracing::info!("the objects have been read");
-                    return self.first_secrets(events, cancel).await;
+                    return self.first_settings(events, cancel).await
+                        && self.first_secrets(events, cancel).await;
                 }
                 Some(event) => drop(self.view.write().store.apply(event)),
             }
         }
+    }
+
+    /// Waits for settings of the mesh that can be applied, where those that are there cannot: nobody knows then which
+    /// namespaces they mean to leave out. To look at all of them would bring in what is another mesh's; to look at none
+    /// would take waypoints and policies from pods that are in the mesh. Proxies go on with what they have meanwhile,
+    /// and replicas that accepted settings before go on serving.
+    async fn first_settings(
+        &mut self,
+        events: &mut mpsc::Receiver<SourceEvent>,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let mut told: Option<Arc<ParsedObject>> = None;
+        loop {
+            let Some(refused) = self.view.read().store.refused_settings().cloned() else {
+                return true;
+            };
+            if told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &refused)) {
+                self.refuse_to_start(&refused).await;
+                told = Some(refused);
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return false,
+                event = events.recv() => match event {
+                    None => return false,
+                    Some(event) => drop(self.view.write().store.apply(event)),
+                },
+            }
+        }
+    }
+
+    async fn refuse_to_start(&mut self, settings: &ParsedObject) {
+        let reason = settings
+            .outcome
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        tracing::error!(object = %settings.raw.key, reason, "the mesh's settings are rejected, and none were accepted before; nobody is served until they are corrected");
+        let status = self.view.write().statuses.before_all(settings, SystemTime::now());
+        self.write(Batch {
+            statuses: [status].into(),
+            ..Batch::default()
+        })
+        .await;
     }
 
     /// Takes the Secrets that the other objects ask for. A model without them would take certificates from gateways

@@ -1,5 +1,6 @@
 //! Statuses as they are written: what the compiler says about an object, and at how many proxies it is in effect.
 
+mod census;
 mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,13 +13,14 @@ use serde_json::{Value, json};
 use crate::compile::Compiled;
 use crate::compile::gateway_api::CONTROLLER;
 use crate::compile::report::{
-    Audience, Condition, ListenerReport, ObjectReport, ParentReport, PodName, Reports,
+    self, Audience, Condition, ListenerReport, ObjectReport, ParentReport, PodName, Reports,
 };
 use crate::objects::{Meta, ObjectKey, ParsedObject};
-use crate::peers::{Elsewhere, Standing};
+use crate::peers::Elsewhere;
 use crate::serve::ProxyType;
 use crate::serve::registry::ProxyStatus;
 use crate::store::Store;
+use census::Census;
 use refusal::Refusal;
 
 /// Says that all proxies that need the object have it.
@@ -135,17 +137,10 @@ impl Statuses {
         })
     }
 
-    pub fn reach(&self, key: &ObjectKey, proxies: &[ProxyStatus]) -> Option<Reach> {
-        self.reach_among(key, &Census::of(proxies))
-    }
-
-    fn reach_among(&self, key: &ObjectKey, census: &Census<'_>) -> Option<Reach> {
-        let since = self.since.get(key)?;
-        if since.report.audience == Audience::Nobody {
-            return None;
-        }
-        let there = self.elsewhere.standings(key, &since.object.meta);
-        Some(census.reach(&since.report.audience, since.generation, &there))
+    /// Where each object is in effect: one look at the proxies for all of them.
+    pub fn reaches<'a>(&'a self, proxies: &'a [ProxyStatus]) -> impl Fn(&ObjectKey) -> Option<Reach> + 'a {
+        let census = Census::of(proxies, &self.elsewhere);
+        move |key| census.reach(key, self.since.get(key)?)
     }
 
     /// The statuses that differ from what was written last; they count as written from now on.
@@ -154,11 +149,13 @@ impl Statuses {
         proxies: &[ProxyStatus],
         now: SystemTime,
     ) -> BTreeMap<ObjectKey, Option<Value>> {
-        let census = Census::of(proxies);
+        let elsewhere = self.elsewhere.clone();
+        let census = Census::of(proxies, &elsewhere);
         let mut changes = BTreeMap::new();
         let mut unsettled = BTreeSet::new();
         for key in self.take_due(proxies) {
-            let reach = self.reach_among(&key, &census);
+            let since = self.since.get(&key);
+            let reach = since.and_then(|since| census.reach(&key, since));
             if reach.as_ref().is_some_and(|r| !r.is_everywhere()) {
                 unsettled.insert(key.clone());
             }
@@ -181,6 +178,15 @@ impl Statuses {
             Due::Some(due) if same => due,
             _ => self.since.keys().chain(self.written.keys()).cloned().collect(),
         }
+    }
+
+    /// What is written of a rejected object before there is a model.
+    pub fn before_all(&mut self, object: &ParsedObject, now: SystemTime) -> (ObjectKey, Option<Value>) {
+        let key = &object.raw.key;
+        let old = self.written.get(key);
+        let value = status(object, &report::before_all(object), None, old, now);
+        self.written.insert(key.clone(), value.clone());
+        (key.clone(), Some(value))
     }
 
     /// What has to be written of an object, where anything has to be.
@@ -207,75 +213,6 @@ fn key_of<'a>(item: &imbl::ordmap::DiffItem<'a, 'a, ObjectKey, Arc<ObjectReport>
 impl Since {
     fn is_in_effect_at(&self, proxy: &ProxyStatus) -> bool {
         proxy.generation_in_effect.is_some_and(|g| g >= self.generation)
-    }
-}
-
-/// The connected proxies, sorted for many questions.
-struct Census<'a> {
-    /// Generations in effect at the agents, lowest first.
-    agents: Vec<Option<u64>>,
-    others: Vec<&'a ProxyStatus>,
-    /// Those of either that have refused something.
-    refusing: Vec<&'a ProxyStatus>,
-}
-
-impl<'a> Census<'a> {
-    fn of(proxies: &'a [ProxyStatus]) -> Self {
-        let (agents, others): (Vec<_>, Vec<_>) =
-            proxies.iter().partition(|p| p.proxy_type == ProxyType::Agent);
-        let mut agents: Vec<_> = agents.into_iter().map(|p| p.generation_in_effect).collect();
-        agents.sort_unstable();
-        Self {
-            agents,
-            others,
-            refusing: proxies.iter().filter(|p| p.refusal.is_some()).collect(),
-        }
-    }
-
-    fn reach(&self, audience: &Audience, generation: u64, there: &[Standing]) -> Reach {
-        let counted = self.count(audience, generation, there);
-        if counted.is_everywhere() {
-            return counted;
-        }
-        let refusal = refusal::first(audience, generation, &self.refusing, there);
-        Reach { refusal, ..counted }
-    }
-
-    /// Where an object that is as it is since `generation` is in effect; `there` are the other replicas' proxies.
-    fn count(&self, audience: &Audience, generation: u64, there: &[Standing]) -> Reach {
-        let lacking = self.agents.partition_point(|g| *g < Some(generation));
-        let has = |p: &&&ProxyStatus| p.generation_in_effect.is_some_and(|g| g >= generation);
-        match audience {
-            Audience::Nobody => Reach::default(),
-            Audience::Agents => {
-                let here = (self.agents.len() - lacking, self.agents.len());
-                connected(here, there, |kind| kind == ProxyType::Agent)
-            }
-            Audience::WaypointsAndGateways => {
-                let here = (self.others.iter().filter(has).count(), self.others.len());
-                connected(here, there, |kind| kind != ProxyType::Agent)
-            }
-            Audience::Pods(pods) => {
-                let here = self.others.iter().filter(has).map(|p| (&*p.namespace, &*p.pod));
-                let there = there.iter().filter(|s| s.has).map(|s| (&*s.namespace, &*s.pod));
-                let reached: BTreeSet<(&str, &str)> = here.chain(there).collect();
-                let is_reached = |(namespace, name): &&PodName| reached.contains(&(&**namespace, &**name));
-                Reach {
-                    in_effect: pods.iter().filter(is_reached).count(),
-                    of: pods.len(),
-                    refusal: None,
-                }
-            }
-        }
-    }
-}
-
-fn connected((has, all): (usize, usize), there: &[Standing], concerned: fn(ProxyType) -> bool) -> Reach {
-    let there: Vec<_> = there.iter().filter(|s| concerned(s.proxy_type)).collect();
-    Reach {
-        in_effect: has + there.iter().filter(|s| s.has).count(),
-        of: all + there.len(),
-        refusal: None,
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compile::inputs::{GATEWAY_CLASSES, SECRETS_OF};
+use crate::mesh_config;
 use crate::objects::{GATEWAY_API, ObjectKey, ParsedObject, RawObject};
 
 pub use changes::{Change, Changes};
@@ -41,6 +42,8 @@ const MAX_BROKEN_ORIGINS: usize = 1000;
 
 #[derive(Debug, Default)]
 pub struct Store {
+    /// The object with the mesh's settings.
+    settings: Option<ObjectKey>,
     copies: BTreeMap<ObjectKey, BTreeMap<Arc<str>, Version>>,
     unreadable: BTreeMap<Arc<str>, Vec<String>>,
 }
@@ -60,6 +63,14 @@ pub struct Duplicate {
 }
 
 impl Store {
+    /// Of a mesh whose control plane is in this namespace.
+    pub fn of_mesh(namespace: &str) -> Self {
+        Self {
+            settings: Some(mesh_config::key(namespace)),
+            ..Self::default()
+        }
+    }
+
     /// Takes an event; gives what it changed.
     pub fn apply(&mut self, event: SourceEvent) -> Option<Change> {
         match event {
@@ -73,12 +84,16 @@ impl Store {
     fn put(&mut self, origin: Arc<str>, object: Arc<RawObject>) -> Option<Change> {
         let key = object.key.clone();
         let before = self.in_effect_of(&key).cloned();
+        let is_settings = self.settings.as_ref() == Some(&key);
         let copies = self.copies.entry(key.clone()).or_default();
         let old = copies.get(&origin);
         if old.is_some_and(|old| *old.latest.raw == *object) {
             return None;
         }
-        let parsed = ParsedObject::parse(object);
+        let parsed = match is_settings {
+            true => mesh_config::read(ParsedObject::parse(object)),
+            false => ParsedObject::parse(object),
+        };
         if old.is_some_and(|old| old.latest.says_the_same(&parsed)) {
             return None;
         }
@@ -150,6 +165,13 @@ impl Store {
     /// What is in effect in the place of an object that was rejected.
     pub fn stand_in(&self, key: &ObjectKey) -> Option<&StandIn> {
         self.first(key)?.stand_in.as_ref()
+    }
+
+    /// The mesh's settings where they are rejected and nothing stands in for them: none were accepted before.
+    pub fn refused_settings(&self) -> Option<&Arc<ParsedObject>> {
+        let version = self.first(self.settings.as_ref()?)?;
+        let refused = version.latest.outcome.is_err() && version.stand_in.is_none();
+        refused.then_some(&version.latest)
     }
 
     fn first(&self, key: &ObjectKey) -> Option<&Version> {

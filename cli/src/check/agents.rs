@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::check::asked;
+use crate::check::causes::{Causes, NODES};
 use crate::check::node::{btf_missing, kernel, lacking};
 use crate::check::report::Report;
 use crate::fetch;
@@ -51,20 +52,18 @@ pub(super) fn check(
         Ok(Told { facts, ahead })
     });
     let mut clocks = Vec::new();
+    let mut causes = Causes::default();
     let lines = report.lines.len();
     for (agent, answer) in agents.iter().zip(answers) {
         match answer {
             Ok(told) => {
                 clocks.extend(told.ahead.map(|ahead| (agent.node.as_str(), ahead)));
-                judge(&agent.node, &told.facts, report);
+                judge(&agent.node, &told.facts, &mut causes);
             }
-            Err(error) => report.warn(
-                format!("node {}", agent.node),
-                format!("its agent's page cannot be read: {error:#}"),
-                "is port-forwarding to the agents allowed to you? an agent of an earlier version has no such page: `aquifer upgrade`",
-            ),
+            Err(error) => unread(agent, &error, &mut causes),
         }
     }
+    causes.tell(NODES, report);
     disagreeing(&clocks, report);
     if report.lines.len() == lines && !agents.is_empty() {
         report.ok(
@@ -84,20 +83,31 @@ fn ahead(facts: &Value, before: Timestamp, after: Timestamp) -> Option<(i64, i64
     Some((than(after), than(before)))
 }
 
-/// What is wrong with a node, a line each.
-fn judge(node: &str, facts: &Value, report: &mut Report) {
-    let of = |what: &str| format!("node {node}: {what}");
+/// The words about one pod are those about another, but for its name.
+fn unread<'n>(agent: &'n Agent, error: &anyhow::Error, causes: &mut Causes<'n>) {
+    let why = format!("{error:#}").replace(&agent.pod, "AGENT");
+    causes.warn(
+        &agent.node,
+        "",
+        format!("its agent's page cannot be read: {why}"),
+        "is port-forwarding to the agents allowed to you? an agent of an earlier version has no such page: `aquifer upgrade`",
+    );
+}
+
+/// What is wrong with a node, each on its own.
+fn judge<'n>(node: &'n str, facts: &Value, causes: &mut Causes<'n>) {
     if let Some((detail, remedy)) = kernel(facts["kernel"].as_str().unwrap_or_default()) {
-        report.fail(of("kernel"), detail, remedy);
+        causes.fail(node, "kernel", detail, remedy);
     }
     if facts["btf"] == false {
         let (detail, remedy) = btf_missing();
-        report.warn(of("BTF"), detail, remedy);
+        causes.warn(node, "BTF", detail, remedy);
     }
     let missing = lacking(facts["capabilities"].as_str().unwrap_or_default());
     if !missing.is_empty() {
-        report.fail(
-            of("capabilities"),
+        causes.fail(
+            node,
+            "capabilities",
             format!("the agent lacks {}", missing.join(", ")),
             "an admission policy or the container runtime takes them away: docs/security-model.md says what each is for",
         );
@@ -105,15 +115,17 @@ fn judge(node: &str, facts: &Value, report: &mut Report) {
     let is_missing = |place: &Value| place["isThere"] == false;
     let path = |place: &Value| place["path"].as_str().unwrap_or_default().to_owned();
     if is_missing(&facts["capturedCgroup"]) {
-        report.fail(
-            of("cgroup of pods"),
+        causes.fail(
+            node,
+            "cgroup of pods",
             format!("{} is gone", path(&facts["capturedCgroup"])),
             "`aquifer upgrade --set agent.cgroup.captured=CGROUP` with the one that the kubelet puts pods in",
         );
     }
     if is_missing(&facts["podNetns"]) {
-        report.fail(
-            of("pods' network namespaces"),
+        causes.fail(
+            node,
+            "pods' network namespaces",
             format!("{} is gone", path(&facts["podNetns"])),
             "`aquifer upgrade --set agent.podNetnsDir=FOLDER` with the container runtime's folder",
         );
@@ -122,8 +134,9 @@ fn judge(node: &str, facts: &Value, report: &mut Report) {
         let why = facts["cni"]["error"]
             .as_str()
             .unwrap_or("another program took it out");
-        report.warn(
-            of("CNI plugin"),
+        causes.warn(
+            node,
+            "CNI plugin",
             format!("is not in place: {why}"),
             "pods that start there talk plainly until they are captured; set agent.cni.confDir and agent.cni.binDir to the container runtime's folders",
         );
@@ -160,6 +173,14 @@ mod tests {
         report.lines.iter().map(ToString::to_string).collect()
     }
 
+    fn judged(facts: &Value) -> Vec<String> {
+        told(|report| {
+            let mut causes = Causes::default();
+            judge("a", facts, &mut causes);
+            causes.tell(NODES, report);
+        })
+    }
+
     fn well() -> Value {
         json!({
             "kernel": "6.8.0", "btf": true, "capabilities": "CapEff:\t000001ffffffffff",
@@ -169,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_node_without_a_fault_has_no_line() {
-        assert_eq!(told(|r| judge("a", &well(), r)), Vec::<String>::new());
+        assert_eq!(judged(&well()), Vec::<String>::new());
     }
 
     #[test]
@@ -201,13 +222,32 @@ mod tests {
         for (key, value, line) in faults {
             let mut facts = well();
             facts[key] = value;
-            let lines = told(|r| judge("a", &facts, r));
+            let lines = judged(&facts);
             assert_eq!(lines.len(), 1, "{lines:?}");
             assert!(
                 lines[0].starts_with(line) && lines[0].contains("remedy: "),
                 "{lines:?}"
             );
         }
+    }
+
+    #[test]
+    fn agents_that_cannot_be_asked_for_one_reason_share_a_line() {
+        let agents = ["a", "b"].map(|node| Agent {
+            pod: format!("aquifer-agent-{node}"),
+            node: node.to_owned(),
+        });
+        let lines = told(|report| {
+            let mut causes = Causes::default();
+            for agent in &agents {
+                let error = anyhow::anyhow!("cannot reach port 15000 of pod n/{}: forbidden", agent.pod);
+                unread(agent, &error, &mut causes);
+            }
+            causes.tell(NODES, report);
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let start = "warn  2 nodes: its agent's page cannot be read: cannot reach port 15000 of pod n/AGENT: forbidden (a, b); remedy: ";
+        assert!(lines[0].starts_with(start), "{lines:?}");
     }
 
     #[test]

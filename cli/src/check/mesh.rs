@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aquifer_control::mesh_config::CONFIG_MAP;
 use serde_json::Value;
 
+use crate::check::causes::{Causes, Subject};
 use crate::check::certificates;
 use crate::check::report::{Report, names_shown};
 use crate::check::webhook;
@@ -13,6 +14,10 @@ use crate::kubectl::Kubectl;
 use crate::reach::Reach;
 
 const VERSION: &str = "app.kubernetes.io/version";
+const AGENTS_OF: Subject = Subject {
+    one: "agent on",
+    several: "nodes without a ready agent",
+};
 pub(super) const AGENTS: &str = "app=ztunnel,app.kubernetes.io/part-of=aquifer";
 
 /// Whether a mesh is installed at all.
@@ -87,14 +92,21 @@ fn agents(kubectl: &Kubectl, namespace: &str, report: &mut Report) -> anyhow::Re
         report.ok("agents", format!("ready on all {} nodes", names.len()));
         return Ok(());
     }
-    let reasons = reasons(kubectl, namespace)?;
-    for node in without {
-        let why = reasons.iter().find(|r| r.contains(&format!(" on {node}:")));
-        let detail = why.map_or_else(|| "no pod of the agent is scheduled".to_owned(), Clone::clone);
-        let remedy = "pods of this node are cut off (enrolled ones) or outside the mesh; see the log of the agent, and `aquifer check --node` on the node";
-        report.fail(format!("agent on {node}"), detail, remedy);
-    }
+    not_ready(&without, &reasons(kubectl, namespace)?, report);
     Ok(())
+}
+
+/// A line for each reason, which is a pod's without its name.
+fn not_ready(nodes: &[&str], reasons: &[String], report: &mut Report) {
+    const REMEDY: &str = "pods of this node are cut off (enrolled ones) or outside the mesh; see the log of the agent, and `aquifer check --node` on the node";
+    let mut causes = Causes::default();
+    for node in nodes {
+        let on = format!(" on {node}: ");
+        let why = reasons.iter().find_map(|reason| reason.split_once(&on));
+        let why = why.map_or("no pod of the agent is scheduled", |(_, why)| why);
+        causes.fail(node, "", why, REMEDY);
+    }
+    causes.tell(AGENTS_OF, report);
 }
 
 /// This program, the control plane and the agents.
@@ -138,7 +150,7 @@ fn versions(control: &Value, agents: &[Value], namespace: &str, report: &mut Rep
 }
 
 /// What only the control plane itself knows.
-pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
+pub(super) fn check_proxies(reach: &Reach, namespace: &str, report: &mut Report) {
     let pages = reach
         .proxies()
         .and_then(|s| Ok((s, reach.control("/debug/pods")?)));
@@ -149,7 +161,7 @@ pub(super) fn check_proxies(reach: &Reach, report: &mut Report) {
             let view = reach.control("/debug/ca").ok();
             authority(view.as_ref(), report);
             certificates::signer(view.as_ref(), report);
-            settings(reach.control("/debug/objects").ok().as_ref(), report);
+            settings(reach.control("/debug/objects").ok().as_ref(), namespace, report);
         }
         Err(error) => report.warn(
             "control plane's pages",
@@ -176,16 +188,23 @@ fn authority(view: Option<&Value>, report: &mut Report) {
     }
 }
 
-/// The keys of the mesh's settings that do not act, a line for each.
-fn settings(page: Option<&Value>, report: &mut Report) {
+/// Whether the mesh's settings are rejected; the keys of them that do not act, a line for each.
+fn settings(page: Option<&Value>, namespace: &str, report: &mut Report) {
     let Some(objects) = page.and_then(|page| page["objects"].as_array()) else {
         return;
     };
-    let is_it = |object: &&Value| object["kind"] == "ConfigMap" && object["name"] == CONFIG_MAP;
-    let notices = objects
-        .iter()
-        .find(is_it)
-        .and_then(|object| object["notices"].as_array());
+    let is_it = |object: &&Value| {
+        object["kind"] == "ConfigMap" && object["name"] == CONFIG_MAP && object["namespace"] == namespace
+    };
+    let found = objects.iter().find(is_it);
+    if let Some(reason) = found.and_then(rejection) {
+        let remedy = format!(
+            "`kubectl -n {namespace} edit configmap {CONFIG_MAP}`, or the chart's value meshConfig; until then a control plane that starts serves nobody"
+        );
+        report.fail("mesh settings", reason, remedy);
+        return;
+    }
+    let notices = found.and_then(|object| object["notices"].as_array());
     let Some(notices) = notices.filter(|all| !all.is_empty()) else {
         report.ok("mesh settings", "every key that is set acts");
         return;
@@ -199,6 +218,13 @@ fn settings(page: Option<&Value>, report: &mut Report) {
             "set it as the message says, or take it out of the chart's value meshConfig; docs/install.md lists the keys that act",
         );
     }
+}
+
+/// Why an object is rejected, and what is in effect instead.
+fn rejection(object: &Value) -> Option<&str> {
+    let conditions = object["conditions"].as_array()?;
+    let is_rejection = |c: &&Value| c["type"] == "Accepted" && c["status"] == "False";
+    conditions.iter().find(is_rejection)?["message"].as_str()
 }
 
 fn synced(proxies: &Value, report: &mut Report) {
@@ -263,7 +289,7 @@ mod tests {
 
     fn told(page: &Value) -> Vec<String> {
         let mut report = Report::default();
-        settings(Some(page), &mut report);
+        settings(Some(page), "istio-system", &mut report);
         report.lines.iter().map(ToString::to_string).collect()
     }
 
@@ -290,7 +316,8 @@ mod tests {
     #[test]
     fn settings_that_do_not_act_have_a_line_each() {
         let notices = json!([{ "field": "data.mesh.foo", "message": "is not read by this version" }]);
-        let object = json!({ "kind": "ConfigMap", "name": "istio", "notices": notices });
+        let object =
+            json!({ "kind": "ConfigMap", "namespace": "istio-system", "name": "istio", "notices": notices });
         let lines = told(&json!({ "objects": [{ "kind": "Service", "name": "istio" }, object] }));
         assert_eq!(lines.len(), 1);
         assert!(
@@ -298,5 +325,37 @@ mod tests {
             "{lines:?}"
         );
         assert!(told(&json!({ "objects": [] }))[0].starts_with("ok"));
+    }
+
+    #[test]
+    fn settings_that_are_rejected_fail() {
+        let conditions = json!([{ "type": "Accepted", "status": "False", "message": "data.mesh: is not YAML; the last accepted version stays in effect" }]);
+        let object = |namespace: &str| json!({ "kind": "ConfigMap", "namespace": namespace, "name": "istio", "notices": [], "conditions": conditions });
+        let lines = told(&json!({ "objects": [object("istio-system")] }));
+        assert_eq!(lines.len(), 1);
+        let start = "FAIL  mesh settings: data.mesh: is not YAML; the last accepted version stays in effect; remedy: `kubectl -n istio-system edit configmap istio`";
+        assert!(lines[0].starts_with(start), "{lines:?}");
+        assert!(told(&json!({ "objects": [object("shop")] }))[0].starts_with("ok"));
+    }
+
+    #[test]
+    fn agents_that_are_not_ready_for_one_reason_share_a_line() {
+        let reasons = [
+            "pod aquifer-agent-1 on a: CrashLoopBackOff is the kernel 6.1 or later?".to_owned(),
+            "pod aquifer-agent-2 on b: CrashLoopBackOff is the kernel 6.1 or later?".to_owned(),
+            "pod aquifer-agent-3 on c: ImagePullBackOff no such image".to_owned(),
+        ];
+        let mut report = Report::default();
+        not_ready(&["a", "b", "c", "d"], &reasons, &mut report);
+        let lines: Vec<String> = report.lines.iter().map(ToString::to_string).collect();
+        let starts = [
+            "FAIL  2 nodes without a ready agent: CrashLoopBackOff is the kernel 6.1 or later? (a, b); remedy: ",
+            "FAIL  agent on c: ImagePullBackOff no such image; remedy: ",
+            "FAIL  agent on d: no pod of the agent is scheduled; remedy: ",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{lines:?}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
     }
 }

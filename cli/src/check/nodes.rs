@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::check::causes::{Causes, NODES};
 use crate::check::cluster::release;
 use crate::check::report::Report;
 use crate::kubectl::Kubectl;
@@ -14,9 +15,7 @@ const RUNTIMES: [&str; 2] = ["containerd", "cri-o"];
 const MOST_SKEW: i64 = 75;
 
 pub(super) fn check(kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()> {
-    for node in kubectl.items(&["nodes"])? {
-        one(&node, report);
-    }
+    all(&kubectl.items(&["nodes"])?, report);
     clocks(
         &kubectl.items(&["leases.coordination.k8s.io", "-n", "kube-node-lease"])?,
         report,
@@ -24,15 +23,19 @@ pub(super) fn check(kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()
     Ok(())
 }
 
-fn one(node: &Value, report: &mut Report) {
+fn all(nodes: &[Value], report: &mut Report) {
+    let mut causes = Causes::default();
+    nodes.iter().for_each(|node| one(node, &mut causes));
+    causes.tell(NODES, report);
+}
+
+fn one<'n>(node: &'n Value, causes: &mut Causes<'n>) {
     let name = node["metadata"]["name"].as_str().unwrap_or("unknown");
     let info = &node["status"]["nodeInfo"];
     let text = |key: &str| info[key].as_str().unwrap_or("unknown");
     if text("operatingSystem") != "linux" {
-        report.ok(
-            format!("node {name}"),
-            format!("runs {}, where no agent runs", text("operatingSystem")),
-        );
+        let detail = format!("runs {}, where no agent runs", text("operatingSystem"));
+        causes.ok(name, "", detail);
         return;
     }
     let kernel = text("kernelVersion");
@@ -43,20 +46,17 @@ fn one(node: &Value, report: &mut Report) {
             "kernel {kernel}, but {}.{} is needed",
             OLDEST_KERNEL.0, OLDEST_KERNEL.1
         );
-        report.fail(format!("node {name}"), detail, remedy);
+        causes.fail(name, "", detail, remedy);
         return;
     }
     if !RUNTIMES.iter().any(|known| runtime.starts_with(known)) {
         let remedy =
             "use containerd or CRI-O: the agent finds pods' network namespaces where these keep them";
-        report.warn(
-            format!("node {name}"),
-            format!("container runtime {runtime} is not known"),
-            remedy,
-        );
+        let detail = format!("container runtime {runtime} is not known");
+        causes.warn(name, "", detail, remedy);
         return;
     }
-    report.ok(format!("node {name}"), format!("kernel {kernel}, {runtime}"));
+    causes.ok(name, "", format!("kernel {kernel}, {runtime}"));
 }
 
 /// Nodes whose clocks disagree see each other's certificates as not valid yet, or not any more.
@@ -93,10 +93,8 @@ mod tests {
     fn outcome(kernel: &str, runtime: &str) -> String {
         let mut report = Report::default();
         let info = json!({ "operatingSystem": "linux", "kernelVersion": kernel, "containerRuntimeVersion": runtime });
-        one(
-            &json!({ "metadata": { "name": "a" }, "status": { "nodeInfo": info } }),
-            &mut report,
-        );
+        let node = json!({ "metadata": { "name": "a" }, "status": { "nodeInfo": info } });
+        all(&[node], &mut report);
         report.lines[0]
             .to_string()
             .split_whitespace()

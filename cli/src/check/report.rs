@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Characters of a detail that are shown: it names more than a screen of nodes at most.
 const LONGEST: usize = 2000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {
     Ok,

@@ -3,6 +3,7 @@
 mod addressed;
 mod claims;
 mod entries;
+mod left_out;
 mod nodes;
 mod ownership;
 mod update;
@@ -25,9 +26,11 @@ use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::model::visibility::Visibility;
 use crate::objects::{NETWORKING, ObjectKey, kube};
 use claims::Claims;
+use left_out::LeftOut;
 use nodes::Nodes;
 
 pub use addressed::Addressed;
+pub use left_out::Owner;
 pub use update::Touched;
 
 /// Set on a pod by its node agent while the pod is captured.
@@ -60,6 +63,7 @@ pub struct Discovery {
     nodes: Nodes,
     /// Which ServiceEntries have addresses before others.
     pub addressed: Addressed,
+    left_out: LeftOut,
     selectors: Selectors,
     claims: Claims,
 }
@@ -190,6 +194,11 @@ impl Discovery {
         // `min_by_key` keeps the first of equals, which is the oldest.
         own.filter(|own| own.is_visible_to(namespace))
             .or_else(|| self.services_by_host(host).min_by_key(rank))
+    }
+
+    /// Who has the address in a namespace that `discoverySelectors` leave out.
+    pub fn left_out_at(&self, ip: IpAddr) -> Option<&Owner> {
+        self.left_out.owner(ip)
     }
 
     /// The workloads that have the address: pods, and what runs on the network of a node.

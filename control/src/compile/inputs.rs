@@ -1,5 +1,6 @@
 //! The objects in effect by kind, in the order in which they win.
 
+mod left_out;
 mod rules;
 mod table;
 
@@ -21,6 +22,7 @@ use crate::objects::kube::{ConfigMap, EndpointSlice, Pod, Service};
 use crate::objects::{Meta, Object, ObjectKey, ParsedObject};
 use crate::store::{Change, Changes, Store};
 
+use left_out::LeftOut;
 pub use rules::{Rules, Ruling};
 pub use table::{Entry, Table, age};
 
@@ -32,6 +34,8 @@ pub struct Inputs {
     /// All of them; of the other kinds only what is in namespaces of the scope.
     pub namespaces: imbl::OrdMap<Arc<str>, Arc<Meta>>,
     scope: Scope,
+    /// Of the other namespaces, for their addresses alone.
+    pub left_out: LeftOut,
     pub pods: Table<Pod>,
     pub services: Table<Service>,
     /// Address, namespace and name of Services.
@@ -72,6 +76,7 @@ impl Default for Inputs {
         Self {
             namespaces: imbl::OrdMap::new(),
             scope: Scope::default(),
+            left_out: LeftOut::default(),
             pods: Table::by_name(),
             services: Table::by_name(),
             service_addresses: imbl::OrdSet::new(),
@@ -112,14 +117,11 @@ impl Inputs {
         let (before, now) = (self.clone(), self.scoped(store, changes, scope));
         *self = now;
         for (key, was) in changes.iter().filter(|(key, _)| !is_namespace(key)) {
-            if let Some(was) = was.filter(|_| before.has_in_scope(&key.namespace)) {
-                self.turn(was, Way::Out);
+            if let Some(was) = was {
+                self.turn_in(before.has_in_scope(&key.namespace), was, Way::Out);
             }
-            if let Some(is) = store
-                .in_effect_of(key)
-                .filter(|_| self.has_in_scope(&key.namespace))
-            {
-                self.turn(is, Way::In);
+            if let Some(is) = store.in_effect_of(key) {
+                self.turn_in(self.has_in_scope(&key.namespace), is, Way::In);
             }
         }
         // What cannot be read for a moment is there all the same.
@@ -181,10 +183,17 @@ impl Inputs {
         inputs
     }
 
+    fn turn_in(&mut self, is_in_scope: bool, object: &ParsedObject, way: Way) {
+        match is_in_scope {
+            true => self.turn(object, way),
+            false => self.left_out.turn(object, way),
+        }
+    }
+
     fn turn(&mut self, object: &ParsedObject, way: Way) {
         let meta = &object.meta;
         match &object.outcome {
-            Err(_) | Ok(Object::ServiceAccount | Object::Irrelevant) => {}
+            Err(_) | Ok(Object::ServiceAccount | Object::MeshSettings(_) | Object::Irrelevant) => {}
             Ok(Object::Namespace) => self.turn_namespace(meta, way),
             Ok(Object::Pod(spec)) => turn(&mut self.pods, meta, spec, way),
             Ok(Object::Service(spec)) => self.turn_service(meta, spec, way),

@@ -22,9 +22,11 @@ use crate::compile::Compiled;
 use crate::compile::discovery::hostname;
 use crate::compile::inputs::{Inputs, Labels};
 use crate::compile::waypoints::{Binding, WaypointKey};
-use crate::mesh_config::CONFIG_MAP;
+use crate::mesh_config;
 use crate::model::stream_route::RouteKind;
-use crate::objects::{GATEWAY_API, Meta, Notice, NoticeKind, Object, ObjectKey, ParsedObject, RejectionKind};
+use crate::objects::{
+    GATEWAY_API, Meta, Notice, NoticeKind, Object, ObjectKey, ParsedObject, Rejection, RejectionKind,
+};
 use crate::store::{StandIn, Store};
 
 pub use gateway_api::ListenerReport;
@@ -91,6 +93,19 @@ pub struct ObjectReport {
 }
 
 impl ObjectReport {
+    /// As far as the object itself says it.
+    fn new(object: &ParsedObject) -> Self {
+        Self {
+            accepted: object.outcome.is_ok(),
+            conditions: Vec::new(),
+            notices: object.notices.clone(),
+            audience: Audience::Nobody,
+            fields: BTreeMap::new(),
+            parents: None,
+            listeners: Vec::new(),
+        }
+    }
+
     /// Whether the other says the same; who has to hear it may differ.
     pub fn says_the_same(&self, other: &Self) -> bool {
         self.accepted == other.accepted
@@ -161,32 +176,32 @@ fn whole(store: &Store, compiled: &Compiled, key: &ObjectKey, object: &ParsedObj
 
 /// What is to be said about one object, in the model or not yet, beside the others of the model.
 pub fn report(compiled: &Compiled, object: &ParsedObject) -> Option<ObjectReport> {
-    let mut report = ObjectReport {
-        accepted: object.outcome.is_ok(),
-        conditions: Vec::new(),
-        notices: object.notices.clone(),
-        audience: Audience::Nobody,
-        fields: BTreeMap::new(),
-        parents: None,
-        listeners: Vec::new(),
-    };
+    let mut report = ObjectReport::new(object);
     match &object.outcome {
         Err(rejection) if &*object.raw.key.group == GATEWAY_API => {
             gateway_api::rejected(compiled, object, rejection, &mut report)?;
         }
-        Err(rejection) => {
-            let reason = match rejection.kind {
-                RejectionKind::Invalid => "Invalid",
-                RejectionKind::Unsupported => "Unsupported",
-            };
-            report
-                .conditions
-                .push(Condition::new("Accepted", false, reason, rejection.to_string()));
-            return Some(report);
-        }
+        Err(rejection) => report.conditions.push(rejected(rejection)),
         Ok(accepted) => describe(compiled, object, accepted, &mut report)?,
     }
     Some(report)
+}
+
+fn rejected(rejection: &Rejection) -> Condition {
+    let reason = match rejection.kind {
+        RejectionKind::Invalid => "Invalid",
+        RejectionKind::Unsupported => "Unsupported",
+    };
+    Condition::new("Accepted", false, reason, rejection.to_string())
+}
+
+/// What is to be said about a rejected object before there is a model.
+pub fn before_all(object: &ParsedObject) -> ObjectReport {
+    let mut report = ObjectReport::new(object);
+    report
+        .conditions
+        .extend(object.outcome.as_ref().err().map(rejected));
+    report
 }
 
 /// Says what is in effect in the place of a rejected object.
@@ -246,9 +261,7 @@ fn describe(
             return routes::route(compiled, object, route.kind, &route.parents, report);
         }
         Object::Service(_) => return service(compiled, object, report),
-        Object::ConfigMap(_)
-            if &*meta.name == CONFIG_MAP && meta.namespace == compiled.settings.namespace =>
-        {
+        Object::MeshSettings(_) => {
             report
                 .notices
                 .extend(compiled.mesh_config.notices.iter().cloned());
@@ -361,7 +374,7 @@ pub fn listed(mut many: impl Iterator<Item: ToString>) -> String {
 
 /// What is said of the mesh's settings.
 pub fn of_settings(compiled: &Compiled) -> Option<&ObjectReport> {
-    let key = ObjectKey::new("", "ConfigMap", &compiled.settings.namespace, CONFIG_MAP);
+    let key = mesh_config::key(&compiled.settings.namespace);
     compiled.reports.get(&key).map(|report| &**report)
 }
 

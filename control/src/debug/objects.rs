@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::compile::report::{Condition, ObjectReport};
+use crate::compile::report::{Condition, ObjectReport, before_all};
 use crate::debug::DebugState;
 use crate::objects::ObjectKey;
 use crate::status::{Reach, programmed};
@@ -38,9 +38,16 @@ pub(super) fn all(state: &DebugState) -> Objects {
     let proxies = state.registry.present();
     let view = state.view.read();
     let compiled = state.snapshots.compiled();
+    let reach = view.statuses.reaches(&proxies);
+    let refused = view.store.refused_settings();
+    let report = |key: &ObjectKey| match &compiled {
+        Some(compiled) => compiled.reports.get(key).map(|r| ObjectReport::clone(r)),
+        // What keeps the first model from being made.
+        None => refused.filter(|o| o.raw.key == *key).map(|o| before_all(o)),
+    };
     let describe = |key: &ObjectKey, origin: &Arc<str>, api_version: &Arc<str>| {
-        let mut report = ObjectReport::clone(compiled.as_ref()?.reports.get(key)?);
-        let reach = view.statuses.reach(key, &proxies).filter(|_| report.accepted);
+        let mut report = report(key)?;
+        let reach = reach(key).filter(|_| report.accepted);
         report
             .conditions
             .extend(reach.as_ref().map(|r| -> Condition { programmed(r) }));

@@ -62,8 +62,8 @@ pub enum Which {
 pub enum Reader {
     /// The model cannot do without it: nothing is served before it has been read.
     Essential,
-    /// What it says closes something, or keeps a proxy there: nothing is served or deleted before it has been read, unless
-    /// the API server has no such kind.
+    /// What it says closes something, keeps a proxy there, or leaves namespaces out: nothing is served or deleted before it
+    /// has been read, unless the API server has no such kind.
     Protective,
     Model,
     /// Only the writer of objects, to see what is there.
@@ -204,7 +204,7 @@ pub fn watches() -> Vec<Watch> {
     let settings = Watch {
         kind: CONFIG_MAP,
         which: Which::OwnNamed(crate::mesh_config::CONFIG_MAP),
-        reader: Reader::Model,
+        reader: Reader::Protective,
     };
     let roots = Watch {
         kind: CONFIG_MAP,
@@ -314,6 +314,7 @@ mod tests {
         let names: BTreeSet<String> = protective.map(|w| w.kind.name()).collect();
         let expected = [
             "authorizationpolicies.security.istio.io",
+            "configmaps",
             "gateways.gateway.networking.k8s.io",
             "peerauthentications.security.istio.io",
             "requestauthentications.security.istio.io",

@@ -10,6 +10,14 @@ use crate::objects::gateway_api::NamespaceSelector;
 /// Every namespace is compared with every selector.
 const MOST_SELECTORS: usize = 100;
 const MOST_REQUIREMENTS: usize = 100;
+/// Kubernetes' limits of labels.
+const LONGEST_DOMAIN: usize = 253;
+const LONGEST_NAME: usize = 63;
+
+/// The selectors as they are written, each of which Kubernetes would take: one of them has to select a namespace. None
+/// are no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Selectors(Arc<[NamespaceSelector]>);
 
 /// All namespaces where nothing is said. Clones share everything.
 #[derive(Clone, Debug, Default)]
@@ -17,15 +25,14 @@ pub struct Scope(Option<Arc<Limits>>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Limits {
-    /// One of them has to select the namespace.
-    selectors: Vec<NamespaceSelector>,
+    selectors: Selectors,
     /// The mesh's own, whatever labels they have: their policies are everybody's.
     always: [Arc<str>; 2],
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{at}{reason}; none of the selectors is in effect, and every namespace is looked at")]
-pub(super) struct ScopeError {
+#[error("{at}{reason}")]
+pub(super) struct SelectorError {
     at: String,
     reason: String,
 }
@@ -39,31 +46,36 @@ impl PartialEq for Scope {
     }
 }
 
-impl Scope {
-    /// The selectors as Kubernetes writes such: one that says nothing selects all.
-    pub(super) fn parse(value: &Value, always: [&str; 2]) -> Result<Self, ScopeError> {
+impl Selectors {
+    /// As Kubernetes writes such: one that says nothing selects all.
+    pub(super) fn parse(value: &Value) -> Result<Self, SelectorError> {
         let Value::Array(list) = value else {
-            return Err(ScopeError::new("", "is not a list of label selectors"));
+            return Err(SelectorError::new("", "is not a list of label selectors"));
         };
         if list.len() > MOST_SELECTORS {
-            return Err(ScopeError::new(
-                "",
-                format!(
-                    "has {} selectors, but at most {MOST_SELECTORS} are read",
-                    list.len()
-                ),
-            ));
+            let many = format!(
+                "has {} selectors, but at most {MOST_SELECTORS} are read",
+                list.len()
+            );
+            return Err(SelectorError::new("", many));
         }
-        if list.is_empty() {
-            return Ok(Self::default());
-        }
-        let selectors: Result<Vec<_>, _> = list.iter().enumerate().map(|(n, one)| selector(n, one)).collect();
-        Ok(Self(Some(Arc::new(Limits {
-            selectors: selectors?,
-            always: always.map(Arc::from),
-        }))))
+        let selectors = list.iter().enumerate().map(|(n, one)| selector(n, one));
+        Ok(Self(selectors.collect::<Result<_, _>>()?))
     }
 
+    /// What they come to for a mesh with these namespaces of its own.
+    pub(super) fn with(&self, always: [&str; 2]) -> Scope {
+        if self.0.is_empty() {
+            return Scope::default();
+        }
+        Scope(Some(Arc::new(Limits {
+            selectors: self.clone(),
+            always: always.map(Arc::from),
+        })))
+    }
+}
+
+impl Scope {
     pub fn is_everything(&self) -> bool {
         self.0.is_none()
     }
@@ -73,11 +85,11 @@ impl Scope {
         let Some(limits) = &self.0 else { return true };
         namespace.is_empty()
             || limits.always.iter().any(|own| **own == *namespace)
-            || limits.selectors.iter().any(|selector| selector.matches(labels))
+            || limits.selectors.0.iter().any(|selector| selector.matches(labels))
     }
 }
 
-impl ScopeError {
+impl SelectorError {
     fn new(at: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             at: at.into(),
@@ -86,8 +98,8 @@ impl ScopeError {
     }
 }
 
-fn selector(number: usize, value: &Value) -> Result<NamespaceSelector, ScopeError> {
-    let wrong = |reason: String| Err(ScopeError::new(format!("selector {number} "), reason));
+fn selector(number: usize, value: &Value) -> Result<NamespaceSelector, SelectorError> {
+    let wrong = |reason: String| Err(SelectorError::new(format!("selector {number} "), reason));
     let Value::Object(fields) = value else {
         return wrong("is not a label selector".to_owned());
     };
@@ -105,18 +117,60 @@ fn selector(number: usize, value: &Value) -> Result<NamespaceSelector, ScopeErro
         return wrong(format!("has more than {MOST_REQUIREMENTS} requirements"));
     }
     let expressions = &selector.match_expressions;
-    match expressions.iter().find_map(|expression| expression.fault()) {
+    let fault = expressions.iter().find_map(|expression| expression.fault());
+    match fault.or_else(|| no_label(&selector)) {
         Some(fault) => wrong(fault),
         None => Ok(selector),
     }
+}
+
+/// What no namespace can have, since the API server takes no such label.
+fn no_label(selector: &NamespaceSelector) -> Option<String> {
+    let expressions = &selector.match_expressions;
+    let mut keys = selector
+        .match_labels
+        .keys()
+        .chain(expressions.iter().map(|e| &e.key));
+    let mut values = selector
+        .match_labels
+        .values()
+        .chain(expressions.iter().flat_map(|e| &e.values));
+    let key = keys.find(|key| !is_key(key));
+    let key = key.map(|key| format!("names {key:?}, which cannot be a label"));
+    key.or_else(|| {
+        let value = values.find(|value| !(value.is_empty() || is_name(value)))?;
+        Some(format!("names {value:?}, which cannot be a label's value"))
+    })
+}
+
+/// `NAME`, or `DOMAIN/NAME`.
+fn is_key(key: &str) -> bool {
+    let (domain, name) = key
+        .split_once('/')
+        .map_or((None, key), |(domain, name)| (Some(domain), name));
+    let is_domain = |domain: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+        !domain.is_empty() && domain.len() <= LONGEST_DOMAIN && domain.chars().all(plain)
+    };
+    domain.is_none_or(is_domain) && is_name(name)
+}
+
+fn is_name(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.len() <= LONGEST_NAME
+        && text.chars().all(inner)
+        && outer(text.chars().next())
+        && outer(text.chars().next_back())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scope(yaml: &str) -> Result<Scope, ScopeError> {
-        Scope::parse(&serde_saphyr::from_str(yaml).unwrap(), ["mesh-system", "mesh"])
+    fn scope(yaml: &str) -> Result<Scope, SelectorError> {
+        let selectors = Selectors::parse(&serde_saphyr::from_str(yaml).unwrap())?;
+        Ok(selectors.with(["mesh-system", "mesh"]))
     }
 
     fn includes(yaml: &str, labels: &str) -> bool {
@@ -134,6 +188,12 @@ mod tests {
         let not = "[{matchExpressions: [{key: mesh, operator: DoesNotExist}, {key: env, operator: NotIn, values: [dev]}]}]";
         assert!(includes(not, "{}") && includes(not, "{env: prod}"));
         assert!(!includes(not, "{mesh: a}") && !includes(not, "{env: dev}"));
+    }
+
+    #[test]
+    fn labels_are_written_as_kubernetes_takes_them() {
+        let labels = "{example.com/a_B.c-1: '', mesh: Team_A.1-x}";
+        assert!(includes(&format!("[{{matchLabels: {labels}}}]"), labels));
     }
 
     #[test]
@@ -171,6 +231,18 @@ mod tests {
                 "takes no values",
             ),
             ("[{matchExpressions: [{operator: Exists}]}]", "names no label"),
+            (
+                "[{matchLabels: {mesh enabled: a}}]",
+                "\"mesh enabled\", which cannot be a label",
+            ),
+            (
+                "[{matchLabels: {mesh: a b}}]",
+                "\"a b\", which cannot be a label's value",
+            ),
+            (
+                "[{matchExpressions: [{key: /mesh, operator: Exists}]}]",
+                "cannot be a label",
+            ),
         ] {
             let error = scope(yaml).unwrap_err().to_string();
             assert!(error.contains(fault), "{yaml}: {error}");

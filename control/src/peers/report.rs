@@ -24,16 +24,16 @@ pub struct PeerReport {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PeerProxy {
-    pub(super) proxy_type: ProxyType,
-    pub(super) namespace: Arc<str>,
-    pub(super) pod: Arc<str>,
+pub(crate) struct PeerProxy {
+    pub(crate) proxy_type: ProxyType,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) pod: Arc<str>,
     /// The version of the roots that it trusts; a replica of an earlier version says nothing.
     #[serde(default)]
-    pub(super) trusts: Option<Arc<str>>,
+    pub(crate) trusts: Option<Arc<str>>,
     /// What it said when it first refused something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) refusal: Option<Arc<str>>,
+    pub(crate) refusal: Option<Arc<str>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

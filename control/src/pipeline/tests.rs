@@ -333,3 +333,51 @@ async fn an_edited_policy_reaches_the_agents() {
             .unwrap_or_else(|_| panic!("{edit} is not published"));
     }
 }
+
+fn mesh_settings(text: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"{text}\"}}"
+    )
+}
+
+/// What is written of the mesh's settings; outside, where nothing is said any more.
+fn said_of_settings(batch: &Batch) -> Option<Option<String>> {
+    let status = batch
+        .statuses
+        .get(&crate::mesh_config::key("istio-system"))?
+        .as_ref();
+    let text = |status: &Value| {
+        status
+            .pointer("/status/conditions/0/message")
+            .map(Value::to_string)
+    };
+    Some(status.and_then(text))
+}
+
+#[tokio::test]
+async fn nobody_is_served_under_settings_of_which_none_were_accepted() {
+    let mut pipeline = Running::start(Left::default(), 0);
+    pipeline.apply("mesh.yaml", MESH).await;
+    pipeline
+        .apply("settings.yaml", &mesh_settings("discoverySelectors: {}"))
+        .await;
+    pipeline.synced().await;
+    let said = pipeline.batch(said_of_settings).await.unwrap();
+    assert!(said.contains("is not a list of label selectors"), "{said}");
+    pipeline.apply("settings.yaml", &mesh_settings("[")).await;
+    let said = pipeline.batch(said_of_settings).await.unwrap();
+    assert!(said.contains("is not YAML"), "{said}");
+    assert_eq!(pipeline.snapshots.generation(), 0);
+
+    pipeline.apply("settings.yaml", &mesh_settings("{}")).await;
+    assert_eq!(pipeline.batch(said_of_settings).await, None, "nothing any more");
+    assert!(pipeline.snapshots.generation() > 0);
+    // From now on there are some that were accepted.
+    pipeline.apply("settings.yaml", &mesh_settings("[")).await;
+    let said = pipeline.batch(said_of_settings).await.unwrap();
+    assert!(
+        said.contains("the last accepted version stays in effect"),
+        "{said}"
+    );
+    pipeline.stop().await;
+}

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use kube::Client;
 
 use crate::compile::report::bound_waypoint;
+use crate::mesh_config;
 use crate::objects::{ObjectKey, is_mesh_kind};
 use crate::sink::{Batch, Left, ObjectSink, SinkError};
 pub use desk::Desk;
@@ -48,7 +49,8 @@ impl ObjectSink for KubernetesSink {
             self.desk
                 .want(Place::Object(key.clone()), value.clone(), Who::Leader);
         }
-        for (key, value) in batch.statuses.iter().filter(|(key, _)| has_status(key)) {
+        let told = |key: &ObjectKey| has_status(key) || is_told_by_events(key);
+        for (key, value) in batch.statuses.iter().filter(|(key, _)| told(key)) {
             // Any replica may see that a waypoint serves a service; the others have to learn it, and never forget it.
             let bound = value
                 .as_ref()
@@ -71,4 +73,9 @@ impl ObjectSink for KubernetesSink {
 /// Kinds whose status is the mesh's to write: its own, and whether a Service is behind a waypoint.
 fn has_status(key: &ObjectKey) -> bool {
     is_mesh_kind(key) || (key.group.is_empty() && &*key.kind == "Service")
+}
+
+/// The mesh's settings, of which a status is kept here alone: a ConfigMap has none.
+fn is_told_by_events(key: &ObjectKey) -> bool {
+    key.group.is_empty() && &*key.kind == "ConfigMap" && &*key.name == mesh_config::CONFIG_MAP
 }

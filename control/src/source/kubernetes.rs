@@ -3,7 +3,8 @@
 //! Each kind is listed and watched on its own, so that one that cannot be read (no such definition, no permission) stops
 //! none of the others: it is named in the log and in `/debug/objects`, and tried again. What is there at the start has
 //! been delivered when every kind has been listed or turned out not to be readable; the kinds that the model cannot do
-//! without are waited for however long it takes, policies and Gateways too where it is a permission that lacks.
+//! without are waited for however long it takes, policies, Gateways and the mesh's settings too where it is a permission
+//! that lacks.
 
 mod follow;
 mod parameters;

@@ -2,8 +2,9 @@
 //!
 //! In a cluster the API server refuses an edit that breaks an object, and the old one stays. A folder has nobody in
 //! front of it, and not every cluster checks what the mesh can: an edit that cannot be understood must not switch a
-//! policy off, nor spread a canary's traffic evenly. So the last version that was accepted stays in effect. A policy of
-//! which none ever was closes what it selects: see [`crate::model::policy::closed`].
+//! policy off, nor spread a canary's traffic evenly, nor bring namespaces into the mesh that its settings leave out. So
+//! the last version that was accepted stays in effect. A policy of which none ever was closes what it selects: see
+//! [`crate::model::policy::closed`]. For settings of which none ever was nothing stands in: see `crate::pipeline`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ impl StandIn {
         rejected: &ParsedObject,
         old: Option<(&Arc<ParsedObject>, Option<&Self>)>,
     ) -> Option<Self> {
-        let before = old.filter(|(old, _)| is_same(old, rejected));
+        let before = old.filter(|(old, _)| is_same(old, rejected) || is_config_map(rejected));
         let last = before.and_then(|(old, stand_in)| match stand_in {
             None => Self::last_accepted(old),
             Some(stand_in) if stand_in.origin == Origin::LastAccepted => Some(stand_in.clone()),
@@ -54,7 +55,8 @@ impl StandIn {
                 | Object::Gateway(_)
                 | Object::ServiceEntry(_)
                 | Object::HttpRoute(_)
-                | Object::StreamRoute(_))
+                | Object::StreamRoute(_)
+                | Object::MeshSettings(_))
         );
         keeps.then(|| Self {
             object: old.clone(),
@@ -87,6 +89,11 @@ impl StandIn {
 /// An object that was deleted and made again has another uid; one whose metadata cannot be read has none to compare.
 fn is_same(old: &ParsedObject, new: &ParsedObject) -> bool {
     new.meta.uid.is_empty() || old.meta.uid == new.meta.uid
+}
+
+/// Of these only the mesh's settings are kept, of which there is one, however often it is made again.
+fn is_config_map(object: &ParsedObject) -> bool {
+    object.raw.key.group.is_empty() && &*object.raw.key.kind == "ConfigMap"
 }
 
 impl fmt::Display for StandIn {

@@ -125,6 +125,7 @@ pub(super) fn of_object(
 
 pub(super) fn of_rejection(key: &ObjectKey, origin: &str, rejection: &Rejection) -> Finding {
     let (reason, remedy) = match rejection.kind {
+        RejectionKind::Invalid if is_settings(key) => ("Invalid", SETTINGS.to_owned()),
         RejectionKind::Invalid if rejection.reason.starts_with("unknown field") => {
             ("UnknownField", correct_name(key))
         }
@@ -141,6 +142,11 @@ pub(super) fn of_rejection(key: &ObjectKey, origin: &str, rejection: &Rejection)
     Finding::of(key, origin, Level::Error, reason)
         .at(&*rejection.field, &*rejection.reason)
         .remedy(remedy)
+}
+
+/// Of ConfigMaps the mesh's settings alone are judged.
+fn is_settings(key: &ObjectKey) -> bool {
+    key.group.is_empty() && &*key.kind == "ConfigMap"
 }
 
 fn correct_name(key: &ObjectKey) -> String {
@@ -193,6 +199,7 @@ fn of_notice(
 
 const NOT_PERMITTED: &str = "create a ReferenceGrant in the namespace of what is referred to, or refer to something in the object's own namespace";
 const NOT_SUPPORTED: &str = "take the field out, or accept that it does nothing";
+const SETTINGS: &str = "correct the text; until then the settings that were accepted last stay in effect as a whole, and a control plane that starts serves nobody";
 const SUSPICIOUS: &str = "check whether it is meant so";
 const BAD_SECRET: &str = "put a certificate and its key into the Secret: `kubectl create secret tls NAME -n NAMESPACE --cert=FILE --key=FILE`";
 const GATEWAY_CONFLICT: &str = "use another port or other hosts, or take the server out of the older Gateway";

@@ -218,6 +218,26 @@ fn broken_documents_and_duplicates_are_reported() {
     assert_eq!(findings, ["error Unreadable ", "warning Duplicate metadata.name"]);
 }
 
+#[test]
+fn settings_that_cannot_be_applied_are_an_error_with_what_stays() {
+    let settings = |text: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"{text}\"}}"
+        )
+    };
+    let wrong = settings("discoverySelectors: [{labels: {a: b}}]");
+    assert_eq!(
+        found(&wrong, View::Files),
+        ["error Invalid data.mesh.discoverySelectors"]
+    );
+    assert_eq!(found(&settings("["), View::Files), ["error Invalid data.mesh"]);
+    let right = settings("discoverySelectors: [{matchLabels: {a: b}}]");
+    assert_eq!(found(&right, View::Files), Vec::<String>::new());
+    // Another namespace's is nobody's.
+    let other = wrong.replace("namespace: istio-system", "namespace: shop");
+    assert_eq!(found(&other, View::Files), Vec::<String>::new());
+}
+
 mod at_admission {
     use super::*;
 

@@ -10,7 +10,7 @@ use crate::model::virtual_service::CLUSTER_DOMAIN;
 use crate::objects::{NETWORKING, ObjectKey, ParsedObject, RawObject};
 use crate::store::{SourceEvent, Store};
 use crate::validate::finding::{Finding, Level};
-use crate::validate::{Input, Placed, View, is_of_interest, preview};
+use crate::validate::{Input, Mesh, Placed, View, is_of_interest, preview};
 
 pub(super) struct World<'a> {
     judged: &'a [Placed],
@@ -19,7 +19,7 @@ pub(super) struct World<'a> {
     /// Namespaces whose Services or Gateways are given: what is not among them does not exist.
     described: BTreeSet<Arc<str>>,
     pub(super) view: View,
-    root_namespace: &'a str,
+    mesh: &'a Mesh,
 }
 
 impl<'a> World<'a> {
@@ -44,7 +44,7 @@ impl<'a> World<'a> {
             judged_keys: keys.collect(),
             described: described.collect(),
             view: input.view,
-            root_namespace: &input.mesh.root_namespace,
+            mesh: &input.mesh,
         }
     }
 
@@ -69,9 +69,9 @@ impl<'a> World<'a> {
         let implied = preview::of(
             objects.values().map(|(_, o)| &**o),
             self.view,
-            self.root_namespace,
+            &self.mesh.root_namespace,
         );
-        let mut store = Store::default();
+        let mut store = Store::of_mesh(&self.mesh.namespace);
         for object in implied {
             objects
                 .entry(object.key.clone())

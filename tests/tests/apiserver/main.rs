@@ -19,6 +19,7 @@ mod nodes;
 mod proxies;
 mod rights;
 mod secrets;
+mod settings;
 mod way;
 mod world;
 
@@ -330,6 +331,7 @@ fn what_the_chart_says_holds_through_the_api_server() {
     two.ends_in_order();
     rights::a_kind_that_may_not_be_read_stops_nothing_else(&world, &beside);
     rights::nobody_is_served_before_policies_are_read(&world, &beside);
+    settings::a_wrong_edit_changes_nothing(&world, &beside);
 }
 
 /// The same claims under a signature of nobody's.

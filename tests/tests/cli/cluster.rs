@@ -102,11 +102,17 @@ fn nothing_is_installed_beside_a_living_istio() {
 #[test]
 fn an_old_cluster_and_an_old_kernel_fail_the_check() {
     let version = VERSION.replace("v1.33.1", "v1.28.9");
-    let nodes = r#""get nodes"*) echo '{"items":[{"metadata":{"name":"a"},"status":{"nodeInfo":{"operatingSystem":"linux","kernelVersion":"5.10.0","containerRuntimeVersion":"containerd://2"}}}]}';;"#;
+    let node = |name: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}"}},"status":{{"nodeInfo":{{"operatingSystem":"linux","kernelVersion":"5.10.0","containerRuntimeVersion":"containerd://2"}}}}}}"#
+        )
+    };
+    let both = ["a", "b"].map(node).join(",");
+    let nodes = format!("\"get nodes\"*) echo '{{\"items\":[{both}]}}';;");
     let can_i = "\"auth can-i\"*) echo yes;;";
     // One object is nothing where it does not exist.
     let absent = "*--ignore-not-found*) ;;";
-    let (_folder, kubectl) = played(&[&version, nodes, can_i, absent].join("\n"));
+    let (_folder, kubectl) = played(&[&*version, &*nodes, can_i, absent].join("\n"));
     let ended = with_kubectl(&kubectl, &["check", "--pre"], "");
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     let failed: Vec<&str> = ended
@@ -116,7 +122,8 @@ fn an_old_cluster_and_an_old_kernel_fail_the_check() {
         .collect();
     assert_eq!(failed.len(), 2, "{}", ended.stdout);
     assert!(
-        failed[0].contains("v1.28.9") && failed[1].contains("node a: kernel 5.10.0"),
+        failed[0].contains("v1.28.9")
+            && failed[1].contains("2 nodes: kernel 5.10.0, but 6.1 is needed (a, b); remedy: "),
         "{failed:?}"
     );
     assert!(failed.iter().all(|line| line.contains("remedy: ")), "{failed:?}");

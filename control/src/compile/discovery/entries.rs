@@ -14,7 +14,7 @@ use aquifer_core::workload::{Workload, WorkloadUid};
 
 use crate::compile::Settings;
 use crate::compile::discovery::claims::{Claim, Endpoint, SliceName};
-use crate::compile::discovery::{Addressed, Registered};
+use crate::compile::discovery::{Discovery, Owner, Registered};
 use crate::compile::inputs::{Entry, Inputs};
 use crate::model::host::HostPattern;
 use crate::model::service_entry::{self as model, Resolution, ServiceEntry};
@@ -48,19 +48,27 @@ pub(super) fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<st
     hosts
 }
 
+/// Hosts of entries that name one of the addresses.
+pub(super) fn hosts_at(inputs: &Inputs, addresses: &BTreeSet<IpAddr>) -> BTreeSet<Arc<str>> {
+    let naming = addresses
+        .iter()
+        .flat_map(|ip| inputs.service_entries.with_address(*ip));
+    naming.flat_map(names).cloned().collect()
+}
+
 fn names(entry: &Entry<ServiceEntry>) -> impl Iterator<Item = &Arc<str>> {
     entry.spec.hosts.iter().filter_map(HostPattern::exact)
 }
 
 /// The host of an entry as a service.
 pub(super) fn registered(
-    addressed: &Addressed,
+    discovery: &Discovery,
     entry: &Entry<ServiceEntry>,
     host: &Arc<str>,
     settings: &Settings,
 ) -> Registered {
     let (meta, spec) = (&entry.meta, &entry.spec);
-    let (vips, namespace_only) = dialled(addressed, entry, host);
+    let (vips, namespace_only) = dialled(discovery, entry, host);
     let service = Service {
         name: meta.name.clone(),
         namespace: meta.namespace.clone(),
@@ -92,9 +100,9 @@ pub(super) fn registered(
     }
 }
 
-/// The addresses that pods reach it at, and whether only those of its own namespace do: those that an older entry has are
-/// its own namespace's at most.
-fn dialled(addressed: &Addressed, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpAddr>, bool) {
+/// The addresses that pods reach it at, and whether only those of its own namespace do: those that an older entry has, or
+/// somebody in a namespace that is left out, are its own namespace's at most.
+fn dialled(discovery: &Discovery, entry: &Entry<ServiceEntry>, host: &str) -> (Vec<IpAddr>, bool) {
     let (meta, spec) = (&entry.meta, &entry.spec);
     let reach = reach(spec, &meta.namespace);
     let (mut addresses, mut namespace_only) = (Vec::new(), reach != Reach::All);
@@ -103,10 +111,10 @@ fn dialled(addressed: &Addressed, entry: &Entry<ServiceEntry>, host: &str) -> (V
         Reach::Own | Reach::All => spec.addresses_of(host),
     };
     for ip in written {
-        match addressed.before(meta, spec, *ip) {
+        match discovery.addressed.before(meta, spec, *ip) {
             Some(older) if older.namespace == meta.namespace => continue,
             Some(_) => namespace_only = true,
-            None => {}
+            None => namespace_only |= discovery.left_out_at(*ip).is_some(),
         }
         addresses.push(*ip);
     }
@@ -162,8 +170,8 @@ pub(super) fn claimant(entry: &Registered) -> SliceName {
     (meta.namespace.clone(), format!("{}/{host}", meta.name).into())
 }
 
-/// The endpoints by address.
-pub(super) fn claims(entry: &Registered, settings: &Settings) -> Vec<Claim> {
+/// The endpoints by address, but for Services that no proxy knows, and would refuse to connect to if it did.
+pub(super) fn claims(discovery: &Discovery, entry: &Registered, settings: &Settings) -> Vec<Claim> {
     let Some(spec) = &entry.entry else {
         return Vec::new();
     };
@@ -183,7 +191,12 @@ pub(super) fn claims(entry: &Registered, settings: &Settings) -> Vec<Claim> {
             endpoint: Endpoint::Bare(Arc::new(workload)),
         }
     };
-    endpoints.iter().enumerate().map(claim).collect()
+    let is_service = |ip| discovery.left_out_at(ip).is_some_and(Owner::is_service);
+    let numbered = endpoints.iter().enumerate();
+    numbered
+        .filter(|(_, endpoint)| !is_service(endpoint.address))
+        .map(claim)
+        .collect()
 }
 
 /// The same for every host of the entry.

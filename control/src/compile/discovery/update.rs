@@ -64,7 +64,11 @@ impl Discovery {
             by_hand: BTreeMap::new(),
             touched: Touched::default(),
         };
-        for host in changed_hosts(before, inputs) {
+        let left_out = update.discovery.left_out.update(before, inputs);
+        let mut hosts = changed_hosts(before, inputs);
+        hosts.extend(entries::hosts_at(inputs, &left_out));
+        update.touched.addresses.extend(left_out);
+        for host in hosts {
             update.host(&host);
         }
         update.slices_by_hand();
@@ -75,6 +79,10 @@ impl Discovery {
         }
         for (old, new) in before.pods.changes(&inputs.pods) {
             update.pod(old, new);
+        }
+        // A node has pods of all namespaces.
+        for (old, new) in before.left_out.pods.changes(&inputs.left_out.pods) {
+            update.node(&nodes::told_by(old), &nodes::told_by(new));
         }
         update.make_all()
     }
@@ -111,7 +119,7 @@ impl Update<'_> {
     /// Decides anew who has the host.
     fn host(&mut self, host: &Arc<str>) {
         let before = self.discovery.remove_host(host);
-        let after = registered(self.inputs, &self.discovery.addressed, host, self.settings);
+        let after = registered(self.discovery, self.inputs, host, self.settings);
         for either in before.iter().chain(&after) {
             let key = either.service.key();
             self.serving(&key);
@@ -130,7 +138,8 @@ impl Update<'_> {
             self.claim(&entries::claimant(entry), Vec::new());
         }
         for entry in after.iter().filter(|e| e.entry.is_some()) {
-            self.claim(&entries::claimant(entry), entries::claims(entry, self.settings));
+            let claims = entries::claims(self.discovery, entry, self.settings);
+            self.claim(&entries::claimant(entry), claims);
         }
         for (namespace, name) in before.iter().chain(&after).filter_map(|e| by_hand(e)) {
             self.by_hand.entry(namespace).or_default().insert(name);
@@ -393,8 +402,8 @@ fn changed_hosts(before: &Inputs, inputs: &Inputs) -> BTreeSet<Arc<str>> {
 
 /// What has the host: the Service of that name, or of each namespace the oldest ServiceEntry, which can have no such name.
 fn registered(
+    discovery: &Discovery,
     inputs: &Inputs,
-    addressed: &Addressed,
     host: &Arc<str>,
     settings: &Settings,
 ) -> Vec<Arc<Registered>> {
@@ -409,7 +418,7 @@ fn registered(
     }
     let owners = entries::owners(inputs, host).into_iter();
     owners
-        .map(|entry| Arc::new(entries::registered(addressed, entry, host, settings)))
+        .map(|entry| Arc::new(entries::registered(discovery, entry, host, settings)))
         .collect()
 }
 

@@ -33,7 +33,9 @@ pub(super) fn entry(
     let claimed = claimed.flat_map(|(i, ip)| claimed_address(compiled, meta, entry, *ip, i));
     report.notices.extend(few(claimed, "spec.addresses"));
     let refused = entry.endpoint_addresses();
-    let refused = refused.filter_map(|(i, ip)| refused_endpoint(compiled, ip, i));
+    let refused = refused.filter_map(|(i, ip)| {
+        refused_endpoint(compiled, ip, i).or_else(|| left_out_endpoint(compiled, ip, i))
+    });
     report.notices.extend(few(refused, "spec.endpoints"));
     report.notices.extend(exported(entry, meta));
     let Some(first) = first else {
@@ -111,6 +113,7 @@ fn claimed_address(
         of_service(compiled, ip, &field),
         of_older(compiled, meta, entry, ip, &field),
         of_somebody(compiled, ip, &field),
+        of_left_out(compiled, ip, &field),
     ];
     found.into_iter().flatten()
 }
@@ -167,6 +170,27 @@ fn refused_endpoint(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<No
     let (owner, remedy) = found.or_else(of_service)?;
     let message = format!(
         "{ip} is the address of {owner}, which waypoints and gateways do not take for one outside the mesh: they refuse to connect; {remedy}"
+    );
+    let field = format!("spec.endpoints[{number}].address");
+    Some(Notice::conflict(field, message))
+}
+
+/// A pod or Service, in a namespace that `discoverySelectors` leave out, that has the address.
+fn of_left_out(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
+    let owner = compiled.discovery.left_out_at(ip)?;
+    let message = format!(
+        "{ip} is the address of {owner}, whose namespace discoverySelectors leave out: connections from other namespaces than this one are not taken, as if there were no entry; write another address"
+    );
+    Some(Notice::conflict(field, message))
+}
+
+fn left_out_endpoint(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<Notice> {
+    let owner = compiled
+        .discovery
+        .left_out_at(ip)
+        .filter(|owner| owner.is_service())?;
+    let message = format!(
+        "{ip} is the address of {owner}, which is no address outside the mesh, and whose namespace discoverySelectors leave out: it is no endpoint; name addresses outside, or have the namespace looked at and route to the Service"
     );
     let field = format!("spec.endpoints[{number}].address");
     Some(Notice::conflict(field, message))

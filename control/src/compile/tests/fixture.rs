@@ -52,9 +52,10 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) fn new() -> Self {
+        let settings = settings();
         Self {
-            store: Store::default(),
-            settings: settings(),
+            store: Store::of_mesh(&settings.namespace),
+            settings,
             carry: Carry::default(),
             moment: Moment {
                 now: Instant::now(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::compare::{contains, has_ours, keep_parents, keep_times, says};
-use super::has_status;
+use super::{has_status, is_told_by_events};
 use crate::compile::waypoints::MANAGED_LABEL;
 use crate::kubernetes::kinds::ROOT_CONFIG_MAP;
 use crate::kubernetes::{MADE_BY, MADE_BY_LABEL};
@@ -124,6 +124,11 @@ impl Desk {
                 Place::Status(key.clone()),
                 value.map(|whole| Seen::of(whole, status(whole))),
             );
+        } else if is_told_by_events(key) {
+            let place = Place::Status(key.clone());
+            let said = inner.seen.get(&place).map(|seen| seen.value.clone());
+            let seen = value.map(|whole| Seen::of(whole, said.unwrap_or_default()));
+            inner.saw(place, seen);
         }
         let place = Place::Object(key.clone());
         let known = inner.wanted.contains_key(&place) || inner.seen.contains_key(&place);

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::{Action, Desk, Place};
-use super::event;
+use super::{event, has_status};
 use crate::kubernetes::backoff::Backoff;
 use crate::kubernetes::{CALL_TIMEOUT, FIELD_MANAGER, code, explain, kinds};
 use crate::objects::ObjectKey;
@@ -142,6 +142,12 @@ impl Writer {
             Action::Delete { uid } => {
                 self.delete(key, uid).await?;
                 Ok(None)
+            }
+            Action::Status { value, uid, before } if !has_status(key) => {
+                self.tell(key, value, uid.as_deref(), before).await;
+                let mut said = value.clone();
+                said["metadata"]["uid"] = uid.as_deref().into();
+                Ok(Some(said))
             }
             Action::Status { value, uid, before } => {
                 let Some(api) = self.api(key, value) else {

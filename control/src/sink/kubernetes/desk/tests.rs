@@ -162,3 +162,37 @@ async fn settles_once_what_anyone_may_write_is_written() {
     desk.done(&actions[0].0, Some(&accepted("True")), now);
     wait.await;
 }
+
+#[test]
+fn what_was_told_of_the_settings_is_not_told_again() {
+    let (key, now) = (crate::mesh_config::key("mesh"), Instant::now());
+    let place = Place::Status(key.clone());
+    let edited = |version: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "mesh", "uid": "u3", "resourceVersion": version}});
+    let rejected = |message: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "mesh", "uid": "u3"},
+        "status": {"conditions": [{"type": "Accepted", "status": "False", "message": message}]}})
+    };
+    let desk = desk();
+    let tells = |message: &str| {
+        desk.want(place.clone(), Some(rejected(message)), Who::Leader);
+        let told = due(&desk, true, now).len();
+        desk.done(&place, Some(&rejected(message)), now);
+        told
+    };
+    desk.saw(&key, Some(&edited("1")));
+    assert_eq!(tells("x"), 1);
+    // Another edit, or a watch that begins anew.
+    desk.saw(&key, Some(&edited("2")));
+    assert!(due(&desk, true, now + PATIENCE).is_empty());
+    assert_eq!(tells("y"), 1);
+    desk.want(place.clone(), None, Who::Leader);
+    assert_eq!(due(&desk, true, now).len(), 1, "mended: nothing is told any more");
+    desk.done(
+        &place,
+        Some(&json!({"metadata": {"uid": "u3"}, "status": {}})),
+        now,
+    );
+    desk.saw(&key, Some(&edited("3")));
+    assert!(due(&desk, true, now + PATIENCE).is_empty());
+    assert_eq!(tells("y"), 1, "wrong again");
+}
