@@ -141,6 +141,10 @@ pub enum NoticeKind {
     Conflict,
     /// As the mesh stands, no proxy acts on it.
     Unserved,
+    /// No proxy acts on it, since the waypoint that labels name does not exist.
+    NoWaypoint,
+    /// No proxy acts on it, since the waypoint that labels name does not take it.
+    Refused,
     /// Nothing of this name is known, and nothing is done about it.
     UnknownField,
     /// A reference that the owner of the other namespace has not allowed.

@@ -100,6 +100,12 @@ async fn serve(config: &Config, traffic: &Runtime) -> anyhow::Result<()> {
     let identity = config.identity()?;
     let condition = readiness.wait_for("certificate", "a certificate of this proxy's service account");
     background.spawn(watch_certificate(certificates.clone(), identity, condition));
+    if config.role == Role::Gateway {
+        let what = format!("the control plane's record of pod {}", proxy.own);
+        let condition = readiness.wait_for("record", &what);
+        let watching = watch_record(shared.clone(), proxy.own.clone(), condition);
+        background.spawn(stop.clone().run_until_cancelled_owned(watching));
+    }
 
     let listening = Listening::start(config, &proxy, &certificates, &readiness, traffic)?;
     wait_for_signal().await?;
@@ -379,6 +385,22 @@ async fn watch_certificate(
     }
 }
 
+/// A gateway lets nobody in while its own record is unknown: so long it is not ready either.
+async fn watch_record(shared: Arc<Shared>, own: WorkloadUid, condition: Condition) {
+    let mut changes = shared.mesh_changed();
+    loop {
+        match shared.mesh().workload(&own) {
+            Some(_) => condition.met(),
+            None => condition.unmet(format!(
+                "the control plane has not told of pod {own}; is its namespace one of discoverySelectors, and CLUSTER_ID the control plane's?"
+            )),
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn wait_for_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -387,4 +409,37 @@ async fn wait_for_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use aquifer_core::snapshot::Change;
+    use aquifer_core::workload::Workload;
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_ready_only_while_its_own_record_is_known() {
+        let readiness = Readiness::default();
+        let shared = Shared::new();
+        let own = WorkloadUid::pod("Kubernetes", "shop", "gateway");
+        let condition = readiness.wait_for("record", "its record");
+        let mut watching = pin!(watch_record(shared.clone(), own.clone(), condition));
+        let mut writer = StateWriter::new(shared, None);
+        let mut ready_after = |change: Change| {
+            writer.mesh(vec![change]);
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(watching.as_mut().poll(&mut context).is_pending());
+            readiness.is_ready()
+        };
+        let record = |uid: &WorkloadUid| Change::Workload(Arc::new(Workload::empty(uid.clone())));
+        let other = WorkloadUid::pod("Kubernetes", "shop", "other");
+        assert!(!ready_after(record(&other)));
+        assert!(readiness.missing()[0].contains("Kubernetes//Pod/shop/gateway"));
+        assert!(ready_after(record(&own)));
+        assert!(!ready_after(Change::RemoveAddress(own.as_str().into())));
+    }
 }

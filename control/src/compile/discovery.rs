@@ -58,6 +58,8 @@ pub struct Discovery {
     endpoints: imbl::OrdMap<NamespacedHostname, imbl::OrdMap<WorkloadUid, Arc<Workload>>>,
     /// Of workloads that are known by more than what somebody wrote.
     addresses: imbl::OrdSet<(IpAddr, WorkloadUid)>,
+    /// Of workloads that are known by nothing else.
+    written: imbl::OrdSet<(IpAddr, WorkloadUid)>,
     /// Pods without an address.
     pub addressless: usize,
     nodes: Nodes,
@@ -203,12 +205,39 @@ impl Discovery {
 
     /// The workloads that have the address: pods, and what runs on the network of a node.
     pub fn workloads_at(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        self.with_address(&self.addresses, ip)
+    }
+
+    /// Who takes connections to the workload's address: where somebody just wrote it down, the pod of the mesh that has it,
+    /// to which nothing leads but its tunnel.
+    pub fn behind<'d>(&'d self, workload: &'d Workload) -> &'d Workload {
+        let written = workload.addresses.first().filter(|_| is_written(workload));
+        let is_meshed = |w: &&Arc<Workload>| !w.host_network && w.tunnel == TunnelProtocol::Hbone;
+        let pod = written.and_then(|ip| self.workloads_at(*ip).find(is_meshed));
+        pod.map_or(workload, |pod| pod)
+    }
+
+    /// What somebody says to be at the address.
+    fn written_at(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        self.with_address(&self.written, ip)
+    }
+
+    fn with_address<'d>(
+        &'d self,
+        index: &'d imbl::OrdSet<(IpAddr, WorkloadUid)>,
+        ip: IpAddr,
+    ) -> impl Iterator<Item = &'d Arc<Workload>> {
         let first = (ip.to_canonical(), WorkloadUid::new(""));
-        self.addresses
+        index
             .range(first..)
             .take_while(move |(of, _)| *of == ip.to_canonical())
             .filter_map(|(_, uid)| self.workloads.get(uid))
     }
+}
+
+/// Whether it is an endpoint of which nothing is known but what an EndpointSlice or a ServiceEntry says.
+fn is_written(workload: &Workload) -> bool {
+    workload.host_network && workload.node.is_empty()
 }
 
 pub fn hostname(service: &str, namespace: &str) -> String {

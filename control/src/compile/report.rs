@@ -309,7 +309,13 @@ fn finish(report: &mut ObjectReport) {
             NoticeKind::NotPermitted,
         ]),
         of(&[NoticeKind::NotSupported, NoticeKind::UnknownField]),
-        of(&[NoticeKind::Warning, NoticeKind::Conflict, NoticeKind::Unserved]),
+        of(&[
+            NoticeKind::Warning,
+            NoticeKind::Conflict,
+            NoticeKind::Unserved,
+            NoticeKind::NoWaypoint,
+            NoticeKind::Refused,
+        ]),
     );
     if report.accepted && report.audience.routes() {
         report.conditions.push(match unresolved.is_empty() {
@@ -431,8 +437,9 @@ fn bound(compiled: &Compiled, key: &NamespacedHostname) -> Option<Condition> {
             );
             Condition::new(WAYPOINT_BOUND, false, "WaypointIsNotReady", message)
         }
-        Binding::Refused { reason, .. } => {
-            Condition::new(WAYPOINT_BOUND, false, "AttachmentDenied", reason.clone())
+        Binding::Refused { waypoint, refusal } => {
+            let reason = refusal.text(waypoint, &key.namespace);
+            Condition::new(WAYPOINT_BOUND, false, "AttachmentDenied", reason)
         }
     };
     Some(condition)

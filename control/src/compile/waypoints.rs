@@ -15,6 +15,7 @@ mod implicit;
 mod pods;
 mod wish;
 
+pub use explicit::Refusal;
 pub use implicit::opted_in;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,7 +152,7 @@ pub enum Binding {
     /// Traffic stays at layer 4 until the waypoint serves the service for the first time.
     Waiting(WaypointKey),
     /// The waypoint that the labels name does not exist or does not accept the service.
-    Refused { waypoint: WaypointKey, reason: String },
+    Refused { waypoint: WaypointKey, refusal: Refusal },
 }
 
 impl Binding {
@@ -335,10 +336,7 @@ impl Waypoints {
         let bound = world.carry.bound.get(&service).or(elsewhere);
         let of = (&*service.namespace, explicit::Kind::Service);
         let binding = match explicit::admits(world.inputs, &self.all, &waypoint, of) {
-            Err(refusal) => Binding::Refused {
-                reason: refusal.text(&waypoint, &service.namespace),
-                waypoint,
-            },
+            Err(refusal) => Binding::Refused { waypoint, refusal },
             Ok(()) => {
                 let place = (service.clone(), waypoint.clone());
                 let offered = world.carry.offered.get(&place).copied();

@@ -6,7 +6,7 @@ use aquifer_core::http::cluster::{NamedEndpoint, Names, Transport};
 use aquifer_core::service::AppProtocol;
 use aquifer_core::workload::{Health, TunnelProtocol, Workload};
 
-use crate::compile::discovery::Registered;
+use crate::compile::discovery::{Discovery, Registered};
 use crate::compile::inputs::selects;
 use crate::compile::references::{Resolver, Target};
 use crate::compile::routes::Clusters;
@@ -128,7 +128,7 @@ fn endpoints(
     let workloads = resolver.discovery.endpoints(&target.service);
     let in_subset = workloads.filter(|w| subset.is_none_or(|s| selects(&s.labels, &w.labels)));
     in_subset
-        .filter_map(|w| endpoint(w, target, ready_or_not))
+        .filter_map(|w| endpoint(resolver.discovery, w, target, ready_or_not))
         .collect()
 }
 
@@ -139,18 +139,25 @@ fn outside(spec: &mut EndpointSpec) {
 }
 
 /// `None` where the pod has no such port, or advertises a tunnel without an identity that could be demanded.
-fn endpoint(workload: &Workload, target: &Target, ready_or_not: bool) -> Option<EndpointSpec> {
+fn endpoint(
+    discovery: &Discovery,
+    workload: &Workload,
+    target: &Target,
+    ready_or_not: bool,
+) -> Option<EndpointSpec> {
     let ports = workload.services.get(&target.service)?;
     let port = ports.iter().find(|p| p.service_port == target.port)?;
-    let transport = match workload.tunnel {
-        TunnelProtocol::Hbone => Transport::Hbone(workload.identity().ok()?),
+    let ip = workload.addresses.first()?.to_canonical();
+    let behind = discovery.behind(workload);
+    let transport = match behind.tunnel {
+        TunnelProtocol::Hbone => Transport::Hbone(behind.identity().ok()?),
         TunnelProtocol::None => Transport::Plaintext,
     };
     Some(EndpointSpec {
-        address: SocketAddr::new(*workload.addresses.first()?, port.target_port),
+        address: SocketAddr::new(ip, port.target_port),
         healthy: ready_or_not || workload.health == Health::Healthy,
         weight: workload.capacity,
         transport,
-        workload: workload.uid.as_str().to_owned(),
+        workload: behind.uid.as_str().to_owned(),
     })
 }

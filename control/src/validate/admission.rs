@@ -63,7 +63,8 @@ fn warnings(parsed: &ParsedObject, compiled: Option<&Compiled>) -> Vec<String> {
     });
     let notices = report.map_or_else(|| parsed.notices.clone(), |r| r.notices);
     // Which waypoint will serve it is known when it has been stored.
-    let said = notices.iter().filter(|n| n.kind != NoticeKind::Unserved);
+    let of_waypoints = [NoticeKind::Unserved, NoticeKind::NoWaypoint, NoticeKind::Refused];
+    let said = notices.iter().filter(|n| !of_waypoints.contains(&n.kind));
     said.map(|n| shortened(&format!("{}: {}", n.field, n.message)))
         .take(MAX_WARNINGS)
         .collect()

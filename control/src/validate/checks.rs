@@ -7,12 +7,14 @@ mod certificates;
 
 use crate::compile::Compiled;
 use crate::compile::inputs::{Labels, selects};
+use crate::compile::waypoints::Refusal;
 use crate::model::service_entry::ServiceEntry;
 use crate::model::virtual_service::{HttpRule, VirtualService};
+use crate::objects::kube::Pod;
 use crate::objects::{Object, ObjectKey, ParsedObject};
 use crate::store::Store;
 use crate::validate::View;
-use crate::validate::finding::{Finding, Level};
+use crate::validate::finding::{Finding, Level, no_waypoint};
 use crate::validate::secrets::{self, SecretName};
 use crate::validate::world::World;
 
@@ -65,7 +67,7 @@ impl Checks<'_> {
             Object::VirtualService(rules) => unreachable_rules(subject, rules),
             Object::Gateway(gateway) => certificates::lifetimes(self, subject, gateway),
             Object::KubeGateway(_) => certificates::of_listeners(self, subject),
-            Object::Pod(_) => self.without_waypoint(subject).into_iter().collect(),
+            Object::Pod(pod) => self.without_waypoint(subject, pod).into_iter().collect(),
             Object::ServiceEntry(entry) => not_captured(subject, entry).into_iter().collect(),
             Object::AuthorizationPolicy(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
             Object::PeerAuthentication(policy) => self.selects_nothing(subject, policy.selector.as_ref()),
@@ -114,11 +116,18 @@ impl Checks<'_> {
         self.store.object(&key).is_some()
     }
 
-    /// A pod has no status of ours that would say it.
-    fn without_waypoint(&self, subject: &Subject<'_>) -> Option<Finding> {
+    /// A pod has no status of ours that would say it. To one on its node's network the label means nothing.
+    fn without_waypoint(&self, subject: &Subject<'_>, pod: &Pod) -> Option<Finding> {
+        if pod.spec.host_network {
+            return None;
+        }
         let waypoints = &self.compiled.waypoints;
-        let reason = waypoints.refuses_pod(&self.compiled.inputs, &subject.object.meta)?;
-        let finding = subject.finding(Level::Warning, "NoWaypoint");
+        let (refusal, reason) = waypoints.refuses_pod(&self.compiled.inputs, &subject.object.meta)?;
+        let level = match refusal {
+            Refusal::NoGateway => no_waypoint(self.world.view),
+            Refusal::NotFor(_) | Refusal::NotOpen => Level::Warning,
+        };
+        let finding = subject.finding(level, "NoWaypoint");
         let message = format!("traffic to the pod's own address stays at layer 4: {reason}");
         let remedy = "aquifer waypoint apply --for workload (or all) makes one; for a Service, label the Service instead";
         Some(finding.at("metadata.labels", message).remedy(remedy))

@@ -182,6 +182,8 @@ fn of_notice(
         }
         NoticeKind::Conflict => (Level::Error, "Conflict", CONFLICT.to_owned()),
         NoticeKind::Unserved => (Level::Warning, "Unserved", UNSERVED.to_owned()),
+        NoticeKind::NoWaypoint => (no_waypoint(world.view), "NoWaypoint", NO_WAYPOINT.to_owned()),
+        NoticeKind::Refused => (Level::Warning, "NoWaypoint", REFUSED.to_owned()),
         NoticeKind::UnknownField => (Level::Error, "UnknownField", correct_name(key)),
         NoticeKind::NotPermitted => {
             // Grants are seldom among the manifests that need them.
@@ -197,6 +199,14 @@ fn of_notice(
         .remedy(remedy)
 }
 
+/// How bad it is that a waypoint is not there: files may leave its Gateway to others.
+pub(super) fn no_waypoint(view: View) -> Level {
+    match view {
+        View::Cluster => Level::Warning,
+        View::Files => Level::Info,
+    }
+}
+
 const NOT_PERMITTED: &str = "create a ReferenceGrant in the namespace of what is referred to, or refer to something in the object's own namespace";
 const NOT_SUPPORTED: &str = "take the field out, or accept that it does nothing";
 const SETTINGS: &str = "correct the text; until then the settings that were accepted last stay in effect as a whole, and a control plane that starts serves nobody";
@@ -206,5 +216,8 @@ const GATEWAY_CONFLICT: &str = "use another port or other hosts, or take the ser
 const CONFLICT: &str =
     "merge the rules into one VirtualService, give them different hosts, or limit each by exportTo";
 const ENTRY_CONFLICT: &str = "write another host or address, or take it out of the older object";
+const NO_WAYPOINT: &str = "`aquifer waypoint apply` makes it, or correct the labels istio.io/use-waypoint and istio.io/use-waypoint-namespace; where it is in the cluster, --cluster knows it";
+const REFUSED: &str =
+    "change the waypoint's Gateway as the message says, or name another waypoint by istio.io/use-waypoint";
 const UNSERVED: &str =
     "label the namespace istio.io/dataplane-mode=ambient, or take away istio.io/use-waypoint=none";

@@ -46,17 +46,63 @@ fn found(documents: &str, view: View) -> Vec<String> {
 #[test]
 fn a_pods_label_that_leads_to_no_waypoint_is_found() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {}\n---\n";
-    let gateway = |serves: &str| {
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: shop, labels: {{istio.io/waypoint-for: {serves}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n"
-        )
-    };
-    let none = String::new();
-    for gateway in [none, gateway("service")] {
-        let found = found(&format!("{pod}{gateway}"), View::Files);
-        assert_eq!(found, ["warning NoWaypoint metadata.labels"], "{gateway}");
+    let refused = format!("{pod}{}", waypoint("service"));
+    for view in [View::Files, View::Cluster] {
+        let found = found(&refused, view);
+        let found = found.iter().find(|f| f.contains("NoWaypoint"));
+        assert_eq!(
+            found.map(|f| &**f),
+            Some("warning NoWaypoint metadata.labels"),
+            "{view:?}"
+        );
     }
-    assert!(found(&format!("{pod}{}", gateway("all")), View::Files).is_empty());
+    assert!(found(&format!("{pod}{}", waypoint("all")), View::Files).is_empty());
+}
+
+fn waypoint(serves: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: shop, labels: {{istio.io/waypoint-for: {serves}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n---\n"
+    )
+}
+
+#[test]
+fn files_without_the_waypoints_gateway_are_no_reason_to_warn() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {}\n";
+    assert_eq!(found(pod, View::Files), ["info NoWaypoint metadata.labels"]);
+    assert!(found(pod, View::Cluster).contains(&"warning NoWaypoint metadata.labels".to_owned()));
+    let of_node = pod.replace("spec: {}", "spec: {hostNetwork: true}");
+    assert_eq!(found(&of_node, View::Files), Vec::<String>::new());
+}
+
+#[test]
+fn rules_behind_a_waypoint_that_refuses_say_why_and_what_helps() {
+    let labelled = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: wp}}\n---\n";
+    let rules = rules("{route: [{destination: {host: reviews, subset: v1}}]}");
+    let judged = |more: &str, view: View| {
+        let text = format!("{labelled}{more}{rules}");
+        let findings = validate(&input(&text, "", view)).into_iter();
+        let of_rules = findings.filter(|f| f.object == "VirtualService shop/r");
+        let of_rules: Vec<_> = of_rules
+            .map(|f| (f.level, f.reason, f.message, f.remedy))
+            .collect();
+        let [found] = <[_; 1]>::try_from(of_rules).unwrap();
+        found
+    };
+    let (level, reason, message, remedy) = judged("", View::Files);
+    assert_eq!((level, reason), (Level::Info, "NoWaypoint"), "{message}");
+    assert!(message.contains("waypoint shop/wp does not exist"), "{message}");
+    assert!(
+        remedy.contains("aquifer waypoint apply") && !remedy.contains("dataplane-mode"),
+        "{remedy}"
+    );
+    assert_eq!(judged("", View::Cluster).0, Level::Warning);
+    let (level, reason, message, remedy) = judged(&waypoint("workload"), View::Files);
+    assert_eq!((level, reason), (Level::Warning, "NoWaypoint"), "{message}");
+    assert!(
+        message.contains("is not for services (label istio.io/waypoint-for)"),
+        "{message}"
+    );
+    assert!(remedy.contains("change the waypoint's Gateway"), "{remedy}");
 }
 
 fn rules(http: &str) -> String {

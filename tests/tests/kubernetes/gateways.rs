@@ -46,7 +46,7 @@ pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     let attached = "--for=jsonpath={.status.listeners[0].attachedRoutes}=1";
     world.kubectl(&["-n", NAMESPACE, "wait", attached, &gateway, &limit]);
     let way = world.way_to("pages-istio", 80);
-    // The gateway's certificate comes a moment after it is ready for probes of its own.
+    // The nodes lead the Service's port to the pod a moment after it is ready.
     world.answers("a page comes through the gateway", way.address);
     let pages = Load::pages(&world.outside(), way.address, PAGES).unwrap();
     world.assert_none_failed("a gateway of class istio", &pages);

@@ -12,7 +12,7 @@ use crate::compile::Settings;
 use crate::compile::discovery::claims::{Claim, Endpoint, SliceName, of_slice};
 use crate::compile::discovery::nodes::{self, Place};
 use crate::compile::discovery::{
-    Addressed, Discovery, Registered, entries, hostname, service, target_ports, workload,
+    Addressed, Discovery, Registered, entries, hostname, is_written, service, target_ports, workload,
 };
 use crate::compile::inputs::{Entry, Inputs, selects};
 use crate::compile::report::PodName;
@@ -217,7 +217,16 @@ impl Update<'_> {
             let made = self.discovery.nodes.workload(&node, self.settings);
             self.put(nodes::uid(&node, self.settings), made);
         }
+        self.touch_written();
         self.touched
+    }
+
+    /// Services with an endpoint at an address that is somebody else's now.
+    fn touch_written(&mut self) {
+        let addresses = self.touched.addresses.iter();
+        let written = addresses.flat_map(|ip| self.discovery.written_at(*ip));
+        let services = written.flat_map(|workload| workload.services.keys().cloned());
+        self.touched.services.extend(services);
     }
 
     /// A workload as it is now; none where there is no such thing.
@@ -312,6 +321,9 @@ impl Discovery {
         for ip in identified_by(workload) {
             self.addresses.insert((ip, workload.uid.clone()));
         }
+        for ip in written(workload) {
+            self.written.insert((ip, workload.uid.clone()));
+        }
         self.workloads.insert(workload.uid.clone(), workload.clone());
     }
 
@@ -327,6 +339,9 @@ impl Discovery {
         }
         for ip in identified_by(workload) {
             self.addresses.remove(&(ip, workload.uid.clone()));
+        }
+        for ip in written(workload) {
+            self.written.remove(&(ip, workload.uid.clone()));
         }
         self.workloads.remove(&workload.uid);
     }
@@ -364,12 +379,17 @@ impl Discovery {
 /// The addresses of a workload that nobody just wrote down: of a pod, of its node where it runs on its network, and of the
 /// API server.
 fn identified_by(workload: &Workload) -> impl Iterator<Item = IpAddr> + '_ {
-    let is_known = is_known(workload);
-    workload
-        .addresses
-        .iter()
-        .map(IpAddr::to_canonical)
-        .filter(move |_| is_known)
+    addresses_if(is_known(workload), workload)
+}
+
+/// The addresses of a workload that are nothing but written down.
+fn written(workload: &Workload) -> impl Iterator<Item = IpAddr> + '_ {
+    addresses_if(is_written(workload), workload)
+}
+
+fn addresses_if(holds: bool, workload: &Workload) -> impl Iterator<Item = IpAddr> + '_ {
+    let addresses = workload.addresses.iter().map(IpAddr::to_canonical);
+    addresses.filter(move |_| holds)
 }
 
 fn is_known(workload: &Workload) -> bool {
@@ -381,11 +401,12 @@ fn is_api_server(service: &NamespacedHostname) -> bool {
     &*service.namespace == "default" && service.hostname.starts_with("kubernetes.default.svc.")
 }
 
-/// What is said of a workload's addresses depends on these.
-fn seen_at(workload: &Workload) -> (&[IpAddr], bool, bool, bool, &str) {
+/// What is said of a workload's addresses, and who has to prove what there, depends on these.
+fn seen_at(workload: &Workload) -> (&[IpAddr], bool, bool, bool, &str, &str) {
     let tunnels = workload.tunnel == TunnelProtocol::Hbone;
     let (known, on_node) = (is_known(workload), workload.host_network);
-    (&workload.addresses, known, on_node, tunnels, &workload.node)
+    let (node, account) = (&workload.node, &workload.service_account);
+    (&workload.addresses, known, on_node, tunnels, node, account)
 }
 
 /// Hosts that may belong to something else than before, or have other addresses.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aquifer_core::workload::{TunnelProtocol, Workload};
 
+use super::findings::without_waypoint;
 use super::{Audience, Condition, ObjectReport, bound, listed};
 use crate::compile::Compiled;
 use crate::compile::discovery::Registered;
@@ -55,10 +56,7 @@ pub(super) fn entry(
             .notices
             .push(Notice::unserved("metadata.labels.istio.io/use-waypoint", message));
     }
-    let unserved = unreachable(compiled, first);
-    report
-        .notices
-        .extend(unserved.map(|message| Notice::unserved("spec.resolution", message)));
+    report.notices.extend(unreachable(compiled, first));
 }
 
 /// The first of many, and how many more there are.
@@ -269,12 +267,13 @@ pub(super) fn why_not_from_pods(host: &str, entry: &ServiceEntry) -> String {
 }
 
 /// Agents look no names up.
-fn unreachable(compiled: &Compiled, entry: &Registered) -> Option<String> {
+fn unreachable(compiled: &Compiled, entry: &Registered) -> Option<Notice> {
     entry.dns()?;
-    let waits = super::findings::without_waypoint(compiled, &entry.service.key());
+    let waits = without_waypoint(compiled, &entry.service.key(), "spec.resolution");
     let waits = waits.filter(|_| !entry.service.vips.is_empty())?;
-    Some(format!(
-        "names are looked up by waypoints and gateways, and until one serves it, pods' connections to {} are refused: {waits}",
-        entry.service.hostname
-    ))
+    let message = format!(
+        "names are looked up by waypoints and gateways, and until one serves it, pods' connections to {} are refused: {}",
+        entry.service.hostname, waits.message
+    );
+    Some(Notice { message, ..waits })
 }

@@ -11,11 +11,11 @@ use crate::compile::inputs::{Entry, Ruling, selects};
 use crate::compile::references::Resolver;
 use crate::compile::report::entries;
 use crate::compile::rules::{destination_rules, shadowed_by};
-use crate::compile::waypoints::Binding;
+use crate::compile::waypoints::{Binding, Refusal};
 use crate::model::destination_rule::{DestinationRule, Subset};
 use crate::model::host::HostPattern;
 use crate::model::virtual_service::{Destination, GatewayRef, HttpRule, VirtualService};
-use crate::objects::{Meta, Notice};
+use crate::objects::{Meta, Notice, NoticeKind};
 
 pub(super) fn virtual_service(
     compiled: &Compiled,
@@ -124,24 +124,46 @@ fn mesh_host(
     let unserved = match &entry.entry {
         // At its gateways the same rules may be in effect all the same.
         Some(spec) if entry.service.vips.is_empty() || entry.goes_as_dialled() => {
-            Some(entries::why_not_from_pods(exact, spec))
+            let why = entries::why_not_from_pods(exact, spec);
+            Some(Notice::unserved(field, why))
         }
-        _ => without_waypoint(compiled, &entry.service.key()),
+        _ => without_waypoint(compiled, &entry.service.key(), field),
     };
-    notices.extend(unserved.map(|message| Notice::unserved(field, message)));
+    notices.extend(unserved);
 }
 
 /// Why rules of layer 7 for a service have no effect yet; `None` where a waypoint serves it.
-pub(super) fn without_waypoint(compiled: &Compiled, service: &NamespacedHostname) -> Option<String> {
+pub(super) fn without_waypoint(
+    compiled: &Compiled,
+    service: &NamespacedHostname,
+    field: &str,
+) -> Option<Notice> {
     let host = &service.hostname;
     match compiled.waypoints.bindings.get(service) {
-        None | Some(Binding::Refused { .. }) => Some(format!(
-            "{host} is behind no waypoint ({}); the rules have no effect on it",
-            why_without(compiled)
-        )),
-        Some(Binding::Waiting(waypoint)) => Some(format!(
-            "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
-        )),
+        None => {
+            let message = format!(
+                "{host} is behind no waypoint ({}); the rules have no effect on it",
+                why_without(compiled)
+            );
+            Some(Notice::unserved(field, message))
+        }
+        Some(Binding::Refused { waypoint, refusal }) => Some(Notice {
+            kind: match refusal {
+                Refusal::NoGateway => NoticeKind::NoWaypoint,
+                Refusal::NotFor(_) | Refusal::NotOpen => NoticeKind::Refused,
+            },
+            field: field.to_owned(),
+            message: format!(
+                "{host} is behind no waypoint, and the rules have no effect on it: {}",
+                refusal.text(waypoint, &service.namespace)
+            ),
+        }),
+        Some(Binding::Waiting(waypoint)) => {
+            let message = format!(
+                "traffic to {host} stays at layer 4, without these rules, until waypoint {waypoint} serves it"
+            );
+            Some(Notice::unserved(field, message))
+        }
         Some(Binding::Bound(_) | Binding::Moving { .. }) => None,
     }
 }
@@ -174,8 +196,7 @@ pub(super) fn destination_rule(compiled: &Compiled, rule: &DestinationRule) -> V
     let key = entry.service.key();
     let mut notices = empty_subsets(compiled, rule, &key);
     if rule.needs_waypoint {
-        let unserved = without_waypoint(compiled, &key);
-        notices.extend(unserved.map(|message| Notice::unserved("spec.host", message)));
+        notices.extend(without_waypoint(compiled, &key, "spec.host"));
     }
     let (root, service) = (&compiled.settings.root_namespace, &key.namespace);
     let merged = destination_rules(&compiled.inputs, host, service, service, root);

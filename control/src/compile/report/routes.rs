@@ -141,7 +141,7 @@ fn unserved(compiled: &Compiled, parent: &ParentRef) -> Option<Notice> {
     }
     let host = hostname(&parent.name, &parent.namespace);
     let service = NamespacedHostname::new(&parent.namespace, &host);
-    without_waypoint(compiled, &service).map(|message| Notice::unserved("spec.parentRefs", message))
+    without_waypoint(compiled, &service, "spec.parentRefs")
 }
 
 /// The pods of all Gateways and waypoints that have to hold the route.

@@ -233,10 +233,12 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    pub(crate) fn of(types: Types) -> Self {
+        Self { types }
+    }
+
     pub(crate) fn by(compiled: &Compiled, key: &ProxyKey) -> Self {
-        let held = Self {
-            types: Picture::of(compiled, key).types(&ambient(compiled, Types::new(), None)),
-        };
+        let held = Self::of(Picture::of(compiled, key).types(&ambient(compiled, Types::new(), None)));
         // A resource that the proxy rejects would take all of its kind with it: none may.
         held.all::<Listener>(type_url::LISTENER);
         held.all::<Secret>(type_url::SECRET);

@@ -154,6 +154,10 @@ fn slice(name: u8, content: u8) -> String {
         endpoints,
         "{{addresses: [10.0.0.{name}], targetRef: {{kind: Pod, name: o{name}}}}}"
     );
+    // Pods of others have it, or will.
+    if content > 3 {
+        let _ = write!(endpoints, ", {{addresses: [10.0.1.{name}]}}");
+    }
     // The last one is in front of a gateway.
     let service = ["o0", "o1", "o2", "o0", "o1", "kh-istio"][usize::from(content)];
     format!(

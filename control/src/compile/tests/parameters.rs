@@ -1,5 +1,7 @@
 //! What users lay over the objects that are made for their Gateways.
 
+use serde_json::json;
+
 use super::fixture::{Mesh, message, report};
 use super::gateway_api::mesh;
 
@@ -60,6 +62,45 @@ fn parameters_are_laid_over_what_is_deployed() {
     );
     let selector = &find("PodDisruptionBudget")["spec"]["selector"]["matchLabels"];
     assert_eq!(selector["gateway.networking.k8s.io/gateway-name"], "w");
+}
+
+const BOTH_ROLES: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}";
+
+#[test]
+fn what_is_deployed_has_no_privilege() {
+    let mut mesh = mesh();
+    let compiled = mesh.add("shop", BOTH_ROLES).compile();
+    let rendered = compiled.rendered.iter();
+    let deployments = rendered.filter(|(key, _)| &*key.kind == "Deployment");
+    let pods: Vec<_> = deployments
+        .map(|(_, value)| &value["spec"]["template"]["spec"])
+        .collect();
+    let roles: Vec<_> = pods.iter().map(|pod| &pod["containers"][0]["args"][1]).collect();
+    assert_eq!(roles, ["gateway", "waypoint"]);
+    for pod in pods {
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        for shared in ["hostNetwork", "hostPID", "hostIPC", "initContainers"] {
+            assert_eq!(pod.get(shared), None, "{shared}");
+        }
+        let (of_pod, only) = (&pod["securityContext"], &pod["containers"][0]);
+        assert_eq!(of_pod["runAsNonRoot"], true);
+        assert_ne!(of_pod["runAsUser"].as_u64().expect("a user"), 0);
+        assert_eq!(of_pod["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(pod["containers"].as_array().map(Vec::len), Some(1));
+        assert_eq!(only["name"], "istio-proxy", "dashboards and overlays go by it");
+        let unprivileged = json!({
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+        });
+        assert_eq!(only["securityContext"], unprivileged);
+        for volume in pod["volumes"].as_array().expect("volumes") {
+            let is_harmless = ["projected", "configMap"]
+                .iter()
+                .any(|kind| volume.get(kind).is_some());
+            assert!(is_harmless, "{volume}");
+        }
+    }
 }
 
 #[test]

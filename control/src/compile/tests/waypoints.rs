@@ -171,35 +171,30 @@ fn another_namespaces_waypoint_must_be_open_and_exist() {
         "shop",
         "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra",
     );
-    let said = |mesh: &mut Mesh| {
-        message(
-            report(&mesh.compile(), "Service", "shop", "a"),
-            "istio.io/WaypointBound",
-        )
+    mesh.add("shop", RULES).add("shop", LAYER_7);
+    let check = |mesh: &mut Mesh, why: &str| {
+        let compiled = mesh.compile();
+        for (kind, condition) in [
+            ("Service", "istio.io/WaypointBound"),
+            ("VirtualService", "Warning"),
+            ("DestinationRule", "Warning"),
+        ] {
+            let said = message(report(&compiled, kind, "shop", "a"), condition);
+            assert!(said.contains(why), "{kind}: {said}");
+            assert!(!said.contains("its namespace"), "{kind}: {said}");
+        }
     };
-    assert!(
-        said(&mut mesh).contains("waypoint infra/wp does not exist"),
-        "{}",
-        said(&mut mesh)
-    );
+    check(&mut mesh, "waypoint infra/wp does not exist");
     mesh.add("", &gateway("infra", "", "Same"))
         .run_waypoint("infra", "wp");
-    assert!(
-        said(&mut mesh).contains("does not allow namespace shop"),
-        "{}",
-        said(&mut mesh)
-    );
+    check(&mut mesh, "does not allow namespace shop");
     mesh.add("", &gateway("infra", "", "All"));
     assert_eq!(
         waypoint_of(&mesh.compile(), "a").as_deref(),
         Some("infra/wp.infra.svc.cluster.local")
     );
     mesh.add("", &gateway("infra", "istio.io/waypoint-for: workload", "All"));
-    assert!(
-        said(&mut mesh).contains("is not for services"),
-        "{}",
-        said(&mut mesh)
-    );
+    check(&mut mesh, "is not for services");
 }
 
 #[test]

@@ -73,14 +73,14 @@ pub(super) fn choice(inputs: &Inputs, meta: &Meta) -> Choice {
 
 /// What wants a waypoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     Service,
     Pod,
 }
 
 /// Why a waypoint does not take something. Thousands of pods may be refused, and hardly ever is it said why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     NoGateway,
     NotFor(Kind),
     NotOpen,
@@ -88,7 +88,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// Of that waypoint to what is in `namespace`.
-    pub(super) fn text(self, key: &WaypointKey, namespace: &str) -> String {
+    pub fn text(self, key: &WaypointKey, namespace: &str) -> String {
         match self {
             Self::NoGateway => format!(
                 "waypoint {key} does not exist; create a Gateway of class {WAYPOINT_CLASS} with that name"

@@ -12,7 +12,7 @@ use aquifer_core::workload::{TunnelProtocol, Workload, WorkloadUid};
 
 use crate::compile::discovery::Discovery;
 use crate::compile::inputs::Inputs;
-use crate::compile::waypoints::explicit::{self, Choice, Kind};
+use crate::compile::waypoints::explicit::{self, Choice, Kind, Refusal};
 use crate::compile::waypoints::{Waypoint, WaypointKey, Waypoints, World, implicit};
 use crate::objects::Meta;
 
@@ -116,15 +116,15 @@ impl Waypoints {
         Some(wanted)
     }
 
-    /// Why a pod does not have the waypoint that its own label names.
-    pub fn refuses_pod(&self, inputs: &Inputs, meta: &Meta) -> Option<String> {
+    /// Why a pod does not have the waypoint that its own label names, also in words.
+    pub fn refuses_pod(&self, inputs: &Inputs, meta: &Meta) -> Option<(Refusal, String)> {
         let named = match explicit::choice(inputs, meta) {
             Choice::Named(waypoint) if meta.labels.contains_key(explicit::USE_WAYPOINT) => waypoint,
             _ => return None,
         };
         let of = (&*meta.namespace, Kind::Pod);
         let refusal = explicit::admits(inputs, &self.all, &named, of).err()?;
-        Some(refusal.text(&named, &meta.namespace))
+        Some((refusal, refusal.text(&named, &meta.namespace)))
     }
 
     /// Pods whose own address is behind a waypoint.
