@@ -65,6 +65,9 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
 /// Until the folder of the network configurations can be written.
 const SOCKET_RETRY: Duration = Duration::from_secs(5);
 
+/// For the reason of this agent's end.
+const FATE_WAIT: Duration = Duration::from_secs(1);
+
 /// The pods of this node.
 struct Pods {
     pods: Box<dyn NodePods>,
@@ -184,16 +187,16 @@ impl<'a> Agent<'a> {
 
     /// Enrolment first, so that nothing new begins; then the connections, still under policies; the admin port last.
     async fn shut_down(&self, node: &Node, fate: &watch::Receiver<Fate>, installer: Option<Installer>) {
-        let gone = *fate.borrow() == Fate::Gone;
-        let pods = if gone {
-            "the agents' DaemonSet is gone, pods are given back"
+        let _never_met = self.readiness.wait_for("termination", "the agent is draining");
+        let leaves = leaves(fate.clone()).await;
+        let pods = if leaves {
+            "the agents leave this cluster, pods are given back"
         } else {
             "pods stay captured"
         };
         tracing::info!(deadline = ?self.config.drain_deadline, "draining; {pods}");
-        let _never_met = self.readiness.wait_for("termination", "the agent is draining");
         self.stop_enrolment.cancel();
-        if gone {
+        if leaves {
             // Or pods that start now would wait for an agent that is no more.
             uninstall(installer.as_ref());
             node.leave(&self.config.capture.bpffs).await;
@@ -202,7 +205,7 @@ impl<'a> Agent<'a> {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if gone {
+        if leaves {
             // Once more: whoever kept the socket in its place may have made it again meanwhile.
             uninstall(installer.as_ref());
         }
@@ -360,6 +363,14 @@ impl<'a> Agent<'a> {
         self.tasks.spawn(enroller.run(move || taken.met(), stop));
         reports
     }
+}
+
+/// Whether this end is the mesh's end on this node. The signal may come before what the API server tells of the DaemonSet.
+async fn leaves(mut fate: watch::Receiver<Fate>) -> bool {
+    let told = fate.wait_for(|fate| *fate != Fate::Stays);
+    tokio::time::timeout(FATE_WAIT, told)
+        .await
+        .is_ok_and(|told| told.is_ok())
 }
 
 fn uninstall(installer: Option<&Installer>) {
