@@ -51,6 +51,8 @@ pub(crate) struct Enroller<H> {
     /// Set until the pods of the first list are taken over and leftovers of an earlier process were undone.
     leftovers: bool,
     report_retry: Option<Instant>,
+    /// Ends what waits for somebody else.
+    stopping: CancellationToken,
 }
 
 impl<H: PodHost> Enroller<H> {
@@ -64,6 +66,7 @@ impl<H: PodHost> Enroller<H> {
             reports,
             leftovers: true,
             report_retry: None,
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -87,6 +90,7 @@ impl<H: PodHost> Enroller<H> {
             }
             self.report().await;
         }
+        self.stopping.cancel();
         // What is under way finishes: a capture half made would refuse the pod's traffic.
         while self.jobs.join_next().await.is_some() {}
     }
@@ -116,11 +120,11 @@ impl<H: PodHost> Enroller<H> {
     }
 
     fn start(&mut self, action: Action) {
-        let host = self.host.clone();
+        let (host, stopping) = (self.host.clone(), self.stopping.clone());
         match action {
             Action::Await(pod) => self.jobs.spawn(async move {
-                let result = host.await_means(pod.clone()).await;
-                if let Err(error) = result {
+                let awaited = stopping.run_until_cancelled(host.await_means(pod.clone())).await;
+                if let Some(Err(error)) = awaited {
                     tracing::warn!(pod = %pod.name, namespace = %pod.namespace, %error, "pod is taken from an earlier agent without what it needs");
                 }
                 Event::Awaited(pod.uid.clone())

@@ -58,11 +58,15 @@ impl MeshStore {
     /// Waits until the snapshot is whole. Before that nothing may be decided: an address that is not known *yet* would
     /// pass as one outside the mesh, a policy that has not come yet would not hold.
     pub(crate) async fn synced(&self, within: Duration) -> Result<(), NotSynced> {
-        if *self.synced.borrow() {
+        if self.is_whole() {
             return Ok(());
         }
         let synced = tokio::time::timeout(within, self.whole()).await;
         synced.map_err(|_| NotSynced(within))
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        *self.synced.borrow()
     }
 
     /// As [`Self::synced`], however long it takes.

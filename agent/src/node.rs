@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aquifer_core::identity::SpiffeId;
+use aquifer_identity::FetchError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -22,7 +23,7 @@ use crate::pods::NodePod;
 
 /// How long a captured pod waits for its record; then it is tried again.
 const RECORD_WAIT: Duration = Duration::from_secs(10);
-/// How long a pod stays with an earlier agent while its certificate or its record are missing here. Its connections
+/// How long a pod stays with an earlier agent while its certificate is refused or its record missing here. Its connections
 /// would fail after that, but its manifest may be such that it never gets them, and the earlier agent has to end.
 const MEANS_WAIT: Duration = Duration::from_secs(30);
 /// Between two tries for a certificate, the first of which failed.
@@ -131,10 +132,19 @@ impl Node {
         Ok(())
     }
 
-    /// Tries until there is one.
-    async fn obtain_certificate(&self, identity: &SpiffeId) {
-        while let Err(error) = self.shared.certificates.certificate(identity).await {
+    /// Tries until there is one, or it has been refused for a while: an authority that is away may come back.
+    async fn obtain_certificate(&self, identity: &SpiffeId) -> Result<(), FetchError> {
+        let mut refused = None;
+        loop {
+            let Err(error) = self.shared.certificates.certificate(identity).await else {
+                return Ok(());
+            };
             tracing::debug!(%error, "no certificate yet");
+            if !error.is_refusal() {
+                refused = None;
+            } else if refused.get_or_insert_with(Instant::now).elapsed() >= MEANS_WAIT {
+                return Err(error);
+            }
             tokio::time::sleep(CERTIFICATE_RETRY).await;
         }
     }
@@ -158,11 +168,11 @@ impl PodHost for Node {
         let identity = PodProxy::identity(&self.shared, &pod).map_err(|error| error.to_string())?;
         // Without it no pod is served, and this agent does not get ready.
         self.shared.mesh.whole().await;
-        let obtained = tokio::time::timeout(MEANS_WAIT, self.obtain_certificate(&identity));
+        let obtained = self.obtain_certificate(&identity);
         let uid = PodProxy::uid(&self.shared, &pod);
         let known = self.shared.mesh.known(&uid, MEANS_WAIT);
         let (obtained, known) = tokio::join!(obtained, known);
-        obtained.map_err(|_| format!("no certificate within {}s", MEANS_WAIT.as_secs()))?;
+        obtained.map_err(|error| error.to_string())?;
         known.map(|_| ()).ok_or_else(|| NOT_TOLD.to_owned())
     }
 
@@ -230,8 +240,9 @@ impl PodHost for Node {
     }
 
     fn is_withdrawn(&self, pod: &NodePod) -> bool {
-        let mesh = self.shared.mesh.load();
-        !pod::is_advertised(&mesh, &PodProxy::uid(&self.shared, pod))
+        let (mesh, uid) = (&self.shared.mesh, PodProxy::uid(&self.shared, pod));
+        // Before it is whole, nothing says so.
+        mesh.is_whole() && !pod::is_advertised(&mesh.load(), &uid)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -159,6 +159,16 @@ impl App {
         for duty in backend.duties {
             self.spawn(duty(self.cancel.clone()));
         }
+        if let Some(election) = backend.election {
+            let (mut modelled, cancel) = (ready.clone(), self.cancel.clone());
+            self.spawn(async move {
+                // Who has no model would keep those from writing who have one.
+                let has = modelled.wait_for(|ready| *ready);
+                if let Some(true) = cancel.run_until_cancelled(has).await.map(|has| has.is_ok()) {
+                    election(cancel).await;
+                }
+            });
+        }
         let server = Server {
             config: self.config.clone(),
             authority,

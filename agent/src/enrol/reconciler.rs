@@ -97,6 +97,8 @@ struct Pod {
     wanted: Arc<NodePod>,
     /// What the present capture was made for.
     captured: Option<Arc<NodePod>>,
+    /// Whether this process made it, and so serves the pod.
+    ours: bool,
     present: bool,
     advertised: bool,
     failures: u32,
@@ -218,13 +220,14 @@ impl Reconciler {
         pod.phase = match result {
             Ok(()) => {
                 pod.failures = 0;
+                pod.ours = true;
                 Phase::Unprepared {
                     retry_at: now,
                     reason: "captured; waiting for its certificate".to_owned(),
                 }
             }
             Err(reason) => {
-                pod.captured = None;
+                (pod.captured, pod.ours) = (None, false);
                 Phase::Failed {
                     retry_at: now + pod.back_off(),
                     reason,
@@ -264,7 +267,7 @@ impl Reconciler {
         match result {
             Ok(()) => {
                 pod.failures = 0;
-                pod.captured = None;
+                (pod.captured, pod.ours) = (None, false);
                 pod.phase = Phase::Idle;
             }
             Err(reason) => {
@@ -279,6 +282,7 @@ impl Pod {
     fn new(wanted: Arc<NodePod>, captured_earlier: bool) -> Self {
         Self {
             captured: captured_earlier.then(|| wanted.clone()),
+            ours: false,
             wanted,
             present: true,
             advertised: captured_earlier,
@@ -312,6 +316,7 @@ impl Pod {
             Phase::Failed { .. } if !self.desired() => self.phase = Phase::Idle,
             Phase::Failed { retry_at, .. } if *retry_at <= now => self.capture(actions),
             Phase::Failed { .. } => {}
+            Phase::Withdrawing { .. } if self.desired() && !self.ours => self.capture(actions),
             Phase::Withdrawing { .. } if self.desired() => {
                 self.phase = Phase::Unprepared {
                     retry_at: now,
@@ -334,9 +339,9 @@ impl Pod {
         }
     }
 
-    /// Whether an earlier agent serves it that is not asked to end yet.
+    /// Whether an earlier agent serves it that is not asked to end yet. What the pod became since then nobody serves.
     fn is_served_elsewhere(&self) -> bool {
-        self.wanted.served && self.advertised
+        self.wanted.served && self.advertised && !self.outdated()
     }
 
     /// Whether the pod has changed in a way that its capture does not follow.
@@ -357,7 +362,7 @@ impl Pod {
             self.phase,
             Phase::Preparing | Phase::Unprepared { .. } | Phase::Enrolled
         );
-        let captured = self.captured.as_ref().filter(|_| stands)?;
+        let captured = self.captured.as_ref().filter(|_| stands && self.ours)?;
         Some(Captured {
             ips: captured.ips.clone(),
             netns: captured.netns.clone(),

@@ -278,6 +278,34 @@ fn what_an_earlier_agent_serves_is_taken_when_it_can_be_served() {
 }
 
 #[test]
+fn what_an_earlier_agent_served_is_captured_when_it_is_wanted_again() {
+    let mut b = Bench::new(&[earlier("a")]);
+    b.event(list(&[served("a")]));
+    b.event(list(&[pod("a", false)]));
+    assert_eq!(
+        b.event(list(&[served("a")])),
+        [Action::Capture(Arc::new(served("a")))]
+    );
+    b.enrol("a");
+    assert_eq!(b.state("a").0, PodState::Enrolled);
+}
+
+#[test]
+fn nobody_serves_what_a_pod_became_meanwhile() {
+    let mut b = Bench::new(&[earlier("a")]);
+    b.event(list(&[served("a")]));
+    let anew = NodePod {
+        netns: "/run/netns/anew".into(),
+        ..served("a")
+    };
+    assert!(b.reconciler.reports()[0].captured.is_none());
+    assert_eq!(
+        b.event(list(std::slice::from_ref(&anew))),
+        [Action::Capture(Arc::new(anew))]
+    );
+}
+
+#[test]
 fn what_leaves_while_an_earlier_agent_serves_it_is_withdrawn_first() {
     let mut b = Bench::new(&[earlier("a")]);
     b.event(list(&[served("a")]));

@@ -287,6 +287,10 @@ impl KubernetesPods {
 
     /// Brings annotations in line with the last report.
     fn wish(&self) {
+        // Two would undo each other's: the later agent reports all pods.
+        if self.waits() {
+            return self.annotator.want(Wishes::new());
+        }
         let wish = |pod: &Observed| {
             // Of a pod that has ended nobody reports any more, and its annotation would stay for good.
             let advertise = !pod.is_over && self.reported.get(&pod.uid)?.state == PodState::Enrolled;

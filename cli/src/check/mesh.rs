@@ -14,6 +14,8 @@ use crate::kubectl::Kubectl;
 use crate::reach::Reach;
 
 const VERSION: &str = "app.kubernetes.io/version";
+/// How the reason of an agent that is not ready begins.
+const AGENT_POD: &str = "pod aquifer-agent-";
 const AGENTS_OF: Subject = Subject {
     one: "agent on",
     several: "nodes without a ready agent",
@@ -102,7 +104,8 @@ fn not_ready(nodes: &[&str], reasons: &[String], report: &mut Report) {
     let mut causes = Causes::default();
     for node in nodes {
         let on = format!(" on {node}: ");
-        let why = reasons.iter().find_map(|reason| reason.split_once(&on));
+        let of_agents = reasons.iter().filter(|reason| reason.starts_with(AGENT_POD));
+        let why = of_agents.filter_map(|reason| reason.split_once(&on)).next();
         let why = why.map_or("no pod of the agent is scheduled", |(_, why)| why);
         causes.fail(node, "", why, REMEDY);
     }
@@ -344,6 +347,7 @@ mod tests {
             "pod aquifer-agent-1 on a: CrashLoopBackOff is the kernel 6.1 or later?".to_owned(),
             "pod aquifer-agent-2 on b: CrashLoopBackOff is the kernel 6.1 or later?".to_owned(),
             "pod aquifer-agent-3 on c: ImagePullBackOff no such image".to_owned(),
+            "pod aquifer-control-4 on d: CrashLoopBackOff no authority".to_owned(),
         ];
         let mut report = Report::default();
         not_ready(&["a", "b", "c", "d"], &reasons, &mut report);

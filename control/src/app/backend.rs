@@ -25,6 +25,8 @@ pub(super) struct Backend {
     /// What an earlier run left in the sink.
     pub(super) left: Left,
     pub(super) duties: Vec<Duty>,
+    /// Whether this replica leads: for one that has a model, where there are several.
+    pub(super) election: Option<Duty>,
 }
 
 impl Backend {

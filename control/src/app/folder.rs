@@ -38,6 +38,7 @@ pub(super) async fn open(config: &Config, objects: &Path) -> anyhow::Result<Back
         sink: Box::new(sink),
         left,
         duties: Vec::new(),
+        election: None,
     })
 }
 

@@ -36,10 +36,7 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
         .webhook_configuration
         .as_deref()
         .map(|name| Bundle::new(client.clone(), name, authority.active(), elector.leads()));
-    let mut duties: Vec<Duty> = vec![
-        Box::new(|cancel| Box::pin(elector.run(cancel))),
-        Box::new(|cancel| Box::pin(writer.run(cancel))),
-    ];
+    let mut duties: Vec<Duty> = vec![Box::new(|cancel| Box::pin(writer.run(cancel)))];
     if let Some(bundle) = bundle {
         duties.push(Box::new(|cancel| Box::pin(bundle.run(cancel))));
     }
@@ -52,6 +49,7 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Backend> {
         sink: Box::new(sink),
         left,
         duties,
+        election: Some(Box::new(|cancel| Box::pin(elector.run(cancel)))),
     })
 }
 

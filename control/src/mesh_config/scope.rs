@@ -49,8 +49,11 @@ impl PartialEq for Scope {
 impl Selectors {
     /// As Kubernetes writes such: one that says nothing selects all.
     pub(super) fn parse(value: &Value) -> Result<Self, SelectorError> {
-        let Value::Array(list) = value else {
-            return Err(SelectorError::new("", "is not a list of label selectors"));
+        let list = match value {
+            Value::Array(list) => list,
+            // The key alone.
+            Value::Null => return Ok(Self::default()),
+            _ => return Err(SelectorError::new("", "is not a list of label selectors")),
         };
         if list.len() > MOST_SELECTORS {
             let many = format!(

@@ -55,7 +55,9 @@ impl ObjectSink for KubernetesSink {
             let bound = value
                 .as_ref()
                 .is_some_and(|status| bound_waypoint(status).is_some());
-            let who = if bound { Who::Anyone } else { Who::Leader };
+            // And one that has never accepted the mesh's settings does not lead.
+            let anyones = bound || is_told_by_events(key);
+            let who = if anyones { Who::Anyone } else { Who::Leader };
             self.desk.want(Place::Status(key.clone()), value.clone(), who);
         }
         Ok(())

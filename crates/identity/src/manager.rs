@@ -72,6 +72,17 @@ pub enum FetchError {
     Stopped { identity: SpiffeId },
 }
 
+impl FetchError {
+    /// Whether more patience with the authority would not help: it has answered, and will again.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Failed { cause, .. } => cause.is_refusal(),
+            Self::TimedOut { .. } => false,
+            Self::TooMany { .. } | Self::Forgotten { .. } | Self::Stopped { .. } => true,
+        }
+    }
+}
+
 /// Why one fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchFailure {
@@ -85,6 +96,15 @@ pub enum FetchFailure {
     Timeout(Duration),
     #[error("the fetch ended abnormally; this is a bug, please report it")]
     Aborted,
+}
+
+impl FetchFailure {
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Sign(SignError::Unavailable(_)) | Self::Timeout(_) => false,
+            Self::Sign(_) | Self::Request(_) | Self::Certificate(_) | Self::Aborted => true,
+        }
+    }
 }
 
 /// One line of the list of certificates that the admin port and the CLI show.

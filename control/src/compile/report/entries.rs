@@ -35,7 +35,7 @@ pub(super) fn entry(
     report.notices.extend(few(claimed, "spec.addresses"));
     let refused = entry.endpoint_addresses();
     let refused = refused.filter_map(|(i, ip)| {
-        refused_endpoint(compiled, ip, i).or_else(|| left_out_endpoint(compiled, ip, i))
+        refused_endpoint(compiled, ip, i).or_else(|| left_out_endpoint(compiled, entry, ip, i))
     });
     report.notices.extend(few(refused, "spec.endpoints"));
     report.notices.extend(exported(entry, meta));
@@ -182,7 +182,11 @@ fn of_left_out(compiled: &Compiled, ip: IpAddr, field: &str) -> Option<Notice> {
     Some(Notice::conflict(field, message))
 }
 
-fn left_out_endpoint(compiled: &Compiled, ip: IpAddr, number: usize) -> Option<Notice> {
+/// Among names that are looked up such an address is one like others.
+fn left_out_endpoint(compiled: &Compiled, entry: &ServiceEntry, ip: IpAddr, number: usize) -> Option<Notice> {
+    if !matches!(entry.resolution, Resolution::Static(_)) {
+        return None;
+    }
     let owner = compiled
         .discovery
         .left_out_at(ip)

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use imbl::HashMap;
+use imbl::{HashMap, HashSet};
 
 use crate::names::NamespacedHostname;
 use crate::snapshot::{Change, MeshSnapshot};
@@ -32,8 +32,15 @@ impl FormerWaypoints {
     #[must_use]
     pub fn after(&self, mesh: &MeshSnapshot, changes: &[Change], now: Instant) -> Self {
         let mut next = self.clone();
+        let removed = changes.iter().filter_map(|change| match change {
+            Change::RemoveAddress(name) => Some(&**name),
+            _ => None,
+        });
+        let removed: HashSet<&str> = removed.collect();
         for change in changes {
             match change {
+                // Another one of that name.
+                Change::Workload(new) if removed.contains(new.uid.as_str()) => {}
                 Change::Workload(new) => {
                     let old = mesh.workload(&new.uid).and_then(|old| old.waypoint.as_ref());
                     if let Some(left) = left(old, new.waypoint.as_ref(), now) {

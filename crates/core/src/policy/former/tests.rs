@@ -137,9 +137,12 @@ fn another_pod_of_the_name_has_no_former_waypoint() {
     let mesh = mesh([pod(Some("old")), service(None)]);
     let again = mesh
         .apply_at(vec![pod(None)], now)
-        .apply_at(vec![removed], now)
+        .apply_at(vec![removed.clone()], now)
         .apply_at(vec![pod(None)], now);
-    assert_eq!(admitted(&again, "old", now), [false; 3]);
+    let at_once = mesh.apply_at(vec![removed, pod(None)], now);
+    for mesh in [again, at_once] {
+        assert_eq!(admitted(&mesh, "old", now), [false; 3]);
+    }
 }
 
 #[test]
