@@ -159,11 +159,13 @@ impl KubernetesPods {
 
     /// A later agent runs on this node: pods that come now are its own. What this one serves it serves on.
     fn waits(&self) -> bool {
-        self.last.is_some() && self.handover.is_succeeded(self.view.pods())
+        let has_served = self.last.is_some() && !self.handover.has_turned();
+        has_served && self.handover.is_succeeded(self.view.pods())
     }
 
     fn heard(&mut self, change: Change) {
         if self.view.hear(change) {
+            self.handover.hear(self.view.pods());
             self.stale = true;
             self.look_pause = FIRST_LOOK;
             let fate = self.view.fate();

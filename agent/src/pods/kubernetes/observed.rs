@@ -33,6 +33,8 @@ pub(super) struct Observed {
     pub(super) created: i64,
     /// A container of it runs, ready or not.
     pub(super) runs: bool,
+    /// How often its containers were started again.
+    pub(super) restarts: i32,
     /// Asked to end.
     pub(super) is_ending: bool,
     /// All its containers have ended for good: its addresses are others' soon.
@@ -73,6 +75,7 @@ impl Observed {
                 .find(|owner| owner.controller == Some(true))
                 .map(|owner| owner.uid.into()),
             created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+            restarts: containers.iter().map(|container| container.restart_count).sum(),
             runs: containers
                 .into_iter()
                 .any(|container| container.state.is_some_and(|state| state.running.is_some())),
