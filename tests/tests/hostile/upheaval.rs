@@ -150,11 +150,8 @@ fn routes_and_labels_change_without_a_failed_request() {
 
     // What the waypoint still carries is not the waypoint's own.
     world.apply("default", ONLY_THE_CLIENT);
-    eventually(
-        "the policy is in force",
-        || world.get("mesh/server-v2", "web:80"),
-        Result::is_err,
-    );
+    let is_refused = || world.get("mesh/server-v2", "web:80").is_err();
+    eventually("the policy is in force", is_refused, |refused| *refused);
     let running = loads();
     world.delete("default", &all_to("v2"));
     // The waypoint itself stays for a while, for connections that were open.
