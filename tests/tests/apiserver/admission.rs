@@ -29,18 +29,12 @@ const NO_SUBSET: &str = "{hosts: [web], http: [{route: [{destination: {host: web
 const UNKNOWN: &str = "{hosts: [web], htp: []}";
 
 /// Objects of other kinds that make no sense, and where.
-const OTHERS: [(&str, &str, &str, &str); 4] = [
+const OTHERS: [(&str, &str, &str, &str); 3] = [
     (
         "security.istio.io",
         "AuthorizationPolicy",
         "{rules: [{from: [{source: {ipBlocks: [somewhere]}}]}]}",
         "spec.rules[0].from[0].source.ipBlocks[0]: ",
-    ),
-    (
-        "security.istio.io",
-        "PeerAuthentication",
-        "{portLevelMtls: {'80': {mode: STRICT}}}",
-        "spec.portLevelMtls: ",
     ),
     (
         "networking.istio.io",
