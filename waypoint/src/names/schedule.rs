@@ -105,7 +105,8 @@ impl Schedule {
         ended
     }
 
-    /// The name to ask for now, if there is a place: of those that are due the one whose namespace asks least.
+    /// Takes a place, where one is free, for the name to look up next: of those that are due the one whose namespace has the
+    /// fewest look-ups under way.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Arc<str>> {
         let due = self.startable().filter(|(_, followed)| followed.due <= now);
         let (name, namespace) = due
