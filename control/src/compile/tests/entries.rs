@@ -3,17 +3,14 @@
 mod claims;
 mod slices;
 
-use aquifer_core::address::NetworkAddress;
-use aquifer_core::http::cluster::{Cluster, Endpoint, Endpoints, Transport};
+use aquifer_core::http::cluster::{Cluster, Endpoints, Transport};
 use aquifer_core::names::NamespacedHostname;
 use aquifer_core::service::BalanceMode;
-use aquifer_core::snapshot::{Change, MeshSnapshot};
 use aquifer_xds::type_url;
 
 use super::fixture::{Held, Mesh, line, message, report};
 use crate::compile::Compiled;
-use crate::compile::waypoints::WaypointKey;
-use crate::proxies::{Picture, ProxyKey, Types};
+use crate::proxies::ProxyKey;
 
 const HTTP: &str = "ports: [{number: 80, name: http, protocol: HTTP}]";
 

@@ -1,6 +1,12 @@
 //! Hosts and addresses that several have: whose they are for whom, and who is told.
 
-use super::*;
+use aquifer_core::http::cluster::Endpoints;
+use aquifer_core::names::NamespacedHostname;
+use aquifer_xds::type_url;
+
+use super::{CLUSTER, HTTP, THROUGH, entry, entry_in, gateway, mesh};
+use crate::compile::Compiled;
+use crate::compile::tests::fixture::{Held, message, report};
 
 #[test]
 fn the_oldest_entry_has_a_host_and_the_other_is_told() {

@@ -1,6 +1,14 @@
 //! Addresses that somebody writes into the slices of a Service.
 
-use super::*;
+use aquifer_core::address::NetworkAddress;
+use aquifer_core::http::cluster::{Endpoint, Endpoints, Transport};
+use aquifer_core::snapshot::{Change, MeshSnapshot};
+use aquifer_xds::type_url;
+
+use super::{gateway_key, mesh};
+use crate::compile::tests::fixture::{Held, Mesh};
+use crate::compile::waypoints::WaypointKey;
+use crate::proxies::{Picture, ProxyKey, Types};
 
 #[test]
 fn an_address_in_a_slice_takes_nothing_from_the_pod_that_has_it() {
