@@ -96,8 +96,11 @@ impl Reply {
 }
 
 async fn send(address: SocketAddr, request: &str) -> Reply {
+    exchange(TcpStream::connect(address).await.unwrap(), request).await
+}
+
+async fn exchange(mut stream: TcpStream, request: &str) -> Reply {
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -118,8 +121,15 @@ async fn get(port: u16, path: &str) -> Reply {
 }
 
 async fn get_with(port: u16, path: &str, headers: &str) -> Reply {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n");
-    send(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), &request).await
+    send(local(port), &request(path, headers)).await
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn request(path: &str, headers: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n")
 }
 
 #[tokio::test]
@@ -379,6 +389,22 @@ async fn grpc_health_checks_are_answered() {
     assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
     // One message of two bytes: its field 1, the status, is SERVING.
     assert_eq!(*answer.to_bytes(), [0, 0, 0, 0, 2, 0x08, 0x01]);
+}
+
+#[tokio::test]
+async fn who_has_connected_is_answered_after_the_signal_to_stop() {
+    let details = start("details", &[]);
+    let port = details.port;
+    let accepted = TcpStream::connect(local(port)).await.unwrap();
+    // The server runs on this thread: it accepts while somebody else is answered, and the last one not before the signal.
+    assert_eq!(get(port, "/details/0").await.status, 200);
+    let waiting = std::net::TcpStream::connect(local(port)).unwrap();
+    waiting.set_nonblocking(true).unwrap();
+    drop(details);
+    for stream in [accepted, TcpStream::from_std(waiting).unwrap()] {
+        assert_eq!(exchange(stream, &request("/details/0", "")).await.status, 200);
+    }
+    TcpStream::connect(local(port)).await.unwrap_err();
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,13 +66,21 @@ pub(crate) async fn serve_lines(listener: TcpListener, database: Arc<Database>, 
     serve(listener, stop, connection).await;
 }
 
-/// Accepts until `stop`, then lets connections end for a while.
+/// Accepts until `stop`, then lets connections end for a while; those that the kernel has accepted by then too.
 async fn serve<F>(listener: TcpListener, stop: CancellationToken, connection: impl Fn(TcpStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let tasks = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let spawn = |stream: TcpStream, permit: OwnedSemaphorePermit| {
+        drop(stream.set_nodelay(true));
+        let serving = connection(stream);
+        tasks.spawn(async move {
+            serving.await;
+            drop(permit);
+        });
+    };
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             break;
@@ -82,20 +90,28 @@ where
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                drop(stream.set_nodelay(true));
-                let serving = connection(stream);
-                tasks.spawn(async move {
-                    serving.await;
-                    drop(permit);
-                });
-            }
+            Ok((stream, _)) => spawn(stream, permit),
             Err(error) => accept_failed(&error).await,
         }
     }
-    drop(listener);
+    for stream in waiting(listener) {
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            break;
+        };
+        spawn(stream, permit);
+    }
     tasks.close();
     drop(tokio::time::timeout(GRACE, tasks.wait()).await);
+}
+
+/// The connections that a listener has not given out. It is closed after the last one.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 /// Out of descriptors: the next accept would fail as fast, so wait a little.
@@ -104,8 +120,12 @@ async fn accept_failed(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
+/// Whoever has just connected is answered once, also after the signal to stop: its request is on the way.
 async fn http_connection(stream: TcpStream, part: Arc<HttpPart>, stop: CancellationToken) {
+    let asked = CancellationToken::new();
+    let mark = asked.clone();
     let service = service_fn(move |request| {
+        mark.cancel();
         let part = Arc::clone(&part);
         async move { Ok::<_, std::convert::Infallible>(part.handle(request).await) }
     });
@@ -117,9 +137,13 @@ async fn http_connection(stream: TcpStream, part: Arc<HttpPart>, stop: Cancellat
         .header_read_timeout(HEADER_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let may_end = async {
+        stop.cancelled().await;
+        asked.cancelled().await;
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = stop.cancelled() => {
+        () = may_end => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -1,6 +1,6 @@
 //! Pages at a steady rate while something happens, for suites.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub struct Pages {
     pub examples: Vec<String>,
     /// By the versions of reviews and of the ratings that it asked, such as `v3/v2`, or `v1/-`.
     pub served: BTreeMap<String, usize>,
+    /// Names of the pods that took part.
+    pub pods: BTreeSet<String>,
     /// Since the last failure.
     pub clean_at_the_end: usize,
     /// When the first and the last failure were seen, after its start.
@@ -87,6 +89,7 @@ impl Pages {
                     let version = |service| find(chain, service).map_or("-", |by| by.version.as_str());
                     let served = format!("{}/{}", version("reviews"), version("ratings"));
                     *pages.served.entry(served).or_default() += 1;
+                    pages.pods.extend(chain.iter().map(|by| by.pod.clone()));
                     pages.clean_at_the_end += 1;
                     pages.calls += chain.len();
                 }

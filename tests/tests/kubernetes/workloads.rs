@@ -1,5 +1,6 @@
 //! The kinds of workloads that people have, and what becomes of pods and their addresses.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use aquifer_tests::cluster::layout::Member;
@@ -273,14 +274,17 @@ pub(crate) fn a_pod_that_goes_takes_no_request_with_it(world: &World) {
     scale("--replicas=3");
     details(3);
     let status = world.status();
-    let gone = status
+    let names: BTreeSet<String> = status
         .pods_of(NAMESPACE, "details-v1")
-        .next()
-        .unwrap()
-        .name
-        .clone();
+        .map(|pod| pod.name.clone())
+        .collect();
+    // While a waypoint knows of the old one only, nobody can take its place.
+    world.settled("every pod of details serves pages", |pages| {
+        names.is_subset(&pages.pods)
+    });
+    let gone = names.first().unwrap();
     let pages = world.under_load(|| {
-        world.kubectl(&["-n", NAMESPACE, "delete", "pod", &gone]);
+        world.kubectl(&["-n", NAMESPACE, "delete", "pod", gone]);
         details(3);
     });
     world.assert_none_failed("a pod is deleted", &pages);
