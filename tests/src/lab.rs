@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -31,6 +31,7 @@ mod sandbox;
 mod spec;
 mod store;
 mod tokens;
+mod views;
 
 use layout::LabName;
 use network::Families;
@@ -40,6 +41,8 @@ use status::Status;
 /// Where the program `aquifer-lab` is, when it is not beside the running one.
 const PROGRAM_ENV: &str = "AQUIFER_LAB";
 const PROGRAM: &str = "aquifer-lab";
+/// Between two looks at what the proxies know, which nobody tells of.
+const VIEWS_PAUSE: Duration = Duration::from_millis(50);
 
 /// What to build; see `aquifer-lab up --help`.
 #[derive(Clone, Debug)]
@@ -73,7 +76,7 @@ impl LabOptions {
             mesh: Mesh::Installed,
             images: Vec::new(),
             manifests: Vec::new(),
-            timeout: Duration::from_secs(90),
+            timeout: Duration::from_secs(180),
         }
     }
 
@@ -272,16 +275,26 @@ impl Lab {
         self.change(&Request::Release { target }).map(drop)
     }
 
-    /// Waits until every pod is ready (and enrolled where its namespace opts in).
+    /// Waits until every pod is ready (and enrolled where its namespace opts in), and every proxy of the mesh knows it.
     pub fn wait_ready(&self, timeout: Duration) -> Result<Status, LabError> {
-        let (status, ready) = self.wait(timeout, |status| status.ready)?;
-        if ready {
-            return Ok(status);
+        let deadline = Instant::now() + timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        loop {
+            let (status, ready) = self.wait(left(), |status| status.ready)?;
+            if !ready {
+                let details = client::explain(&self.name, &status);
+                return Err(not_ready(timeout, &details));
+            }
+            let unheard = views::unheard(&status);
+            // A change meanwhile would be one that the views were not compared with.
+            if unheard.is_empty() && self.status()?.generation == status.generation {
+                return Ok(status);
+            }
+            if left().is_zero() {
+                return Err(not_ready(timeout, &unheard.join("\n")));
+            }
+            self.wait(left().min(VIEWS_PAUSE), |now| now.generation > status.generation)?;
         }
-        let details = client::explain(&self.name, &status);
-        Err(LabError::Refused(format!(
-            "not everything is ready after {timeout:?}:\n{details}"
-        )))
     }
 
     /// Waits for a state of the lab, woken by its changes.
@@ -361,6 +374,10 @@ pub fn take_down(name: &LabName) -> Result<(), LabError> {
     client::shut_down(name);
     cleanup::clear(name)?;
     Ok(())
+}
+
+fn not_ready(waited: Duration, details: &str) -> LabError {
+    LabError::Refused(format!("not everything is ready after {waited:?}:\n{details}"))
 }
 
 fn refused(error: &dyn std::fmt::Display) -> LabError {

@@ -78,6 +78,9 @@ pub struct ServiceStatus {
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<PortStatus>,
     pub ready_endpoints: usize,
+    /// Their addresses.
+    #[serde(default)]
+    pub endpoints: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

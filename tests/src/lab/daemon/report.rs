@@ -170,6 +170,7 @@ fn service_status(service: &ServiceView) -> ServiceStatus {
         vips: service.vips(),
         addresses: service.balancers.clone(),
         ports: ports.collect(),
-        ready_endpoints: service.ready_endpoints(),
+        ready_endpoints: service.ready_addresses().len(),
+        endpoints: service.ready_addresses(),
     }
 }

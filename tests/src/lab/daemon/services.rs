@@ -161,17 +161,13 @@ impl ServiceView {
         given_vips(&self.spec).unwrap_or_default()
     }
 
-    fn ready_addresses(&self) -> Vec<IpAddr> {
+    pub(super) fn ready_addresses(&self) -> Vec<IpAddr> {
         let endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
         let ready = endpoints.filter(|endpoint| endpoint.conditions.ready != Some(false));
         let addresses: BTreeSet<IpAddr> = ready
             .flat_map(|endpoint| endpoint.addresses.iter().copied())
             .collect();
         addresses.into_iter().collect()
-    }
-
-    pub(super) fn ready_endpoints(&self) -> usize {
-        self.ready_addresses().len()
     }
 
     /// The ports of one family, as a node translates them.

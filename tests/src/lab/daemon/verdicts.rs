@@ -22,6 +22,7 @@ const MESH_KINDS: &[&str] = &[
     "Gateway",
     "HTTPRoute",
     "PeerAuthentication",
+    "ServiceEntry",
     "TCPRoute",
     "TLSRoute",
     "VirtualService",
