@@ -34,6 +34,7 @@ pub(super) enum ToNode {
         addresses: Vec<IpAddr>,
     },
     Names {
+        generation: u64,
         zone: Zone,
     },
     Rules {
@@ -53,6 +54,9 @@ pub(super) enum ToNode {
 #[serde(tag = "node", rename_all = "kebab-case")]
 pub(super) enum FromNode {
     RulesApplied {
+        generation: u64,
+    },
+    NamesServed {
         generation: u64,
     },
     Failed {
@@ -134,7 +138,10 @@ impl Helper {
     async fn obey(&mut self, order: ToNode) {
         match order {
             ToNode::ServeNames { addresses } => self.serve_names(addresses).await,
-            ToNode::Names { zone } => drop(self.zone.send_replace(zone)),
+            ToNode::Names { generation, zone } => {
+                self.zone.send_replace(zone);
+                self.report(FromNode::NamesServed { generation });
+            }
             ToNode::Rules { generation, script } => self.report(apply_rules(generation, &script).await),
             ToNode::Probe { spec } => {
                 let id = spec.id.clone();

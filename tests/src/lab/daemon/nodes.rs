@@ -20,23 +20,54 @@ use super::cluster::Cluster;
 use super::kubelet::PodCommand;
 use super::pod::{Pod, ProbeKind, ProbeState, Stage};
 
+/// A probe may take so long, whatever its manifest says: a machine that stands still for a moment makes no pod unready,
+/// and who is not there refuses at once.
+const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A node's helper as the daemon sees it.
 #[derive(Default)]
 pub(super) struct NodeLink {
     orders: Option<mpsc::Sender<ToNode>>,
     zone: Option<Zone>,
     script: String,
-    generation: u64,
-    applied: u64,
+    rules: Told,
+    names: Told,
     /// Running probes by id.
     probes: BTreeMap<String, ProbeSpec>,
     pub(super) trouble: String,
 }
 
+/// How often something was told, and which of these tellings is in effect.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    generation: u64,
+    in_effect: u64,
+}
+
+impl Told {
+    /// For a new link: what was in effect in the one before counts no more.
+    fn again(self) -> Self {
+        Self { in_effect: 0, ..self }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    fn took_effect(&mut self, generation: u64) {
+        self.in_effect = self.in_effect.max(generation);
+    }
+
+    fn is_in_effect(self) -> bool {
+        self.generation > 0 && self.in_effect == self.generation
+    }
+}
+
 impl NodeLink {
-    /// Linked, and translating what is wanted now.
+    /// Linked, translating what is wanted now, and serving the names that are.
     pub(super) fn ready(&self) -> bool {
-        self.orders.is_some() && self.applied == self.generation && self.generation > 0
+        self.orders.is_some() && self.rules.is_in_effect() && self.names.is_in_effect()
     }
 
     pub(super) fn linked(&self) -> bool {
@@ -71,10 +102,10 @@ impl Cluster {
         let Some(link) = self.links.get_mut(&number) else {
             return;
         };
-        let generation = link.generation;
         *link = NodeLink {
             orders: Some(orders),
-            generation,
+            rules: link.rules.again(),
+            names: link.names.again(),
             ..NodeLink::default()
         };
         link.order(ToNode::ServeNames { addresses });
@@ -99,7 +130,8 @@ impl Cluster {
             return;
         };
         match report {
-            FromNode::RulesApplied { generation } => link.applied = link.applied.max(generation),
+            FromNode::RulesApplied { generation } => link.rules.took_effect(generation),
+            FromNode::NamesServed { generation } => link.names.took_effect(generation),
             FromNode::Failed { reason } => {
                 tracing::error!(node, reason, "a node's helper failed");
                 link.trouble = reason;
@@ -166,14 +198,14 @@ impl Cluster {
                 continue;
             };
             if link.script != script {
-                link.generation += 1;
                 link.script.clone_from(&script);
-                let generation = link.generation;
+                let generation = link.rules.next();
                 link.order(ToNode::Rules { generation, script });
             }
             if link.zone.as_ref() != Some(&zone) {
                 link.zone = Some(zone.clone());
-                link.order(ToNode::Names { zone: zone.clone() });
+                let (generation, zone) = (link.names.next(), zone.clone());
+                link.order(ToNode::Names { generation, zone });
             }
             sync_probes(link, probes);
         }
@@ -238,7 +270,7 @@ impl Cluster {
             },
             initial_delay: Duration::from_secs(probe.initial_delay_seconds.into()),
             period: seconds(probe.period_seconds),
-            timeout: seconds(probe.timeout_seconds),
+            timeout: seconds(probe.timeout_seconds).max(PROBE_PATIENCE),
             failure_threshold: match id.kind {
                 // Before the first success only the reason matters, and that at once.
                 ProbeKind::Readiness => 1.max(probe.failure_threshold.min(3)),
