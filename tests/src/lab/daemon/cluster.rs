@@ -274,6 +274,7 @@ impl Cluster {
                 }
             }
             Report::Settled { container, pid } => pod.settled(&container, pid),
+            Report::Awaited { container, pid } => pod.awaited(&container, pid),
             Report::Exited { container, exit } => {
                 tracing::info!(pod = pod.name, container, detail = exit.detail, "container ended");
                 if let Some(state) = pod.containers.get_mut(&container) {

@@ -70,6 +70,11 @@ pub(super) enum Report {
         container: String,
         pid: u32,
     },
+    /// It has had all the time that there is to open its ports.
+    Awaited {
+        container: String,
+        pid: u32,
+    },
     Exited {
         container: String,
         exit: Exit,
@@ -88,8 +93,11 @@ pub(super) struct Exit {
 /// First restart at once, then doubling: the lab is for people who wait.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
-/// A container that nothing probes counts as ready after so long, whatever its ports do.
+/// A container that was started again has outlived its last crash after so long.
 const SETTLED: Duration = Duration::from_secs(2);
+/// One that nothing probes counts as ready after so long, whatever its ports do: longer than a busy machine lets a
+/// program wait for its start.
+const PORTS_AWAITED: Duration = Duration::from_secs(30);
 /// A container that ran so long starts with the first back-off again.
 const STABLE: Duration = Duration::from_secs(20);
 
@@ -102,6 +110,7 @@ struct Container {
 
 enum Step {
     Settled(usize, u32),
+    Awaited(usize, u32),
     Exited(usize, std::io::Result<ExitStatus>),
     StartAgain(usize),
 }
@@ -207,6 +216,10 @@ impl Worker {
                         let container = self.containers[index].run.name.clone();
                         self.pod.report(Report::Settled { container, pid }).await;
                     }
+                    Ok(Step::Awaited(index, pid)) => {
+                        let container = self.containers[index].run.name.clone();
+                        self.pod.report(Report::Awaited { container, pid }).await;
+                    }
                     Err(_) => {}
                 },
             }
@@ -241,6 +254,10 @@ impl Worker {
         self.steps.spawn(async move {
             tokio::time::sleep(SETTLED).await;
             Step::Settled(index, pid)
+        });
+        self.steps.spawn(async move {
+            tokio::time::sleep(PORTS_AWAITED).await;
+            Step::Awaited(index, pid)
         });
         Ok(pid)
     }

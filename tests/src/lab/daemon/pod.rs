@@ -247,26 +247,35 @@ impl Pod {
         String::new()
     }
 
-    /// A container has run for a while: one whose ports nobody promised to open is taken for ready.
+    /// A container has run for a while.
     pub(super) fn settled(&mut self, name: &str, pid: u32) {
+        if let Some(container) = self.running(name, pid) {
+            container.settled = true;
+        }
+    }
+
+    /// A container whose ports nobody promised to open is taken for ready.
+    pub(super) fn awaited(&mut self, name: &str, pid: u32) {
         let promised = |container: &spec::Container| container.readiness_probe.is_some();
-        let promised = self
+        let own = self
             .spec
             .containers
             .iter()
-            .find(|container| container.name == name)
-            .is_some_and(promised);
-        let Some(container) = self
-            .containers
-            .get_mut(name)
-            .filter(|container| container.pid == Some(pid))
-        else {
+            .find(|container| container.name == name);
+        if own.is_some_and(promised) {
             return;
-        };
-        container.settled = true;
-        if !promised && let Some(probe) = container.probes.get_mut(&ProbeKind::Readiness) {
+        }
+        let container = self.running(name, pid);
+        if let Some(probe) = container.and_then(|c| c.probes.get_mut(&ProbeKind::Readiness)) {
             probe.healthy = Some(true);
         }
+    }
+
+    /// A container, unless it was started again since.
+    fn running(&mut self, name: &str, pid: u32) -> Option<&mut Container> {
+        self.containers
+            .get_mut(name)
+            .filter(|container| container.pid == Some(pid))
     }
 
     /// The name of the workload, or of the pod itself.
