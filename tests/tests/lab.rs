@@ -17,7 +17,7 @@ use aquifer_tests::skip;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aquifer-lab");
 const ECHO: &str = env!("CARGO_BIN_EXE_aquifer-echo");
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Two replicas of the echo server on two nodes, a client pod, and a Service with a named target port.
 const WEB: &str = r"

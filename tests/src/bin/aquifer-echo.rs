@@ -8,7 +8,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// For a machine that is busy for a moment; who is not there is refused at once.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// A request that is longer is not ours.
 const MAX_REQUEST: u64 = 64 * 1024;
 

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 /// How long killed processes may take to disappear.
-const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
+const EMPTY_DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Error)]
 pub enum CgroupError {

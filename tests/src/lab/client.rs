@@ -21,7 +21,7 @@ const WATCH_STEP: Duration = Duration::from_secs(10);
 /// Tries to make a folder that others take away.
 const RUN_DIR_ATTEMPTS: u32 = 100;
 /// A daemon that is told to stop goes at once; one that hangs is killed with its cgroup.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Error)]
 pub enum ClientError {

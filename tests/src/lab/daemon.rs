@@ -81,7 +81,7 @@ enum Reply {
 /// Events wait here; senders wait when it is full.
 const QUEUE: usize = 1024;
 /// How long the last processes may take to be reaped.
-const REAP_DEADLINE: Duration = Duration::from_secs(3);
+const REAP_DEADLINE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(5);
 
 /// Builds the lab and serves it until it is told to stop. The first line of standard output says

@@ -18,7 +18,7 @@ use super::{Event, Reply};
 
 const MAX_CLIENTS: usize = 256;
 /// How long a deletion waits for its pods to end: longer than their grace period.
-const GONE_DEADLINE: Duration = Duration::from_secs(60);
+const GONE_DEADLINE: Duration = Duration::from_secs(180);
 
 type StatusWatch = watch::Receiver<Arc<Status>>;
 
