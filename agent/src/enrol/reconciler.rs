@@ -13,8 +13,9 @@ use crate::pods::{Captured, NodePod, PodList, PodReport, PodState};
 
 /// How long the control plane may take to withdraw a pod before capture is undone anyway.
 const WITHDRAW_DEADLINE: Duration = Duration::from_secs(5);
-/// For the other nodes, which learn of the withdrawal at about the same time as this one.
-const WITHDRAW_GRACE: Duration = Duration::from_millis(300);
+/// For the other nodes, waypoints and gateways, which learn of the withdrawal at about the same time as this one: a busy
+/// one later. Whoever still dials the tunnel is served meanwhile.
+const WITHDRAW_GRACE: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
