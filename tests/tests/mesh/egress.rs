@@ -1,10 +1,8 @@
 //! Hosts outside the mesh: straight on by their addresses, through an egress gateway, and by names that move.
 
-use aquifer_tests::lab::status::Status;
-
 use crate::gateways::{has_line, status, text};
 use crate::sniffer::Sniffer;
-use crate::world::{PATIENCE, World, eventually};
+use crate::world::{World, eventually};
 
 /// Two servers that the mesh knows nothing of, and a name that leads to one of them.
 const SERVERS: &str = "
@@ -20,7 +18,7 @@ spec:
   selector: {matchLabels: {app: out-a}}
   template:
     metadata: {labels: {app: out-a}}
-    spec: {containers: [{name: web, image: echo, args: [serve, '8080']}]}
+    spec: {containers: [{name: web, image: echo, args: [serve, '8080'], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -29,7 +27,7 @@ spec:
   selector: {matchLabels: {app: out-b}}
   template:
     metadata: {labels: {app: out-b}}
-    spec: {containers: [{name: web, image: echo, args: [serve, '8080']}]}
+    spec: {containers: [{name: web, image: echo, args: [serve, '8080'], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]}
 ";
 
 /// As the chart makes it.
@@ -140,7 +138,7 @@ fn ask(world: &World, from: &str, address: &str) -> String {
         "-sS",
         "-i",
         "--max-time",
-        "10",
+        "30",
         "-H",
         "host: out.example",
         "-H",
@@ -153,21 +151,13 @@ fn ask(world: &World, from: &str, address: &str) -> String {
 fn world(name: &str) -> Option<World> {
     let world = World::new(name)?;
     world.apply(SERVERS);
-    world.lab.wait_ready(PATIENCE).unwrap();
+    world.settle();
     Some(world)
 }
 
 fn with_gateway(world: &World) {
     world.apply(EGRESS);
-    let ready = |status: &Status| {
-        status
-            .pods_of("istio-system", "istio-egressgateway")
-            .any(|pod| pod.ready)
-    };
-    world
-        .lab
-        .wait_until("the egress gateway is ready", PATIENCE, ready)
-        .unwrap();
+    world.settle();
 }
 
 /// Whose address the server saw.
@@ -256,8 +246,11 @@ fn a_name_is_followed_where_it_moves() {
     // A name that is no more leads where it led for a moment, and then nowhere: the address may be somebody else's.
     world.delete("\napiVersion: v1\nkind: Service\nmetadata: {name: moving, namespace: default}\n");
     said_in_log(&world, "cannot be looked up");
-    assert!(pod(&get()).starts_with("out-b"));
-    said_in_log(&world, "leads nowhere any more");
+    let answer = get();
+    // A machine that stands still may let the moment pass.
+    let is_over = log(&world).contains(NOWHERE);
+    assert!(pod(&answer).starts_with("out-b") || is_over, "{answer}");
+    said_in_log(&world, NOWHERE);
     eventually("nothing is behind it", get, |answer| status(answer) == "503");
 
     // The gateway does not stand in for its clients at the nodes' own servers.
@@ -273,6 +266,9 @@ fn a_name_is_followed_where_it_moves() {
         |c| c.contains("spec.endpoints[0].address") && c.contains("address of node"),
     );
 }
+
+/// Said before what a name led to is given up.
+const NOWHERE: &str = "leads nowhere any more";
 
 fn log(world: &World) -> String {
     let log = world.lab.logs("istio-system/istio-egressgateway", 1 << 20);
@@ -313,13 +309,8 @@ fn said(world: &World) {
         ("Accepted", "True"),
         ("CapturedFromPods", ADDRESS),
         ("istio.io/WaypointBound", "mesh/waypoint"),
+        ("Programmed", "True"),
     ] {
-        let condition = condition(world, kind);
-        assert!(condition.contains(part), "{kind}: {condition}");
+        eventually(kind, || condition(world, kind), |c| c.contains(part));
     }
-    eventually(
-        "agents have it in effect",
-        || condition(world, "Programmed"),
-        |c| c.contains("True"),
-    );
 }

@@ -93,7 +93,7 @@ fn an_unlabelled_namespace_is_untouched() {
     let Some(world) = World::new("untouched") else {
         return;
     };
-    world.lab.kill(world.agents(), libc::SIGKILL, true).unwrap();
+    world.end_agents(libc::SIGKILL);
     let target = format!("{}:8080", world.ip("default/plain"));
     let answer = world.get("default/outsider", &target).unwrap();
     assert!(

@@ -75,7 +75,7 @@ spec:
 ";
 
 /// Prints head and body.
-const CURL: [&str; 6] = ["curl", "-sS", "-i", "--max-time", "10", "-H"];
+const CURL: [&str; 6] = ["curl", "-sS", "-i", "--max-time", "30", "-H"];
 
 pub(crate) fn text(output: &Output) -> String {
     format!(
@@ -107,6 +107,7 @@ fn a_gateway_of_its_own_routes_by_the_apis_rules() {
     world.apply(SERVICES);
     world.apply(GATEWAY);
     world.apply(ROUTES);
+    world.settle();
     let address = address(&world);
     let get = |host: &str, path: &str, more: &[&str]| from_outside(&world, &address, host, path, more);
     let shop = |path: &str| get("shop.example.com", path, &[]);
@@ -162,12 +163,8 @@ fn a_gateway_of_its_own_routes_by_the_apis_rules() {
 
 /// The address that the lab gave the gateway's Service.
 fn address(world: &World) -> String {
-    let ready = world.lab.wait_until("the gateway is ready", PATIENCE, |status| {
-        let service = status.service("mesh", "edge-istio");
-        status.pods_of("mesh", "edge-istio").any(|pod| pod.ready)
-            && service.is_some_and(|s| !s.addresses.is_empty())
-    });
-    ready.unwrap().service("mesh", "edge-istio").unwrap().addresses[0].to_string()
+    let status = world.lab.status().unwrap();
+    status.service("mesh", "edge-istio").unwrap().addresses[0].to_string()
 }
 
 fn rewritten(answer: &str) {
@@ -191,12 +188,13 @@ fn half(shop: &impl Fn(&str) -> String) {
     assert_eq!(seen, ["200", "500"]);
 }
 
-/// The statuses as they are written.
+/// The statuses as they are written, which is after proxies are told.
 fn said(world: &World, address: &str) {
     let read = |file: &str| -> serde_json::Value {
         let path = world.lab.sink_dir().join("status").join(file);
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     };
+    world.settle();
     let condition = |list: &serde_json::Value, kind: &str| {
         let found = list.as_array().unwrap().iter().find(|c| c["type"] == kind);
         found
@@ -249,13 +247,11 @@ fn a_services_routes_are_all_that_its_clients_get() {
         let arguments = [&CURL[..], &["x-client: a", &url]].concat();
         text(&world.lab.exec(from, &arguments).unwrap())
     };
-    eventually(
-        "both versions answer",
-        || get("mesh/client", "/"),
-        |answer| status(answer) == "200",
-    );
+    world.settle();
+    assert_eq!(status(&get("mesh/client", "/")), "200");
     world.apply(INSIDE);
     // A waypoint appears by itself, and traffic moves to it when it serves.
+    world.settle();
     eventually(
         "the route is in force",
         || get("mesh/client", "/"),
@@ -319,11 +315,13 @@ fn connections_to_a_service_go_where_its_tcp_route_says() {
     };
     eventually("both versions answer", versions, |seen| *seen == ["v1", "v2"]);
     world.apply(BYTES_ROUTE);
+    world
+        .lab
+        .wait_until("a waypoint of its own serves it", PATIENCE, |status| {
+            status.pods_of("mesh", "waypoint").any(|pod| pod.ready)
+        })
+        .unwrap();
     eventually("the route is in force", versions, |seen| *seen == ["v2"]);
-    assert!(
-        !world.pods("mesh/waypoint").is_empty(),
-        "a waypoint of its own serves it"
-    );
     world.delete(BYTES_ROUTE);
     eventually("without it all are served", versions, |seen| {
         *seen == ["v1", "v2"]

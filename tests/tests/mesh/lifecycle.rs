@@ -33,7 +33,7 @@ fn traffic_fails_closed_without_agents_and_recovers_unaided() {
     };
     let direct = format!("{}:8080", world.ip("mesh/web"));
     world.get("mesh/client", "web:80").unwrap();
-    world.lab.kill(world.agents(), libc::SIGKILL, true).unwrap();
+    world.end_agents(libc::SIGKILL);
 
     world.get("mesh/client", "web:80").unwrap_err();
     world.get("mesh/client", &direct).unwrap_err();
@@ -64,21 +64,19 @@ fn a_restarted_agent_never_talks_plaintext_to_the_mesh() {
     world.get("mesh/client", "web:80").unwrap();
     for _ in 0..3 {
         world.lab.kill(world.agents(), libc::SIGKILL, false).unwrap();
-        // Whenever an answer comes, it came through a tunnel: no plaintext connection to the web pods was logged.
+        // Whenever an answer comes, it came through a tunnel: no plaintext connection to the web pods is logged.
         eventually(
             "traffic recovers",
             || world.get("mesh/client", "web:80"),
             Result::is_ok,
         );
     }
-    let logs = world.agent_logs();
     let client = format!("src.addr={}:", world.ip("mesh/client"));
-    let calls: Vec<&str> = logs
-        .lines()
-        .filter(|line| line.contains(&client) && line.contains("connection complete"))
-        .collect();
-    assert!(!calls.is_empty());
-    for line in calls {
+    let is_call = |line: &&str| line.contains(&client) && line.contains("connection complete");
+    let logs = world.told("calls of the client", |logs| {
+        logs.lines().any(|line| is_call(&line))
+    });
+    for line in logs.lines().filter(is_call) {
         assert!(line.contains("hbone_addr"), "not through a tunnel: {line}");
     }
 }
@@ -89,7 +87,7 @@ fn the_agent_ends_in_order_when_told() {
         return;
     };
     world.get("mesh/client", "web:80").unwrap();
-    world.lab.kill(world.agents(), libc::SIGTERM, true).unwrap();
+    world.end_agents(libc::SIGTERM);
     world.get("mesh/client", "web:80").unwrap_err();
     let logs = world.agent_logs();
     assert!(logs.contains("draining; pods stay captured"), "{logs}");

@@ -1,6 +1,6 @@
 //! Who may connect: STRICT, and ALLOW and DENY on principals, namespaces and ports.
 
-use crate::world::{PATIENCE, World, eventually};
+use crate::world::{World, eventually};
 
 const STRICT: &str = "
 apiVersion: security.istio.io/v1
@@ -22,12 +22,10 @@ fn strict_refuses_plaintext_and_passes_probes() {
     world.get("default/outsider", &direct).unwrap();
     world.get_from_node("world", &through_node).unwrap();
 
+    // A Service's pods are on both nodes: both of their agents have to know.
     world.apply(STRICT);
-    eventually(
-        "plaintext is refused",
-        || world.get("default/outsider", &direct),
-        Result::is_err,
-    );
+    world.settle();
+    world.get("default/outsider", &direct).unwrap_err();
     world.get("default/outsider", "web.mesh:80").unwrap_err();
     // Masqueraded to the address of the node, which probes come from as well.
     world.get_from_node("world", &through_node).unwrap_err();
@@ -36,7 +34,7 @@ fn strict_refuses_plaintext_and_passes_probes() {
 
     let node = world.pod("mesh/web").node;
     world.get_from_node(&node, &direct).unwrap();
-    let status = world.lab.wait_ready(PATIENCE).unwrap();
+    let status = world.settle();
     assert!(
         status
             .pods_of("mesh", "web")
@@ -78,32 +76,22 @@ fn policies_choose_by_principal_namespace_and_port() {
         "ALLOW",
         "{from: [{source: {principals: [cluster.local/ns/mesh/sa/client]}}]}",
     ));
-    eventually(
-        "another principal is refused",
-        || world.get("mesh/other", &direct),
-        Result::is_err,
-    );
+    world.settle();
+    world.get("mesh/other", &direct).unwrap_err();
     world.get("default/outsider", &direct).unwrap_err();
     world.get("mesh/client", &direct).unwrap();
     world.get("mesh/client", "web:80").unwrap();
 
     world.apply(&policy("ALLOW", "{from: [{source: {namespaces: [mesh]}}]}"));
-    eventually(
-        "the namespace is let in",
-        || world.get("mesh/other", &direct),
-        Result::is_ok,
-    );
+    world.settle();
+    world.get("mesh/other", &direct).unwrap();
     world.get("default/outsider", &direct).unwrap_err();
 
     world.apply(&policy("DENY", "{to: [{operation: {ports: ['9090']}}]}"));
-    eventually(
-        "the port is refused",
-        || world.get("mesh/client", &other_port),
-        Result::is_err,
-    );
+    world.settle();
+    world.get("mesh/client", &other_port).unwrap_err();
     world.get("default/outsider", &other_port).unwrap_err();
     world.get("mesh/client", &direct).unwrap();
     world.get("default/outsider", &direct).unwrap();
-    let told = world.agent_logs();
-    assert!(told.contains("denied by policy mesh/web"), "{told}");
+    world.told("denials", |logs| logs.contains("denied by policy mesh/web"));
 }

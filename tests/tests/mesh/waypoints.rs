@@ -1,6 +1,6 @@
 //! A waypoint that the user made: it routes by what clients are, and is not gone around.
 
-use crate::world::{PATIENCE, World, eventually, field};
+use crate::world::{World, eventually, field};
 
 const GATEWAY: &str = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -28,7 +28,7 @@ spec:
   template:
     metadata: {labels: {app: shop, version: v1}}
     spec:
-      containers: [{name: shop, image: echo, args: [serve, '8080']}]
+      containers: [{name: shop, image: echo, args: [serve, '8080'], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -38,7 +38,7 @@ spec:
   template:
     metadata: {labels: {app: shop, version: v2}}
     spec:
-      containers: [{name: shop, image: echo, args: [serve, '8080']}]
+      containers: [{name: shop, image: echo, args: [serve, '8080'], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -76,24 +76,20 @@ fn a_waypoint_that_the_user_made_routes_by_the_clients_labels() {
     world.apply(VERSIONS);
     world.apply(RULE);
     world.apply(GATEWAY);
-    world
-        .lab
-        .wait_until("the Gateway's pod is ready", PATIENCE, |status| {
-            status.pods_of("mesh", "front").any(|pod| pod.ready)
-        })
-        .unwrap();
+    world.settle();
     assert!(
         world.pods("mesh/waypoint").is_empty(),
         "one of the user's own is enough"
     );
 
+    // Before that either version answers, and by chance the right one.
     let answers = |from: &str, wanted: &str| {
-        let is_wanted =
-            |answer: &Result<String, String>| answer.as_ref().is_ok_and(|body| version(body) == wanted);
-        eventually("the rule is in force", || world.get(from, "shop:80"), is_wanted);
+        let get = || world.get(from, "shop:80");
+        eventually("traffic goes through the waypoint", get, through_waypoint);
         for _ in 0..10 {
-            let answer = world.get(from, "shop:80");
-            assert!(is_wanted(&answer), "{from}: {answer:?}");
+            let answer = get();
+            let is_wanted = answer.as_ref().is_ok_and(|body| version(body) == wanted);
+            assert!(is_wanted && through_waypoint(&answer), "{from}: {answer:?}");
         }
     };
     answers("mesh/client", "v2");
@@ -118,7 +114,7 @@ spec:
   template:
     metadata: {labels: {app: alone, istio.io/use-waypoint: none}}
     spec:
-      containers: [{name: alone, image: echo, args: [serve, '8080']}]
+      containers: [{name: alone, image: echo, args: [serve, '8080'], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]
 ";
 
 /// Asked of the pods themselves, and of nothing that is in front of them.
@@ -147,7 +143,7 @@ fn a_pods_own_address_is_behind_the_waypoint_that_it_names() {
     world.apply(&VERSIONS.replace("labels: {istio.io/use-waypoint: front}", "labels: {}"));
     world.apply(&GATEWAY.replace("waypoint-for: service", "waypoint-for: workload"));
     world.apply(FOR_PODS);
-    world.lab.wait_ready(PATIENCE).unwrap();
+    world.settle();
     let (pod, alone) = (world.ip("mesh/shop-v1"), world.ip("mesh/alone"));
     let (direct, alone) = (format!("{pod}:8080"), format!("{alone}:8080"));
     eventually(
@@ -166,6 +162,7 @@ fn a_pods_own_address_is_behind_the_waypoint_that_it_names() {
 
     // The pod's policies are decided for the client, and by requests: its connection is there.
     world.apply(DENY_OTHER);
+    world.settle();
     let denied = |answer: &Result<String, String>| answer.as_ref().is_err_and(|e| e.contains("403"));
     eventually(
         "the client is denied",

@@ -10,7 +10,7 @@ use aquifer_tests::skip;
 
 pub(crate) const ECHO: &str = env!("CARGO_BIN_EXE_aquifer-echo");
 /// For things that take milliseconds; generous, since machines are busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 const WORKLOADS: &str = r"
 apiVersion: v1
@@ -82,7 +82,7 @@ spec:
     metadata: {labels: {app: plain}}
     spec:
       containers:
-      - {name: web, image: echo, args: [serve, '8080']}
+      - {name: web, image: echo, args: [serve, '8080'], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}
 ";
 
 const OPTED_IN: &str = "
@@ -118,7 +118,7 @@ impl World {
         let world = Self { lab };
         world.apply(OPTED_IN);
         world.apply(WORKLOADS);
-        world.lab.wait_ready(PATIENCE).unwrap();
+        world.settle();
         Some(world)
     }
 
@@ -130,7 +130,12 @@ impl World {
         self.lab.delete("default", yaml).unwrap();
     }
 
-    /// Takes the label off, or puts it on, and waits until the agents have followed.
+    /// Waits until everything is ready, and known wherever it is asked for.
+    pub(crate) fn settle(&self) -> Status {
+        self.lab.wait_ready(PATIENCE).unwrap()
+    }
+
+    /// Takes the label off, or puts it on, and waits until all agents have followed.
     pub(crate) fn opt(&self, is_in: bool) {
         self.apply(if is_in { OPTED_IN } else { OPTED_OUT });
         let followed = |status: &Status| {
@@ -142,6 +147,7 @@ impl World {
         self.lab
             .wait_until("pods follow their label", PATIENCE, followed)
             .unwrap();
+        self.settle();
     }
 
     pub(crate) fn pods(&self, workload: &str) -> Vec<PodStatus> {
@@ -171,8 +177,25 @@ impl World {
         "istio-system/ztunnel"
     }
 
+    /// Has every agent end, and waits until it has; it stays away until it is released.
+    pub(crate) fn end_agents(&self, signal: i32) {
+        self.lab.kill(self.agents(), signal, true).unwrap();
+        let (namespace, name) = self.agents().split_once('/').unwrap();
+        let gone = |status: &Status| status.pods_of(namespace, name).all(|pod| pod.pids.is_empty());
+        self.lab
+            .wait_until("the agents are gone", PATIENCE, gone)
+            .unwrap();
+    }
+
     pub(crate) fn agent_logs(&self) -> String {
         self.lab.logs(self.agents(), 1 << 20).unwrap()
+    }
+
+    /// What the agents have logged, once that is there: a connection is told of when it has ended, after its client has
+    /// gone.
+    #[track_caller]
+    pub(crate) fn told(&self, what: &str, is_there: impl Fn(&str) -> bool) -> String {
+        outcome_of(what, || self.agent_logs(), |logs| is_there(logs))
     }
 }
 
@@ -200,11 +223,17 @@ pub(crate) fn eventually<T: std::fmt::Debug>(
     attempt: impl Fn() -> T,
     is_so: impl Fn(&T) -> bool,
 ) {
+    drop(outcome_of(what, attempt, is_so));
+}
+
+/// The same, for the outcome that is so.
+#[track_caller]
+fn outcome_of<T: std::fmt::Debug>(what: &str, attempt: impl Fn() -> T, is_so: impl Fn(&T) -> bool) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let outcome = attempt();
         if is_so(&outcome) {
-            return;
+            return outcome;
         }
         assert!(Instant::now() < deadline, "{what}: still not so: {outcome:?}");
     }
