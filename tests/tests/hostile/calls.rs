@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::{say, until_released};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 /// Callers of a load, each waiting for its answer before the next request.
 const CALLERS: usize = 4;
 /// Between the requests of one caller: the rate is bounded, not the time that anything takes.

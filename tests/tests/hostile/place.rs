@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::world::World;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A network namespace.
 #[derive(Clone, Debug)]

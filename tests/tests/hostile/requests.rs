@@ -14,7 +14,7 @@ use crate::place::Place;
 use crate::world::{World, eventually};
 
 const HOST: &str = "web.example.com";
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Behind the gateway, and behind a waypoint that the routes make: `/admin` is nobody's.
 const ROUTES: &str = r"

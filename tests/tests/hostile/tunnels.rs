@@ -23,7 +23,7 @@ use crate::transparency::port;
 use crate::world::{World, eventually};
 
 pub(crate) const HBONE: u16 = 15008;
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a waypoint is made for.
 pub(crate) const ROUTE: &str = r"

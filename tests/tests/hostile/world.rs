@@ -10,7 +10,7 @@ use aquifer_tests::skip;
 use crate::actor;
 
 /// For things that take milliseconds; generous, since machines are busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 const NAMESPACES: &str = "
 apiVersion: v1
@@ -120,12 +120,12 @@ impl World {
         self.lab.delete(namespace, yaml).unwrap();
     }
 
-    /// Waits until everything is ready and enrolled.
+    /// Waits until everything is ready and enrolled, and known wherever it is asked for.
     pub(crate) fn settle(&self) -> Status {
         self.lab.wait_ready(PATIENCE).unwrap()
     }
 
-    /// Takes the mesh's label off its namespace, or puts it back, and waits until the pods have followed.
+    /// Takes the mesh's label off its namespace, or puts it back, and waits until all proxies have followed.
     pub(crate) fn opt(&self, is_in: bool) {
         self.apply("default", if is_in { NAMESPACES } else { UNLABELLED });
         let followed = |status: &Status| {
@@ -137,6 +137,7 @@ impl World {
         self.lab
             .wait_until("pods follow their label", PATIENCE, followed)
             .unwrap();
+        self.settle();
     }
 
     pub(crate) fn pods(&self, workload: &str) -> Vec<PodStatus> {

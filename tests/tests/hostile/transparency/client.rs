@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -10,7 +10,9 @@ use super::server::{judge, pour};
 use super::{BULK, port};
 use crate::actor::say;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
+/// Until a datagram, which nobody repeats, is sent once more: under load the kernel may drop one.
+const REPEAT: Duration = Duration::from_secs(5);
 
 type Check = fn(&str) -> io::Result<()>;
 
@@ -162,13 +164,19 @@ fn datagrams(target: &str) -> io::Result<()> {
         .parse()
         .map_err(io::Error::other)?;
     let socket = UdpSocket::bind(any)?;
-    socket.set_read_timeout(Some(DEADLINE))?;
-    socket.send_to(b"ping", to)?;
-    let (length, from) = socket.recv_from(&mut [0; 10])?;
-    if (length, from) == (4, to) {
-        return Ok(());
+    socket.set_read_timeout(Some(REPEAT))?;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        socket.send_to(b"ping", to)?;
+        match socket.recv_from(&mut [0; 10]) {
+            Ok(answer) if answer == (4, to) => return Ok(()),
+            Ok((length, from)) => return Err(io::Error::other(format!("{length} bytes from {from}"))),
+            Err(error) if error.kind() != ErrorKind::WouldBlock || Instant::now() > deadline => {
+                return Err(error);
+            }
+            Err(_) => {}
+        }
     }
-    Err(io::Error::other(format!("{length} bytes from {from}")))
 }
 
 fn bulk(target: &str) -> io::Result<()> {

@@ -14,7 +14,7 @@ type Behaviour = fn(&mut TcpStream) -> io::Result<()>;
 /// How the last watched client has ended, once it has.
 static ENDED: Mutex<Option<String>> = Mutex::new(None);
 static SOMEBODY_ENDED: Condvar = Condvar::new();
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves in threads of this process, until it ends.
 pub(crate) fn serve() -> io::Result<()> {
