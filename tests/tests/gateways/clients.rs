@@ -34,7 +34,7 @@ impl<'w> Curl<'w> {
         let curl = curl.with(&[
             "-sS",
             "--max-time",
-            "20",
+            "60",
             "-w",
             "\n%{http_code} %{http_version} %{redirect_url}",
         ]);

@@ -3,7 +3,7 @@
 use aquifer_tests::lab::LabOptions;
 
 use crate::passthrough::BACKEND;
-use crate::world::{PATIENCE, World, condition, eventually};
+use crate::world::{World, condition, eventually};
 
 const GATEWAY: &str = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -57,12 +57,8 @@ spec:
 
 /// Where the lab has put the gateway's Service.
 fn address(world: &World) -> String {
-    let ready = world.lab.wait_until("the gateway is ready", PATIENCE, |status| {
-        let service = status.service("shop", "edge-istio");
-        status.pods_of("shop", "edge-istio").any(|pod| pod.ready)
-            && service.is_some_and(|s| !s.addresses.is_empty())
-    });
-    ready.unwrap().service("shop", "edge-istio").unwrap().addresses[0].to_string()
+    let status = world.lab.status().unwrap();
+    status.service("shop", "edge-istio").unwrap().addresses[0].to_string()
 }
 
 /// The kind of key in the certificate that a client with these signatures is shown.
@@ -98,6 +94,7 @@ fn listeners_end_tls_pass_it_on_and_forward_bytes() {
         .replace("KEY", vault.key.to_str().unwrap());
     world.apply(&backend);
     world.apply(GATEWAY);
+    world.settle();
     let address = address(&world);
     let get = |url: &str| world.curl_at(&address, url);
 
@@ -125,14 +122,14 @@ fn listeners_end_tls_pass_it_on_and_forward_bytes() {
     let answer = eventually("bytes are forwarded", || bytes.send(), |a| a.is_ok());
     assert!(answer.field("pod").starts_with("web-"), "{answer:?}");
 
-    let status = world.status_of("Gateway", "edge");
-    let counts: Vec<u64> = status["listeners"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|l| l["attachedRoutes"].as_u64().unwrap())
-        .collect();
-    assert_eq!(counts, [1, 1, 1, 1], "{status}");
+    let counts = || -> Vec<u64> {
+        let status = world.status_of("Gateway", "edge");
+        let listeners = status["listeners"].as_array().into_iter().flatten();
+        listeners.filter_map(|l| l["attachedRoutes"].as_u64()).collect()
+    };
+    eventually("every listener has its route", counts, |counts| {
+        *counts == [1, 1, 1, 1]
+    });
     for route in ["TLSRoute", "TCPRoute"] {
         let name = if route == "TLSRoute" { "vault" } else { "bytes" };
         let parent = || world.status_of(route, name)["parents"][0]["conditions"].clone();
@@ -158,7 +155,11 @@ fn granted(world: &World, address: &str) {
     assert!(listener(world, "far", "Programmed").starts_with("False Invalid"));
     world.apply(GRANT);
     eventually("the granted Secret is served", || far.send(), |a| a.is_ok());
-    assert!(listener(world, "far", "ResolvedRefs").starts_with("True"));
+    eventually(
+        "the grant is said",
+        || listener(world, "far", "ResolvedRefs"),
+        |said| said.starts_with("True"),
+    );
     world.lab.delete("default", GRANT).unwrap();
     eventually(
         "what is taken back is gone",

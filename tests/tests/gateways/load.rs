@@ -18,7 +18,7 @@ impl Load {
     /// Runs until `stop` exists.
     pub(crate) fn start(world: &World, host: &str, stop: &std::path::Path) -> Self {
         let curl = format!(
-            "curl -sS --max-time 20 -o /dev/null -w '%{{http_code}}\\n' --resolve {host}:443:{} --cacert {} https://{host}/ 2>&1",
+            "curl -sS --max-time 60 -o /dev/null -w '%{{http_code}}\\n' --resolve {host}:443:{} --cacert {} https://{host}/ 2>&1",
             world.address,
             world.authority.certificate().display()
         );

@@ -21,6 +21,8 @@ fn each_name_has_its_server_and_its_certificate() {
     world.routes("web", "'*.example.com'");
     world.apply(&all.secret("cert-a"));
 
+    world.settle();
+
     let a = world.curl("https://a.example.com/");
     let answer = eventually("the first server serves", || a.send(), |a| a.is_ok());
     assert_eq!(
@@ -80,8 +82,11 @@ fn each_name_has_its_server_and_its_certificate() {
         "{redirect:?}"
     );
 
-    let addresses = world.status()["addresses"].to_string();
-    assert!(addresses.contains(&world.address), "{addresses}");
+    eventually(
+        "the status tells the address",
+        || world.status()["addresses"].to_string(),
+        |addresses| addresses.contains(&world.address),
+    );
 
     let (_, dump) = inside(&world, "http://127.0.0.1:15000/config_dump");
     assert!(

@@ -21,7 +21,10 @@ spec:
     metadata: {labels: {app: vault}}
     spec:
       containers:
-      - {name: vault, image: openssl, args: [s_server, -accept, '8443', -cert, CERT, -key, KEY, -www, -quiet]}
+      - name: vault
+        image: openssl
+        args: [s_server, -accept, '8443', -cert, CERT, -key, KEY, -www, -quiet]
+        ports: [{containerPort: 8443}]
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -65,7 +68,7 @@ fn a_server_behind_the_gateway_ends_tls_itself() {
     world.apply(&backend);
     world.gateway(SERVERS);
     world.routes("web", "web.example.com");
-    world.lab.wait_ready(crate::world::PATIENCE).unwrap();
+    world.settle();
 
     let passed = world.curl("https://vault.example.com/");
     let answer = eventually("TLS is passed on", || passed.send(), |a| a.is_ok());
@@ -82,7 +85,7 @@ fn a_server_behind_the_gateway_ends_tls_itself() {
         .next()
         .unwrap();
     let target = format!("http://{}:9000/", gateway.ip.unwrap());
-    let argv = ["curl", "-sS", "--max-time", "20", target.as_str()];
+    let argv = ["curl", "-sS", "--max-time", "60", target.as_str()];
     let bytes = || String::from_utf8_lossy(&world.lab.node("node-1", &argv).unwrap().stdout).into_owned();
     eventually("bytes are passed on", bytes, |body| body.contains("pod web-"));
 }

@@ -12,7 +12,7 @@ use crate::clients::Curl;
 
 const ECHO: &str = env!("CARGO_BIN_EXE_aquifer-echo");
 /// For things that take milliseconds; generous, since machines are busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 const SHOP: &str = "
 apiVersion: v1
@@ -70,6 +70,11 @@ impl World {
 
     pub(crate) fn apply(&self, yaml: &str) {
         self.lab.apply("default", yaml).unwrap();
+    }
+
+    /// Waits until everything is ready, and known wherever it is asked for.
+    pub(crate) fn settle(&self) {
+        self.lab.wait_ready(PATIENCE).unwrap();
     }
 
     /// A Gateway `web` in namespace shop, with these servers.
