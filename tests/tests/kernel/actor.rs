@@ -18,7 +18,8 @@ pub(crate) const VARIABLE: &str = "AQK_ACTOR";
 /// This function, as the test harness names it.
 pub(crate) const ENTRY: &str = "actor::actor_process";
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For an answer; generous, since machines are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Not a test: what an actor runs. Empty unless this process is one.
 #[test]
@@ -169,7 +170,7 @@ fn connect(socket: &Socket, dial: &Dial) -> io::Result<()> {
             .send_to_with_flags(&[], &destination(dial), libc::MSG_FASTOPEN)
             .map(|_| ());
     }
-    socket.connect_timeout(&destination(dial), PATIENCE)
+    socket.connect_timeout(&destination(dial), dial.patience.unwrap_or(PATIENCE))
 }
 
 fn destination(dial: &Dial) -> SockAddr {

@@ -8,7 +8,6 @@ use std::io;
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aquifer_agent::capture::{
@@ -75,7 +74,7 @@ impl Agent {
                 self.stop_accepting();
                 Reply::Done
             }
-            Request::KernelLog => match self.log.recv_timeout(Duration::from_secs(5)) {
+            Request::KernelLog(within) => match self.log.recv_timeout(within) {
                 Ok(line) => Reply::Logged(line),
                 Err(_) => Reply::Failed("the kernel programs logged nothing".to_owned()),
             },

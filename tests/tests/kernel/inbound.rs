@@ -1,6 +1,7 @@
 //! Connections that pods receive.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::protocol::{Dial, Event, Refusal, Request};
 use crate::world::{A, B, C, D, NODE_V4, OUTSIDE_V4, Place, World};
@@ -144,6 +145,7 @@ fn a_pod_cannot_pose_as_its_victim() {
         let arrived = world.count_arriving(A, source);
         let dial = Dial {
             bind: Some(source),
+            patience: Some(Duration::from_secs(5)),
             ..Dial::to(destination)
         };
         assert_eq!(

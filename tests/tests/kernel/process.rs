@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -135,9 +136,9 @@ impl ActorProcess {
         }
     }
 
-    /// The next line of the kernel programs' log.
-    pub(crate) fn kernel_log(&mut self) -> Option<String> {
-        match self.ask(&Request::KernelLog) {
+    /// The next line of the kernel programs' log, if there is one within that time.
+    pub(crate) fn kernel_log(&mut self, within: Duration) -> Option<String> {
+        match self.ask(&Request::KernelLog(within)) {
             Reply::Logged(line) => Some(line),
             Reply::Failed(_) => None,
             other => panic!("{other:?}"),

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,8 @@ pub(crate) enum Request {
     /// Close the inbound and outbound listeners, stay alive.
     DropListeners,
     Events,
-    /// Wait for a line of the kernel programs' log.
-    KernelLog,
+    /// Wait so long for a line of the kernel programs' log.
+    KernelLog(Duration),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub(crate) struct Dial {
     pub(crate) mptcp: bool,
     /// Open the connection by sending, as TCP Fast Open does.
     pub(crate) fast_open: bool,
+    /// How long to wait where nothing is to come of it.
+    pub(crate) patience: Option<Duration>,
 }
 
 impl Dial {
@@ -54,6 +57,7 @@ impl Dial {
             device: None,
             mptcp: false,
             fast_open: false,
+            patience: None,
         }
     }
 }

@@ -325,7 +325,7 @@ impl World {
     /// Polls for what the kernel does on its own time.
     #[track_caller]
     pub(crate) fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !condition() {
             assert!(Instant::now() < deadline, "never: {what}");
             std::thread::yield_now();
