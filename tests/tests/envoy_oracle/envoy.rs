@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use prost::{Message, Name};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::generate::CLUSTERS;
 use crate::ours::changed;
@@ -24,6 +24,8 @@ use crate::upstream::{self, Upstream};
 use crate::{CrossOrigin, Outcome, Paths, Sent};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The file where Envoy writes the address of its administration.
+const ADMIN: &str = "admin";
 
 /// Source labels come as headers; the route is chosen again once they are metadata. The route's name goes back.
 const LUA: &str = r#"
@@ -75,18 +77,18 @@ pub(crate) async fn start(binary: &Path, tables: &[RouteConfiguration], paths: P
     for name in CLUSTERS {
         upstreams.push(upstream::start(name).await);
     }
-    let ports = free_ports(tables.len() + 1).await;
-    let (admin, ports) = ports.split_first().unwrap();
     for table in tables {
         std::fs::write(rds_file(folder.path(), &table.name), discovery(table)).unwrap();
     }
-    let bootstrap = bootstrap(*admin, tables, ports, folder.path(), &upstreams, paths);
+    let bootstrap = bootstrap(tables, folder.path(), &upstreams, paths);
     let config = folder.path().join("envoy.json");
     std::fs::write(&config, bootstrap.to_string()).unwrap();
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
     let process = Command::new(binary)
         .arg("-c")
         .arg(&config)
+        .arg("--admin-address-path")
+        .arg(folder.path().join(ADMIN))
         .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"])
         .stdout(Stdio::null())
         .stderr(log)
@@ -94,22 +96,34 @@ pub(crate) async fn start(binary: &Path, tables: &[RouteConfiguration], paths: P
         .unwrap();
     let mut envoy = Envoy {
         process,
-        ports: ports.to_vec(),
+        ports: Vec::new(),
         _folder: folder,
         _upstreams: upstreams,
     };
-    envoy.wait_until_ready(*admin).await;
+    let admin = envoy.wait_until_ready().await;
+    envoy.ports = listening(admin, tables).await;
     envoy
 }
 
-async fn free_ports(count: usize) -> Vec<SocketAddr> {
-    let mut held = Vec::new();
-    for _ in 0..count {
-        held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
-    }
-    held.iter()
-        .map(|listener| listener.local_addr().unwrap())
-        .collect()
+/// Where Envoy listens for each table: it has chosen its ports itself, so that nobody can come before it.
+async fn listening(admin: SocketAddr, tables: &[RouteConfiguration]) -> Vec<SocketAddr> {
+    let response = exchange(admin, from_admin("/listeners?format=json"))
+        .await
+        .unwrap();
+    let all: Value = serde_json::from_slice(response.body()).unwrap();
+    let all = all["listener_statuses"].as_array().unwrap();
+    let port = |table: &RouteConfiguration| {
+        let own = all.iter().find(|listener| listener["name"] == *table.name);
+        let port = &own.unwrap()["local_address"]["socket_address"]["port_value"];
+        u16::try_from(port.as_u64().unwrap()).unwrap()
+    };
+    let address = |table| SocketAddr::from((Ipv4Addr::LOCALHOST, port(table)));
+    tables.iter().map(address).collect()
+}
+
+fn from_admin(path: &str) -> Request<Empty<Bytes>> {
+    let request = Request::get(path).header("host", "admin");
+    request.body(Empty::new()).unwrap()
 }
 
 fn rds_file(folder: &Path, name: &str) -> PathBuf {
@@ -130,25 +144,18 @@ fn discovery(table: &RouteConfiguration) -> Vec<u8> {
     response.encode_to_vec()
 }
 
-fn bootstrap(
-    admin: SocketAddr,
-    tables: &[RouteConfiguration],
-    ports: &[SocketAddr],
-    folder: &Path,
-    upstreams: &[Upstream],
-    paths: Paths,
-) -> Value {
+fn bootstrap(tables: &[RouteConfiguration], folder: &Path, upstreams: &[Upstream], paths: Paths) -> Value {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listeners = tables
         .iter()
-        .zip(ports)
-        .map(|(table, port)| listener(&table.name, *port, folder, paths));
+        .map(|table| listener(&table.name, any, folder, paths));
     let clusters = CLUSTERS
         .iter()
         .zip(upstreams)
         .map(|(name, upstream)| cluster(name, upstream.address));
     json!({
         "node": { "id": "oracle", "cluster": "oracle" },
-        "admin": { "address": socket(admin) },
+        "admin": { "address": socket(any) },
         "static_resources": {
             "listeners": listeners.collect::<Vec<_>>(),
             "clusters": clusters.collect::<Vec<_>>(),
@@ -201,22 +208,17 @@ fn cluster(name: &str, address: SocketAddr) -> Value {
 }
 
 impl Envoy {
-    async fn wait_until_ready(&mut self, admin: SocketAddr) {
+    /// Where its administration listens, once it is ready.
+    async fn wait_until_ready(&mut self) -> SocketAddr {
         let deadline = tokio::time::Instant::now() + DEADLINE;
-        let ready = || {
-            Request::get("/ready")
-                .header("host", "admin")
-                .body(Empty::new())
-                .unwrap()
-        };
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         loop {
             tick.tick().await;
-            if exchange(admin, ready())
-                .await
-                .is_some_and(|r| r.status() == StatusCode::OK)
+            if let Some(admin) = self.admin()
+                && let Some(answer) = exchange(admin, from_admin("/ready")).await
+                && answer.status() == StatusCode::OK
             {
-                return;
+                return admin;
             }
             let ended = self.process.try_wait().unwrap();
             let late = tokio::time::Instant::now() > deadline;
@@ -226,6 +228,11 @@ impl Envoy {
                 self.log()
             );
         }
+    }
+
+    fn admin(&self) -> Option<SocketAddr> {
+        let text = std::fs::read_to_string(self._folder.path().join(ADMIN)).ok()?;
+        text.trim().parse().ok()
     }
 
     fn log(&self) -> String {
