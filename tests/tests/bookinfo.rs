@@ -11,10 +11,10 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(100);
 
 struct Started {
     port: u16,
@@ -24,6 +24,7 @@ struct Started {
 fn start(part: &str, variables: &[(&str, &str)]) -> Started {
     let mut environment = Environment::new();
     environment.insert("PORT".to_owned(), "0".to_owned());
+    environment.insert(bookinfo::PATIENCE_VARIABLE.to_owned(), "30".to_owned());
     environment.insert("POD_NAME".to_owned(), format!("{part}-pod"));
     environment.extend(
         variables
@@ -217,9 +218,10 @@ async fn reviews_v1_shows_no_ratings() {
 
 #[tokio::test]
 async fn ratings_v2_without_its_database_says_so() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Held without listening: no other test gets the port meanwhile.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("mongodb://{}/test", nobody.local_addr().unwrap());
-    drop(nobody);
     let ratings = start("ratings-v2", &[("MONGO_DB_URL", &url)]);
     let reply = get(ratings.port, "/ratings/0").await;
     assert_eq!(reply.status, 500);

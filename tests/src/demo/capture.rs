@@ -29,8 +29,8 @@ const HBONE_PORT: u16 = 15008;
 const GATEWAY_PORT: u16 = 8080;
 /// The largest packet with segmentation offload, and more.
 const SNAP: usize = 128 * 1024;
-/// Enough for a second of traffic while this process waits for a processor.
-const RECEIVE_BUFFER: usize = 64 << 20;
+/// Enough for some seconds of traffic while this process waits for a processor.
+const RECEIVE_BUFFER: usize = 256 << 20;
 /// How often the socket's thread looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(50);
 const UPLINK: &str = "eth0";

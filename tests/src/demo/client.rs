@@ -19,13 +19,12 @@ use crate::bookinfo::answer::{self, ServedBy};
 
 use super::namespace::{Inside, Namespace, NamespaceError};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+/// For any text.
+const FETCH_PATIENCE: Duration = Duration::from_secs(60);
 const MAX_BODY: usize = 8 << 20;
 const TITLE: &str = "<title>Simple Bookstore App</title>";
 /// What productpage and reviews write in place of what they could not get.
 const APOLOGIES: [&str; 2] = ["Error fetching", "currently unavailable"];
-/// Requests under way at once; more are failures, as they would be for a person who waits.
-const MAX_PENDING: usize = 512;
 
 /// One request and what came of it.
 #[derive(Clone, Debug)]
@@ -39,12 +38,16 @@ pub(crate) struct Outcome {
 pub(crate) struct Client {
     pub(crate) namespace: Namespace,
     pub(crate) address: SocketAddr,
+    /// For a page.
+    pub(crate) patience: Duration,
+    /// Requests under way at once: more than a machine can serve would say nothing of the mesh.
+    pub(crate) most: usize,
 }
 
 impl Client {
     /// `count` pages, `parallel` at a time.
     pub(crate) fn pages(&self, count: usize, parallel: usize) -> Result<Vec<Outcome>, NamespaceError> {
-        let address = self.address;
+        let (address, patience) = (self.address, self.patience);
         self.in_runtime(move || async move {
             let slots = Arc::new(Semaphore::new(parallel));
             let mut pending = JoinSet::new();
@@ -52,7 +55,7 @@ impl Client {
                 let slots = Arc::clone(&slots);
                 pending.spawn(async move {
                     let _slot = slots.acquire_owned().await;
-                    page(address).await
+                    page(address, patience).await
                 });
             }
             pending.join_all().await
@@ -60,13 +63,13 @@ impl Client {
         .join()
     }
 
-    /// Pages at a steady rate until `stop`, whether answers come or not.
+    /// Pages at a steady rate until `stop`, while not too many are unanswered.
     pub(crate) fn load(
         &self,
         per_second: u32,
         stop: CancellationToken,
     ) -> Result<Inside<Vec<Outcome>>, NamespaceError> {
-        let address = self.address;
+        let (address, patience, most) = (self.address, self.patience, self.most);
         self.in_runtime(move || async move {
             let mut pending = JoinSet::new();
             let mut outcomes = Vec::new();
@@ -77,14 +80,7 @@ impl Client {
                 tokio::select! {
                     () = stop.cancelled() => break,
                     Some(done) = pending.join_next() => outcomes.extend(done),
-                    _ = tick.tick() => {
-                        if pending.len() < MAX_PENDING {
-                            pending.spawn(page(address));
-                        } else {
-                            let result = Err(format!("{MAX_PENDING} requests are still unanswered"));
-                            outcomes.push(Outcome { finished: Instant::now(), result });
-                        }
-                    }
+                    _ = tick.tick(), if pending.len() < most => drop(pending.spawn(page(address, patience))),
                 }
             }
             outcomes.extend(pending.join_all().await);
@@ -108,7 +104,10 @@ pub(crate) fn fetch(
     address: SocketAddr,
     path: &'static str,
 ) -> Result<String, String> {
-    let get = move || block_on(async move { get(address, path).await.map(|(_, body, _)| body) });
+    let get = move || {
+        let answer = block_on(get(address, path, FETCH_PATIENCE));
+        answer.map(|(_, body, _)| body)
+    };
     namespace.run(get).map_err(|error| error.to_string())?
 }
 
@@ -120,8 +119,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-async fn page(address: SocketAddr) -> Outcome {
-    let result = get(address, "/productpage")
+async fn page(address: SocketAddr, patience: Duration) -> Outcome {
+    let result = get(address, "/productpage", patience)
         .await
         .and_then(|(status, body, chain)| {
             if status != StatusCode::OK {
@@ -142,10 +141,14 @@ async fn page(address: SocketAddr) -> Outcome {
     }
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String, Vec<ServedBy>), String> {
-    tokio::time::timeout(DEADLINE, exchange(address, path))
+async fn get(
+    address: SocketAddr,
+    path: &str,
+    patience: Duration,
+) -> Result<(StatusCode, String, Vec<ServedBy>), String> {
+    tokio::time::timeout(patience, exchange(address, path))
         .await
-        .map_err(|_| format!("no answer within {DEADLINE:?}"))?
+        .map_err(|_| format!("no answer within {patience:?}"))?
 }
 
 async fn exchange(address: SocketAddr, path: &str) -> Result<(StatusCode, String, Vec<ServedBy>), String> {

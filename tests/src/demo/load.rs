@@ -10,6 +10,10 @@ use super::client::{Client, Outcome};
 use super::namespace::{Inside, Namespace, NamespaceError};
 use super::tally::find;
 
+/// For a page.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What a rate of some fifty pages leaves unanswered while nobody answers at all.
+const MAX_PENDING: usize = 512;
 /// Examples of failures that are worth showing.
 const MAX_EXAMPLES: usize = 5;
 
@@ -46,6 +50,8 @@ impl Load {
         let client = Client {
             namespace: from.clone(),
             address,
+            patience: PATIENCE,
+            most: MAX_PENDING,
         };
         let started = Instant::now();
         let stop = CancellationToken::new();
@@ -71,6 +77,8 @@ impl Load {
         let client = Client {
             namespace: from.clone(),
             address,
+            patience: PATIENCE,
+            most: MAX_PENDING,
         };
         let started = Instant::now();
         Ok(Pages::of(&client.pages(count, PARALLEL)?, started))

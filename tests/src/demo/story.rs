@@ -32,8 +32,12 @@ const PARALLEL: usize = 4;
 const UNLABELLED_REQUESTS: usize = 40;
 /// Pages that must all obey the canary before it counts as in force: each could obey by chance.
 const TRIAL_REQUESTS: usize = 40;
-const READY: Duration = Duration::from_secs(90);
-const SETTLE: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(180);
+const SETTLE: Duration = Duration::from_secs(180);
+/// For a page; longer than bookinfo's parts wait for one another.
+const PAGE: Duration = Duration::from_secs(100);
+/// Pages under way at once while the weights change.
+const MAX_PENDING: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A place with bookinfo in it, and a client outside.
@@ -315,6 +319,8 @@ fn places(place: &mut dyn Place, status: &Status) -> Result<(Client, Vec<Namespa
     let client = Client {
         namespace: place.outside(),
         address,
+        patience: PAGE,
+        most: MAX_PENDING,
     };
     let nodes = place.nodes(status);
     let edge = Edge {

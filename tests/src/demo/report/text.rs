@@ -115,7 +115,7 @@ impl Report {
         let change = &self.change;
         write!(
             out,
-            "\nWeights changed under {} requests/s: {} requests, {} failed; ",
+            "\nWeights changed under up to {} requests/s: {} requests, {} failed; ",
             change.per_second, change.requests, change.failures
         )?;
         match change.took {

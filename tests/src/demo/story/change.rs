@@ -10,7 +10,7 @@ use crate::demo::failure::{Failure, OrFailed};
 use crate::demo::report::Change;
 use crate::demo::tally::{Tally, find};
 
-use super::{NAMESPACE, Story, steps};
+use super::{NAMESPACE, PARALLEL, SETTLE, Story, TRIAL_REQUESTS, eventually, steps};
 
 const PER_SECOND: u32 = 200;
 /// After the change only this version serves, so one answer of another belongs to the old split.
@@ -31,6 +31,8 @@ impl Story<'_> {
         wait(self.options.load);
         let at = Instant::now();
         let applied = self.place.apply(NAMESPACE, &changed);
+        // Whether the new split has come is told by the load's own answers, which are more.
+        let _ = eventually(SETTLE, || self.only_the_new_split());
         wait(self.options.load);
         stop.cancel();
         let outcomes = load.join().or_failed(steps::WEIGHTS)?;
@@ -41,12 +43,25 @@ impl Story<'_> {
             .or_failed(steps::WEIGHTS)?;
         Ok(judge(outcomes, at))
     }
+
+    /// Some pages, none of which is of the old split.
+    fn only_the_new_split(&self) -> Result<(), String> {
+        let pages = self.client.pages(TRIAL_REQUESTS, PARALLEL);
+        match pages.map_err(|error| error.to_string())?.iter().all(is_new) {
+            true => Ok(()),
+            false => Err("the old split shows".to_owned()),
+        }
+    }
+}
+
+fn is_new(outcome: &Outcome) -> bool {
+    let chain = outcome.result.as_ref();
+    chain.is_ok_and(|chain| find(chain, "reviews").is_some_and(|by| by.version == ONLY))
 }
 
 fn judge(mut outcomes: Vec<Outcome>, changed: Instant) -> Change {
     outcomes.sort_by_key(|outcome| outcome.finished);
     let tally = Tally::of(&outcomes);
-    let is_new = |outcome: &Outcome| matches!(&outcome.result, Ok(chain) if find(chain, "reviews").is_some_and(|by| by.version == ONLY));
     // Answers of the old split may be under way when the change is made: the last one counts.
     let last_old = outcomes.iter().rev().find(|outcome| !is_new(outcome));
     let took = last_old.map_or(Duration::ZERO, |old| {
