@@ -11,7 +11,7 @@ use aquifer_identity::FetchError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::capture::{Capture, EnrolledPod, Netns, NetnsCookie, PodNetns};
@@ -38,6 +38,8 @@ pub(crate) struct Node {
     drain_deadline: Duration,
     /// Guards the table only; held to look up, add or remove.
     running: Mutex<HashMap<Arc<str>, Running>>,
+    /// Told when one was removed.
+    fewer: Notify,
     /// Proxies of pods that have left, until their connections end.
     draining: TaskTracker,
 }
@@ -60,6 +62,7 @@ impl Node {
             data,
             drain_deadline,
             running: Mutex::default(),
+            fewer: Notify::new(),
             draining: TaskTracker::new(),
         }
     }
@@ -76,6 +79,22 @@ impl Node {
         }
         self.draining.close();
         self.draining.wait().await;
+    }
+
+    /// Until enrolment has given every pod back, for so long at most: a pod that peers still take for one of the mesh
+    /// answers through its tunnel.
+    pub(crate) async fn released(&self, patience: Duration) {
+        let all = async {
+            loop {
+                let fewer = self.fewer.notified();
+                if self.running.lock().is_empty() {
+                    return;
+                }
+                fewer.await;
+            }
+        };
+        // Those that are left are given back all the same.
+        let _ = tokio::time::timeout(patience, all).await;
     }
 
     /// Gives every pod its plain connectivity back and takes what is the mesh's off the node. What cannot be undone is
@@ -208,6 +227,7 @@ impl PodHost for Node {
         })
         .await?;
         let removed = self.running.lock().remove(&pod.uid);
+        self.fewer.notify_waiters();
         if let Some(Running { proxy, .. }) = removed {
             self.forget_identity(&proxy);
             match how {

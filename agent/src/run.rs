@@ -67,6 +67,8 @@ const SOCKET_RETRY: Duration = Duration::from_secs(5);
 
 /// For the reason of this agent's end.
 const FATE_WAIT: Duration = Duration::from_secs(1);
+/// How long an agent that leaves the cluster goes on giving its pods back one by one, as their peers follow.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 /// The pods of this node.
 struct Pods {
@@ -195,6 +197,9 @@ impl<'a> Agent<'a> {
             "pods stay captured"
         };
         tracing::info!(deadline = ?self.config.drain_deadline, "draining; {pods}");
+        if leaves {
+            node.released(LEAVE_WAIT).await;
+        }
         self.stop_enrolment.cancel();
         if leaves {
             // Or pods that start now would wait for an agent that is no more.
