@@ -21,10 +21,14 @@ use crate::compile::waypoints::Place;
 use crate::objects::{Meta, ObjectKey};
 use crate::serve::Version;
 use crate::snapshots::Snapshots;
+use client::AskError;
 pub(crate) use report::PeerProxy;
 pub use report::{PATH, PeerReport, of};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// How often in a row a replica that is there may be late and be taken at its last word: its proxies are connected to it
+/// all the same, and what waits for every proxy must not go on without them.
+const MOST_LATE: u32 = 5;
 /// More replicas than anybody runs.
 const MOST_PEERS: usize = 16;
 /// Labels of the control plane's own pods.
@@ -33,7 +37,7 @@ const OWN_LABELS: [(&str, &str); 2] = [("app", "istiod"), ("istio", "pilot")];
 /// The reports of the other replicas, by their address.
 #[derive(Debug, Default, PartialEq)]
 pub struct Elsewhere {
-    replicas: BTreeMap<SocketAddr, Replica>,
+    replicas: BTreeMap<SocketAddr, Arc<Replica>>,
 }
 
 /// One report, indexed.
@@ -46,7 +50,32 @@ pub(crate) struct Replica {
 
 impl Elsewhere {
     pub(crate) fn replicas(&self) -> impl Iterator<Item = &Replica> {
-        self.replicas.values()
+        self.replicas.values().map(|replica| &**replica)
+    }
+
+    /// After one round of questions; `late` are those that did not answer in time, and how often in a row.
+    fn after(
+        &self,
+        answers: Vec<(SocketAddr, Result<Replica, AskError>)>,
+        late: &mut BTreeMap<SocketAddr, u32>,
+    ) -> Self {
+        let before = std::mem::take(late);
+        let mut replicas = BTreeMap::new();
+        for (address, answer) in answers {
+            let last = || self.replicas.get(&address).cloned();
+            let known = match answer {
+                Ok(replica) => Some(Arc::new(replica)),
+                Err(error) => {
+                    tracing::debug!(peer = %address, %error, "another replica does not say what is in effect");
+                    let times = before.get(&address).copied().unwrap_or_default();
+                    let is_waited_for = matches!(error, AskError::Late) && times < MOST_LATE;
+                    is_waited_for.then(|| late.insert(address, times + 1));
+                    is_waited_for.then(last).flatten()
+                }
+            };
+            replicas.extend(known.map(|replica| (address, replica)));
+        }
+        Self { replicas }
     }
 
     /// Every proxy of the other replicas, and whether it trusts the roots of this version.
@@ -101,14 +130,14 @@ impl Peers {
     }
 
     pub async fn run(self, cancel: CancellationToken) {
+        let mut late = BTreeMap::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
-            let asked = futures_util::future::join_all(self.addresses().into_iter().map(ask)).await;
-            let replicas = asked.into_iter().flatten().collect();
-            let elsewhere = Elsewhere { replicas };
+            let answers = futures_util::future::join_all(self.addresses().into_iter().map(ask)).await;
+            let elsewhere = self.found.borrow().after(answers, &mut late);
             self.found.send_if_modified(|old| {
                 let changed = **old != elsewhere;
                 if changed {
@@ -141,15 +170,9 @@ fn is_own(labels: &Labels) -> bool {
         .all(|(key, value)| labels.get(*key).is_some_and(|v| **v == **value))
 }
 
-/// One that does not answer has no proxies to speak of.
-async fn ask(address: SocketAddr) -> Option<(SocketAddr, Replica)> {
-    match client::get(address, PATH).await {
-        Ok(report) => Some((address, Replica::of(report))),
-        Err(error) => {
-            tracing::debug!(peer = %address, %error, "another replica does not say what is in effect");
-            None
-        }
-    }
+async fn ask(address: SocketAddr) -> (SocketAddr, Result<Replica, AskError>) {
+    let answer = client::get(address, PATH).await;
+    (address, answer.map(Replica::of))
 }
 
 impl Replica {
@@ -188,7 +211,7 @@ impl Elsewhere {
         let report: PeerReport = serde_json::from_value(report).unwrap();
         let address = "10.0.0.1:15014".parse().unwrap();
         Self {
-            replicas: [(address, Replica::of(report))].into(),
+            replicas: [(address, Arc::new(Replica::of(report)))].into(),
         }
     }
 }
@@ -221,6 +244,28 @@ mod tests {
         assert_eq!(replica.lacking(&key, &meta), Some(&[1].into()));
         meta.generation = Some(4);
         assert_eq!(replica.lacking(&key, &meta), None);
+    }
+
+    #[test]
+    fn a_replica_that_is_late_is_taken_at_its_last_word_for_a_while() {
+        let (there, mut late) = ("10.0.0.1:15014".parse().unwrap(), BTreeMap::new());
+        let mut knows = |before: &Elsewhere, error| {
+            let after = before.after(vec![(there, Err(error))], &mut late);
+            (after.replicas().count(), after)
+        };
+        let mut last = elsewhere();
+        for _ in 0..MOST_LATE {
+            let (count, after) = knows(&last, AskError::Late);
+            assert_eq!(count, 1);
+            last = after;
+        }
+        assert_eq!(knows(&last, AskError::Late).0, 0, "not for ever");
+        // One that is gone says so, and is gone.
+        let refused = || AskError::Connect(std::io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(knows(&last, AskError::Late).0, 1);
+        assert_eq!(knows(&last, refused()).0, 0);
+        // And one that has been deleted is not asked any more.
+        assert_eq!(last.after(Vec::new(), &mut late).replicas().count(), 0);
     }
 
     #[test]
