@@ -318,7 +318,8 @@ impl<'a> Proxy<'a> {
             "readinessProbe": {
                 "httpGet": { "path": "/healthz/ready", "port": 15021 },
                 "periodSeconds": 1,
-                "timeoutSeconds": 1,
+                // A busy node is not a dead waypoint, without which its services refuse all.
+                "timeoutSeconds": 5,
                 "failureThreshold": 4,
             },
             "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } },
