@@ -245,7 +245,16 @@ impl Uninstall<'_> {
         if kinds.is_empty() {
             bail!("the cluster names no kinds of objects; is it going down?");
         }
-        let arguments = ["get", &kinds.join(","), "-n", namespace, "-o", "name"];
+        // The API server names a kind for a moment after its definition is gone.
+        let arguments = [
+            "get",
+            &kinds.join(","),
+            "-n",
+            namespace,
+            "-o",
+            "name",
+            "--ignore-not-found",
+        ];
         let found = self.kubectl.text(&arguments)?;
         let others = found.lines().filter(|name| !BY_KUBERNETES.contains(name));
         Ok(others.take(SHOWN).map(str::to_owned).collect())

@@ -62,6 +62,9 @@ pub(crate) struct Apply {
     /// Wait until it serves.
     #[arg(short, long)]
     wait: bool,
+    /// How long to wait, in seconds.
+    #[arg(long, default_value_t = 60)]
+    timeout: u32,
     /// Print what would be applied, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -148,7 +151,7 @@ impl Apply {
         if self.enroll_namespace {
             enroll(kubectl, &namespace, &self.name)?;
         }
-        if self.wait && !wait(kubectl, &self.name, &namespace, 60)? {
+        if self.wait && !wait(kubectl, &self.name, &namespace, self.timeout)? {
             bail!(
                 "waypoint {namespace}/{} does not serve yet; `aquifer waypoint status` says what it lacks",
                 self.name

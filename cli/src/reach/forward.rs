@@ -11,7 +11,7 @@ use crate::fetch;
 use crate::kubectl::Kubectl;
 
 /// How long the port may take to open.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 const MAX_LINE: u64 = 4096;
 
 pub(super) fn get(
