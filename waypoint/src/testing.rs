@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod client;
 pub(crate) mod model;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +51,26 @@ pub(crate) fn id(service_account: &str) -> SpiffeId {
 /// `127.0.0.N`: loopback has an address for each pod.
 pub(crate) fn ip(n: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, n).into()
+}
+
+/// Ports that tests of this process listen at, or did.
+static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// Listens at a port that is no other test's, at whatever address: they run side by side, and some ports have to be the
+/// same at several addresses, or to be listened at again.
+pub(crate) async fn listen(at: IpAddr) -> TcpListener {
+    loop {
+        let listener = TcpListener::bind((at, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if TAKEN.lock().insert(port) {
+            return listener;
+        }
+    }
+}
+
+/// Where nobody listens, and no other test will.
+pub(crate) async fn free_port() -> SocketAddr {
+    listen(ip(1)).await.local_addr().unwrap()
 }
 
 /// The waypoint's name.
@@ -107,7 +128,7 @@ impl Mesh {
             CertificateManager::new(Arc::new(Authority(authority)), ManagerConfig::default());
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(driver));
-        let reserved = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let reserved = listen(ip(1)).await;
         let hbone_port = reserved.local_addr().unwrap().port();
         let shared = Shared::new();
         let registry = Registry::new();
@@ -171,7 +192,7 @@ impl Mesh {
 
     /// Starts the waypoint's port and answers its address.
     pub(crate) async fn waypoint(&self) -> SocketAddr {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let socket = listen(ip(1)).await;
         let address = socket.local_addr().unwrap();
         let tunnels = WaypointTunnels {
             proxy: self.proxy.clone(),
@@ -192,7 +213,7 @@ impl Mesh {
 
     /// Starts a pod: an application on its address, and an agent in front that proves `service_account`.
     pub(crate) async fn pod(&self, n: u8, service_account: &str, app: impl app::App) -> Endpoint {
-        let listener = TcpListener::bind((ip(n), 0)).await.unwrap();
+        let listener = listen(ip(n)).await;
         let address = listener.local_addr().unwrap();
         tokio::spawn(
             self.stop
@@ -216,6 +237,17 @@ impl Mesh {
                 tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
             }
         }));
+    }
+
+    /// Waits until the metrics are so: what is counted is counted when a client may have its answer already.
+    pub(crate) async fn counts(&self, what: &str, wanted: impl Fn(&str) -> bool) {
+        let counted = async {
+            while !wanted(&self.metrics()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, counted).await;
+        assert!(waited.is_ok(), "no {what}: {}", self.metrics());
     }
 
     /// The metrics as Prometheus would see them.

@@ -1,6 +1,6 @@
 //! TLS of clients outside the mesh, on real sockets, for a client that others wrote.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Output;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::sockets::Sockets;
 use crate::state::Changes;
 use crate::testing::app::Named;
 use crate::testing::model::{http_protocol, route, tcp_protocol, to};
-use crate::testing::{DEADLINE, Mesh, endpoint};
+use crate::testing::{DEADLINE, Mesh, endpoint, free_port, ip, listen};
 
 /// A gateway with a server for each of two hosts, and one that passes on the TLS of others.
 struct Gateway {
@@ -53,12 +53,8 @@ impl Gateway {
         let mesh = Mesh::start().await;
         let pod = mesh.pod(11, "productpage", Named("productpage")).await;
         mesh.cluster("productpage", vec![pod]);
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let behind = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = free_port().await;
+        let behind = listen(ip(1)).await;
         let passed = Endpoint {
             transport: Transport::Plaintext,
             ..endpoint(behind.local_addr().unwrap(), "vault")
@@ -128,7 +124,7 @@ impl Gateway {
     async fn ask(&self, server: &str, more: &[&str]) -> (String, String) {
         let port = self.address.port();
         let output: Output = Command::new("curl")
-            .args(["-sS", "-o", "/dev/null", "--max-time", "20"])
+            .args(["-sS", "-o", "/dev/null", "--max-time", "60"])
             .args(["-w", "%{http_code} %{http_version}"])
             .args(["--resolve", &format!("{server}:{port}:127.0.0.1")])
             .arg("--cacert")

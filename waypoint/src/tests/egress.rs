@@ -13,7 +13,6 @@ use aquifer_core::snapshot::Change;
 use aquifer_core::workload::{TunnelProtocol, Workload};
 use aquifer_telemetry::names::NameMetrics;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 
 use crate::inbound::Inbound;
 use crate::names::{Failure, Lookup, Names};
@@ -21,7 +20,7 @@ use crate::state::Changes;
 use crate::testing::app::Named;
 use crate::testing::client::app as answered_by;
 use crate::testing::model::{http_listener, route, to};
-use crate::testing::{DEADLINE, Mesh, endpoint, id, ip};
+use crate::testing::{DEADLINE, Mesh, endpoint, free_port, id, ip, listen};
 use crate::tunnel::GatewayTunnels;
 
 type Zone = Arc<Mutex<BTreeMap<&'static str, Vec<IpAddr>>>>;
@@ -89,13 +88,7 @@ async fn leads_to(mesh: &Mesh, wanted: &[&str]) {
 }
 
 async fn shows(mesh: &Mesh, line: &str) {
-    let waiting = async {
-        while !mesh.metrics().contains(line) {
-            tokio::task::yield_now().await;
-        }
-    };
-    let waited = tokio::time::timeout(DEADLINE, waiting).await;
-    assert!(waited.is_ok(), "no {line}: {}", mesh.metrics());
+    mesh.counts(line, |metrics| metrics.contains(line)).await;
 }
 
 /// How many look-ups have failed so far.
@@ -218,7 +211,7 @@ async fn gateway(mesh: &Mesh, native: bool) -> (std::net::SocketAddr, String) {
     let pod = mesh.pod(11, "out", Named("out")).await;
     mesh.cluster("out", vec![endpoint(pod.address, "out")]);
     mesh.routes(vec![route("r", to("out"))]);
-    let free = TcpListener::bind((ip(1), 0)).await.unwrap().local_addr().unwrap();
+    let free = free_port().await;
     mesh.listener(http_listener(
         "edge",
         &format!("0.0.0.0:{}", free.port()),
@@ -228,7 +221,7 @@ async fn gateway(mesh: &Mesh, native: bool) -> (std::net::SocketAddr, String) {
     own.namespace = "bookinfo".into();
     own.native_tunnel = native;
     mesh.writer.lock().mesh(vec![Change::Workload(Arc::new(own))]);
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let socket = listen(ip(1)).await;
     let address = socket.local_addr().unwrap();
     let tunnels = GatewayTunnels {
         proxy: mesh.proxy.clone(),

@@ -27,12 +27,10 @@ fn check(response: &Response<Bytes>, status: u16, body: &str) {
     assert!(text.contains(body), "{text}");
 }
 
-fn flags(mesh: &Mesh, flags: &str) {
-    let metrics = mesh.metrics();
-    let counted = metrics.lines().any(|l| {
-        l.starts_with("istio_requests_total{") && l.contains(&format!("response_flags=\"{flags}\""))
-    });
-    assert!(counted, "{flags} in {metrics}");
+async fn flags(mesh: &Mesh, flags: &str) {
+    let label = format!("response_flags=\"{flags}\"");
+    let is_it = |line: &str| line.starts_with("istio_requests_total{") && line.contains(&label);
+    mesh.counts(flags, |metrics| metrics.lines().any(is_it)).await;
 }
 
 #[tokio::test]
@@ -43,7 +41,7 @@ async fn no_route_is_404() {
     check(&client.get(REVIEWS, "/").await, 404, "route_not_found");
     mesh.routes(vec![]);
     check(&client.get(REVIEWS, "/").await, 404, "route_not_found");
-    flags(&mesh, "NR");
+    flags(&mesh, "NR").await;
 }
 
 #[tokio::test]
@@ -52,7 +50,7 @@ async fn a_missing_cluster_is_503_with_a_reason_and_the_rest_works() {
     let pod = mesh.pod(11, "v1", Named("v1")).await;
     mesh.cluster("v1", vec![pod]);
     check(&ask(&mesh, to("gone")).await, 503, "cluster_not_found");
-    flags(&mesh, "NC");
+    flags(&mesh, "NC").await;
     assert_eq!(app(&ask(&mesh, to("v1")).await), "v1");
 }
 
@@ -61,7 +59,7 @@ async fn a_cluster_without_endpoints_is_503_uh() {
     let mesh = Mesh::start().await;
     mesh.cluster("v1", vec![]);
     check(&ask(&mesh, to("v1")).await, 503, "no healthy upstream");
-    flags(&mesh, "UH");
+    flags(&mesh, "UH").await;
 }
 
 #[tokio::test]
@@ -76,7 +74,7 @@ async fn an_endpoint_with_another_identity_is_refused() {
     check(&response, 503, "reset reason: remote connection failure");
     // What is wrong between our workloads is for the log, not for the client.
     assert!(!String::from_utf8_lossy(response.body()).contains("spiffe"));
-    flags(&mesh, "UF,URX");
+    flags(&mesh, "UF,URX").await;
 }
 
 #[tokio::test]
@@ -137,7 +135,7 @@ async fn a_silent_service_is_504_after_the_timeout() {
     let mut forward = to("v1");
     forward.timeout = Some(Duration::from_millis(50));
     check(&ask(&mesh, forward).await, 504, "upstream request timeout");
-    flags(&mesh, "UT");
+    flags(&mesh, "UT").await;
 }
 
 #[tokio::test]
@@ -152,7 +150,7 @@ async fn faults_are_injected() {
     mesh.routes(vec![faulty]);
     let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
     check(&client.get(REVIEWS, "/").await, 418, "fault filter abort");
-    flags(&mesh, "FI");
+    flags(&mesh, "FI").await;
 }
 
 #[tokio::test]

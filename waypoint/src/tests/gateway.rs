@@ -1,6 +1,6 @@
 //! Real sockets: listeners come and go while others serve.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use aquifer_core::http::listener::Binding;
 use aquifer_core::http::table::VirtualHost;
@@ -9,19 +9,14 @@ use aquifer_telemetry::readiness::Readiness;
 use bytes::Bytes;
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::sockets::Sockets;
 use crate::state::Changes;
 use crate::testing::app::{Named, Socket};
 use crate::testing::client::{Http, app};
 use crate::testing::model::{http_listener, route, to};
-use crate::testing::{DEADLINE, Mesh};
-
-async fn free_port() -> SocketAddr {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    socket.local_addr().unwrap()
-}
+use crate::testing::{DEADLINE, Mesh, free_port};
 
 async fn connect(address: SocketAddr) -> TcpStream {
     let connecting = async {
@@ -108,9 +103,8 @@ async fn a_client_has_no_more_connections_than_its_share() {
     let (mut first, mut second) = (connect(address).await, connect(address).await);
     assert!(is_kept(&mut first).await && is_kept(&mut second).await);
     assert!(!is_kept(&mut connect(address).await).await);
-    let text = mesh.registry.render();
     let counted = "aquifer_gateway_connections_refused_total{limit=\"client\"} 1";
-    assert!(text.contains(counted), "{text}");
+    mesh.counts(counted, |metrics| metrics.contains(counted)).await;
     drop(first);
     let again = async { while !is_kept(&mut connect(address).await).await {} };
     tokio::time::timeout(DEADLINE, again).await.unwrap();

@@ -36,14 +36,14 @@ async fn requests_reach_the_pod_whether_or_not_a_service_says_what_it_speaks() {
         let response = client.get(&at(&pod), "/").await;
         assert_eq!((response.status().as_u16(), app(&response)), (200, "v1"));
     }
-    let metrics = mesh.metrics();
-    let counted = metrics
-        .lines()
-        .find(|l| l.starts_with("istio_requests_total") && l.contains("destination_workload=\"v1\""));
-    assert!(
-        counted.is_some_and(|l| l.contains("source_principal") && l.ends_with(" 3")),
-        "{metrics}"
-    );
+    let is_it = |line: &str| {
+        line.starts_with("istio_requests_total")
+            && line.contains("destination_workload=\"v1\"")
+            && line.contains("source_principal")
+            && line.ends_with(" 3")
+    };
+    mesh.counts("3 requests", |metrics| metrics.lines().any(is_it))
+        .await;
 }
 
 #[tokio::test]

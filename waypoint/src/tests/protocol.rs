@@ -227,13 +227,7 @@ async fn tcp_services_are_copied_with_half_closes() {
         let mut lines = metrics.lines().filter(|l| !l.contains("overflow"));
         lines.any(|l| l.starts_with("istio_tcp_connections_closed_total{") && l.ends_with(" 1"))
     };
-    tokio::time::timeout(DEADLINE, async {
-        while !closed(&mesh.metrics()) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    mesh.counts("closed connection", closed).await;
     assert!(mesh.metrics().contains("istio_tcp_received_bytes_total"));
 }
 

@@ -65,11 +65,13 @@ async fn labels_of_the_proven_source_choose_the_route() {
     assert_eq!(answered("reviews", 52).await, "v1");
     // The record of that address belongs to another identity: no labels.
     assert_eq!(answered("intruder", 51).await, "v1");
+    let is_it = |line: &&str| line.starts_with("istio_requests_total{") && line.contains("reviews-v3");
+    mesh.counts("request of reviews-v3", |metrics| {
+        metrics.lines().any(|line| is_it(&line))
+    })
+    .await;
     let metrics = mesh.metrics();
-    let line = metrics
-        .lines()
-        .find(|l| l.starts_with("istio_requests_total{") && l.contains("reviews-v3"));
-    let line = line.unwrap_or_else(|| panic!("{metrics}"));
+    let line = metrics.lines().find(is_it).unwrap();
     for label in [
         "reporter=\"waypoint\"",
         "source_canonical_revision=\"v3\"",
