@@ -31,7 +31,7 @@ use crate::network::PodNetwork;
 use crate::pods::NodePod;
 use crate::telemetry::Telemetry;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 struct TestAuthority(CertificateAuthority);
 

@@ -17,7 +17,7 @@ use crate::sink::SinkError;
 use crate::source::document;
 
 /// A deadline for what happens within milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const MESH: &str = r"
 apiVersion: v1

@@ -1,7 +1,7 @@
 use super::*;
 
 /// A deadline for events that come within milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 struct Running {
     folder: tempfile::TempDir,

@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(20);
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     /// Delivers one Secret, and takes it back when told to stop; not before it may, as where the queue is full.
     async fn deliver(
