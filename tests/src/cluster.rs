@@ -84,7 +84,7 @@ impl ClusterOptions {
         Self {
             name,
             nodes: 2,
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_secs(300),
             images: Vec::new(),
             on_failure: OnFailure::TakeDown,
         }

@@ -13,8 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How long killed processes may take to disappear. A kernel that is busy freeing namespaces takes seconds.
-const EMPTY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long killed processes may take to disappear. A kernel that is busy freeing namespaces takes seconds, on a busy
+/// machine many.
+const EMPTY_DEADLINE: Duration = Duration::from_secs(120);
 /// Where a member's own processes live in the cgroup2: one that gives its controllers to children may hold none.
 pub(super) const LEAF: &str = "system";
 /// What a v1 cpuset cannot do without, and does not inherit.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Watches of a few hundred clients; more is a leak.
 const MAX_CONNECTIONS: usize = 2000;
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves the listener as long as the process lives.
 pub(super) fn start(listener: TcpListener, to: SocketAddr) -> io::Result<()> {

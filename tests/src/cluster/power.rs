@@ -8,7 +8,7 @@ use super::layout::Member;
 use super::{Cluster, ClusterError, ServiceState, io_error, netns, supervisor};
 
 /// For a service that is killed when it does not end by itself.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Cluster {
     /// Stops a service, waits until it has ended, and keeps it so until `start_service`.

@@ -34,6 +34,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// A command is one short line; whoever writes none is not waited for.
 const MAX_COMMAND: u64 = 256;
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
+/// For the answer of a supervisor that has others to obey, on a machine that is busy.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Error)]
 pub enum SupervisorError {
@@ -299,7 +301,7 @@ fn reply(mut stream: &UnixStream, answer: &Result<Vec<ServiceState>, String>) {
 /// Sends a command to the supervisor at `socket` and returns its services.
 pub(super) fn call(socket: &Path, command: &str) -> io::Result<Result<Vec<ServiceState>, String>> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(COMMAND_PATIENCE * 2))?;
+    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
     stream.write_all(format!("{command}\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
