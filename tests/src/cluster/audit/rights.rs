@@ -50,7 +50,8 @@ pub struct Rights {
     pub given: BTreeSet<Right>,
     /// Those among them that no request needed.
     pub unused: BTreeSet<Right>,
-    /// What accounts were refused while they had all that they were given: the request and the API server's words.
+    /// What accounts were refused, and had not been given, while they had all that they were given: the request and the
+    /// API server's words.
     pub refused: BTreeSet<String>,
 }
 
@@ -67,7 +68,7 @@ impl Rights {
             if !event.is_refused() {
                 used.extend(event.also_created().then(|| request.creating()));
                 used.insert(request);
-            } else if roles.all_stand(&request.account) {
+            } else if roles.all_stand(&request.account) && !event.is_too_early(&request, &roles) {
                 refused.insert(format!("{request}: {}", event.answer.message));
             }
         }
@@ -105,6 +106,12 @@ impl Event {
 
     fn is_refused(&self) -> bool {
         self.answer.code == FORBIDDEN && !self.answer.message.contains(ENDING)
+    }
+
+    /// What was given already, and the API server's authorizer had not heard of it, as just after its start.
+    fn is_too_early(&self, request: &Request, roles: &Roles) -> bool {
+        let words = format!("User \"{}\" cannot ", self.user.username);
+        self.answer.message.contains(&words) && roles.given().iter().any(|right| right.allows(request))
     }
 
     /// Applying what is not there takes the right to create it as well.

@@ -163,6 +163,27 @@ fn a_refusal_counts_while_nothing_is_taken_away() {
 }
 
 #[test]
+fn a_refusal_of_what_was_given_counts_unless_the_authorizer_had_not_heard_of_it() {
+    let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]);
+    let refused = |verb: &str, message: String| {
+        let answer = json!({"responseStatus": {"code": 403, "message": message}});
+        line(1, AGENT, verb, &pods("x"), 0, &answer)
+    };
+    let by_roles = || format!("pods \"x\" is forbidden: User \"{AGENT}\" cannot do that");
+    let found = rights(&[
+        gives(0, "shop", &rules, "mesh"),
+        refused("get", by_roles()),
+        refused("list", by_roles()),
+        refused("get", "denied by a policy".to_owned()),
+    ]);
+    let [policy, list] = &shown(&found.refused)[..] else {
+        panic!("{found:?}")
+    };
+    assert!(policy.ends_with("denied by a policy"), "{policy}");
+    assert!(list.starts_with("mesh/agent list pods"), "{list}");
+}
+
+#[test]
 fn what_is_given_counts_though_it_is_taken_back() {
     let rules = |verb: &str| json!([{"apiGroups": [""], "resources": ["pods"], "verbs": [verb]}]);
     let found = rights(&[
