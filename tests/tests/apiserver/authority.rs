@@ -88,8 +88,7 @@ fn another_authority_comes_in_stages_and_a_broken_one_never() {
     let world = World::up("authority");
     world.apply(PODS);
     let replicas = Replicas::start(&world, ["one", "two"]);
-    let ready = "--for=condition=Ready";
-    world.kubectl(&["wait", ready, "-n", "istio-system", "pod/agent", "--timeout=60s"]);
+    world.pod_is_ready("istio-system", "agent");
     let clients = Clients::new(&world, &replicas.follower);
     let token = world.token("istio-system", "aquifer-agent", "agent", "istio-ca");
     let agent = SpiffeId::parse(AGENT).unwrap();
@@ -113,12 +112,10 @@ fn another_authority_comes_in_stages_and_a_broken_one_never() {
         "the mesh has made another one, and signs with it",
         another,
     );
-    let made = secret(&world, "istio-ca-secret");
-    assert!(
-        made["metadata"]["annotations"]["aquifer.io/renew"].is_null(),
-        "{made}"
-    );
-    assert!(reasons(&world).contains("AuthorityStage"));
+    world.until("the wish is fulfilled", || {
+        secret(&world, "istio-ca-secret")["metadata"]["annotations"]["aquifer.io/renew"].is_null()
+    });
+    world.until("an event says so", || reasons(&world).contains("AuthorityStage"));
 
     // Somebody gives one, while a proxy does not take roots in: nobody signs with what it does not know.
     drop(knows);
@@ -145,11 +142,9 @@ fn another_authority_comes_in_stages_and_a_broken_one_never() {
     let _knows = clients.agent(&token, "agent");
     let signs = |v: &Value| v["stage"] == "renewing" && signer(v) != second;
     replicas.say(&world, "everybody knows it, and it signs", signs);
-    let state = secret(&world, "aquifer-ca-state");
-    assert!(
-        state["data"]["ca-key.pem"].is_null(),
-        "a key is kept no longer than it signs"
-    );
+    world.until("a key is kept no longer than it signs", || {
+        secret(&world, "aquifer-ca-state")["data"]["ca-key.pem"].is_null()
+    });
     clients.gets(&token, &agent, None);
 
     // What is broken is said, and changes nothing.

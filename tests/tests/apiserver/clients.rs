@@ -1,7 +1,6 @@
 //! Callers of the control plane: for certificates, and as a node agent.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use aquifer_core::identity::SpiffeId;
 use aquifer_identity::csr::new_csr;
@@ -16,9 +15,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::control::Control;
-use crate::world::World;
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::world::{PATIENCE, World};
 
 pub(crate) struct Clients<'a> {
     world: &'a World,

@@ -67,8 +67,7 @@ fn every_kind_gets_conditions_and_equal_ones_are_not_written_again() {
     let two = Control::start_on(&world, "two", ports[1], &[ports[0]]);
     one.ready();
     two.ready();
-    let ready = "--for=condition=Ready";
-    world.kubectl(&["wait", ready, "-n", "istio-system", "pod/agent", "--timeout=60s"]);
+    world.pod_is_ready("istio-system", "agent");
     let clients = Clients::new(&world, &two);
     let token = world.token("istio-system", "aquifer-agent", "agent", "istio-ca");
     let agent = clients.agent(&token, "agent");

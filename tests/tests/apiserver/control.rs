@@ -5,14 +5,14 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(crate) struct Control {
@@ -147,7 +147,7 @@ impl Drop for Control {
 /// The body of a page that answers 200.
 pub(crate) fn page(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     write!(
         stream,
         "GET {path} HTTP/1.0\r\nhost: localhost\r\nconnection: close\r\n\r\n"
@@ -161,11 +161,21 @@ pub(crate) fn page(port: u16, path: &str) -> io::Result<String> {
     Err(io::Error::other(head.to_owned()))
 }
 
-/// A port that nobody listens at now; the process takes it a moment later.
+/// A port that nobody listens at now, and that nobody here was given before: the process takes it a moment later.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    let any = || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let port = std::iter::repeat_with(any).find(|port| !given.contains(port));
+    let port = port.expect("there are more ports than this process takes");
+    given.push(port);
+    port
 }
+
+/// Ports that processes were told to listen at.
+static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
 
 /// The folder of the product's programs: beside the one that the tests are in.
 pub(crate) fn programs() -> PathBuf {

@@ -213,16 +213,19 @@ fn gateway(world: &World) {
         let counts = listeners.iter().map(|l| l["attachedRoutes"].as_u64().unwrap());
         counts.collect::<Vec<_>>()
     };
-    assert_eq!(attached(), [1, 1, 0, 1, 1, 0]);
+    world.until_said("the routes of each kind are attached", || match attached() {
+        counts if counts == [1, 1, 0, 1, 1, 0] => Ok(()),
+        counts => Err(format!("{counts:?}")),
+    });
     assert_eq!(status()["listeners"][3]["supportedKinds"][0]["kind"], "TLSRoute");
     certificates(world);
     // No kubelet of this cluster has the image.
     assert_eq!(condition(&status()["conditions"], "Programmed"), "False Pending");
-    assert!(
+    world.until("its Service's name is its address", || {
         status()["addresses"]
             .to_string()
             .contains("edge-istio.shop.svc.cluster.local")
-    );
+    });
     let edit = r#"{"spec":{"listeners":[{"name":"http","port":80,"protocol":"HTTP"}]}}"#;
     world.kubectl(&["patch", KIND, "edge", "-n", "shop", "--type=merge", "-p", edit]);
     world.until("the status follows the edit", || {

@@ -146,8 +146,10 @@ fn every_namespace_gets_the_root(world: &World) {
             r"jsonpath={.data.root-cert\.pem}",
         ])
     };
+    world.until("the control plane's own namespace has it", || {
+        root("istio-system").is_some_and(|pem| pem.starts_with("-----BEGIN CERTIFICATE-----"))
+    });
     let known = root("istio-system").unwrap();
-    assert!(known.starts_with("-----BEGIN CERTIFICATE-----"), "{known}");
     world.kubectl(&["create", "namespace", "late"]);
     world.until("a new namespace has it", || {
         root("late").is_some_and(|pem| pem == known)
@@ -220,7 +222,7 @@ fn what_a_kind_lacks_stops_no_other(world: &World) {
             .page("/debug/objects")
             .contains("gateways.gateway.networking.k8s.io")
     };
-    assert!(unreadable());
+    world.until("the kind is named", unreadable);
     world.apply_gateway_api();
     world.until("the kind is found without a restart", || !unreadable());
     world.apply(world::WAYPOINT);
@@ -256,14 +258,7 @@ fn tokens_open_what_their_pods_may_have() {
     control.ready();
     world.apply(PODS);
     for (namespace, pod) in [("default", "web"), ("istio-system", "agent")] {
-        world.kubectl(&[
-            "wait",
-            "--for=condition=Ready",
-            "-n",
-            namespace,
-            &format!("pod/{pod}"),
-            "--timeout=60s",
-        ]);
+        world.pod_is_ready(namespace, pod);
     }
     let clients = Clients::new(&world, &control);
     let id = |namespace: &str, account: &str| {
@@ -311,7 +306,10 @@ fn tokens_open_what_their_pods_may_have() {
     world.give_authority();
     world.until("its root is published, without a restart", || root() != before);
     world.until("and signed under", || control.authority()["stage"] == "renewing");
-    assert!(Clients::new(&world, &control).issues(&node, &agent));
+    // The root that a client has may be one of a moment ago.
+    world.until("a certificate is issued under it", || {
+        Clients::new(&world, &control).issues(&node, &agent)
+    });
     control.ends_in_order();
 }
 
@@ -356,24 +354,11 @@ fn replicas_agree_and_one_of_them_writes() {
         1
     );
     world.apply(PODS);
-    world.kubectl(&[
-        "wait",
-        "--for=condition=Ready",
-        "-n",
-        "istio-system",
-        "pod/agent",
-        "--timeout=60s",
-    ]);
+    world.pod_is_ready("istio-system", "agent");
     let holder = || {
-        world.kubectl(&[
-            "get",
-            "lease",
-            "aquifer-leader",
-            "-n",
-            "istio-system",
-            "-o",
-            "jsonpath={.spec.holderIdentity}",
-        ])
+        let path = "jsonpath={.spec.holderIdentity}";
+        let lease = ["get", "lease", "aquifer-leader", "-n", "istio-system", "-o", path];
+        world.try_kubectl(&lease).unwrap_or_default()
     };
     world.until("one leads", || !holder().is_empty());
     let (leader, follower) = if holder() == "one" { (one, two) } else { (two, one) };

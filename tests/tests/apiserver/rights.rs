@@ -58,7 +58,7 @@ pub(crate) fn a_kind_that_may_not_be_read_stops_nothing_else(world: &World, besi
         named.starts_with("cannot be listed: ") && named.ends_with(REMEDY),
         "{named}"
     );
-    assert!(taken.is_named_by(&control));
+    world.until("and in the log", || taken.is_named_by(&control));
     world.apply(LATER);
     let accepted = |object: &str| world.condition("shop", object, "Accepted");
     world.until("the others are read and answered for", || {
@@ -70,7 +70,9 @@ pub(crate) fn a_kind_that_may_not_be_read_stops_nothing_else(world: &World, besi
         accepted("destinationrule/later").starts_with("True")
     });
     world.until("and no longer named", || problem(world).is_none());
-    assert!(control.said_together(&["INFO", RULES, BACK]));
+    world.until("the log says so", || {
+        control.said_together(&["INFO", RULES, BACK])
+    });
     control.ends_in_order();
 }
 
@@ -82,7 +84,9 @@ pub(crate) fn nobody_is_served_before_policies_are_read(world: &World, beside: &
     assert!(!control.is_ready());
     taken.give_back();
     control.ready();
-    assert!(control.said_in_order(&[&["INFO", POLICIES, BACK], &["the objects have been read"]]));
+    world.until("the log tells both in this order", || {
+        control.said_in_order(&[&["INFO", POLICIES, BACK], &["the objects have been read"]])
+    });
     control.ends_in_order();
 }
 

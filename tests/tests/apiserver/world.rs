@@ -13,7 +13,8 @@ use aquifer_tests::cluster::{Cluster, ClusterOptions, parts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Generous: the machine may be slow, and busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 pub(crate) const WAYPOINT: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
@@ -65,6 +66,12 @@ impl World {
     pub(crate) fn until_kubectl(&self, arguments: &[&str]) -> String {
         let kubectl = self.cluster.kubectl();
         kubectl.until_it_succeeds(arguments, PATIENCE).unwrap()
+    }
+
+    /// Waits until a pod is ready.
+    pub(crate) fn pod_is_ready(&self, namespace: &str, pod: &str) {
+        let (pod, limit) = (format!("pod/{pod}"), format!("--timeout={}s", PATIENCE.as_secs()));
+        self.kubectl(&["wait", "--for=condition=Ready", "-n", namespace, &pod, &limit]);
     }
 
     /// The chart's definitions of the Gateway API.
@@ -204,9 +211,10 @@ impl World {
         self.pages.set(port);
     }
 
-    /// A page of the control plane that was started last.
+    /// A page of the control plane that was started last, once it listens.
     pub(crate) fn page(&self, path: &str) -> String {
-        crate::control::page(self.pages.get(), path).unwrap()
+        let page = || crate::control::page(self.pages.get(), path);
+        self.cluster.kubectl().until(path, PATIENCE, page).unwrap()
     }
 
     fn write_kubeconfig(&self) {
