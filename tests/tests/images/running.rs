@@ -1,5 +1,6 @@
 //! containerd takes the archives, and the programs run as the chart runs them.
 
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::archive::{Archive, all, text};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Generous: the machine may be slow, and busy with other things.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 #[test]
 fn containerd_takes_the_archives_and_runs_the_programs() {
@@ -51,7 +53,7 @@ fn the_demo_plays_through_a_registry(cluster: &Cluster) {
     let output = world(cluster).run(move || demo.output()).unwrap().unwrap();
     eprintln!("{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the demo failed");
-    assert_eq!(objects(cluster), before, "it leaves the cluster as it was");
+    as_it_was(cluster, &before);
     drop(registry);
 }
 
@@ -64,7 +66,16 @@ impl Registry {
         serve.args(["registry", "serve", "--address=:5000"]);
         // It tells of every request.
         serve.stdout(Stdio::null()).stderr(Stdio::null());
-        Self(world(cluster).run(move || serve.spawn()).unwrap().unwrap())
+        let registry = Self(world(cluster).run(move || serve.spawn()).unwrap().unwrap());
+        let listens = || {
+            let connect = || TcpStream::connect(REGISTRY).map(drop);
+            world(cluster).run(connect).unwrap()
+        };
+        cluster
+            .kubectl()
+            .until("the registry listens", PATIENCE, listens)
+            .unwrap();
+        registry
     }
 }
 
@@ -120,7 +131,7 @@ fn the_demo_plays_as_on_somebody_elses_cluster(cluster: &Cluster) {
         told.contains("PACKETS: left out"),
         "it is told what was not looked at"
     );
-    assert_eq!(objects(cluster), before, "it leaves the cluster as it was");
+    as_it_was(cluster, &before);
 }
 
 fn what_others_have_there_is_left_alone(cluster: &Cluster) {
@@ -135,7 +146,7 @@ fn what_others_have_there_is_left_alone(cluster: &Cluster) {
         said.contains("namespace istio-system of its own, so this is left alone"),
         "{said}"
     );
-    assert_eq!(objects(cluster), before);
+    as_it_was(cluster, &before);
 }
 
 fn load_command(cluster: &Cluster) -> String {
@@ -151,6 +162,16 @@ fn demo(arguments: &[&str], kubeconfig: &Path) -> Command {
     }
     command.env("KUBECONFIG", kubeconfig);
     command
+}
+
+/// Waits until it is: what a namespace or a definition held goes a moment before them.
+fn as_it_was(cluster: &Cluster, before: &str) {
+    let look = || match objects(cluster) {
+        now if now == before => Ok(()),
+        now => Err(now),
+    };
+    let what = "the cluster is as it was";
+    cluster.kubectl().until(what, PATIENCE, look).unwrap();
 }
 
 /// Names of what a mesh brings.
@@ -184,12 +205,14 @@ fn each_program_tells_its_version(cluster: &Cluster, archives: &[Archive]) {
         pod["spec"]["containers"][0]["args"] = json!(["--version"]);
         cluster.kubectl().apply(&pod.to_string()).unwrap();
         wait(cluster, &archive.name, "jsonpath={.status.phase}=Succeeded");
-        let said = cluster.kubectl().run(&["logs", &archive.name]).unwrap();
-        assert!(
-            said.trim().ends_with(env!("CARGO_PKG_VERSION")),
-            "{}: {said}",
-            archive.name
-        );
+        // The node writes a pod's log a moment after the pod.
+        let says = || match cluster.kubectl().run(&["logs", &archive.name]) {
+            Ok(said) if said.trim().ends_with(env!("CARGO_PKG_VERSION")) => Ok(()),
+            Ok(said) => Err(said),
+            Err(error) => Err(error.to_string()),
+        };
+        let what = format!("{} tells its version", archive.name);
+        cluster.kubectl().until(&what, PATIENCE, says).unwrap();
     }
 }
 
