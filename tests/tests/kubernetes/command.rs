@@ -6,11 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use aquifer_tests::cluster::{Cluster, helm, mesh, parts};
+use aquifer_tests::cluster::{helm, mesh, parts};
 use serde_json::{Value, json};
 
 use super::inventory;
-use super::leaving::pins;
+use super::leaving::nothing_is_on_the_nodes;
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World, programs};
 
 /// A namespace in which an Istio is said to live.
@@ -34,8 +34,7 @@ pub(crate) fn the_command_installs_upgrades_and_leaves_nothing(world: &World) {
     what_is_installed_is_shown(world);
     upgrade_under_load(world);
     purge_under_load(world);
-    let left = inventory::since(world, &before);
-    assert!(left.is_empty(), "left by the command with helm: {left:?}");
+    inventory::until_nothing_is_left(world, "the command with helm", &before, |_| false);
     no_definition_is_ours(world);
     nothing_is_on_the_nodes(world);
     assert_eq!(foreign_definitions(world), definitions);
@@ -52,8 +51,7 @@ pub(crate) fn the_command_does_it_without_helm(world: &World) {
         said.contains("kept: the definitions") && said.contains(KEPT[0]),
         "{said}"
     );
-    let left = inventory::since(world, &before);
-    let is_kept = |object: &String| {
+    let is_kept = |object: &str| {
         let (kind, name) = object.split_once(' ').unwrap_or_default();
         match kind {
             "CustomResourceDefinition" => true,
@@ -64,17 +62,16 @@ pub(crate) fn the_command_does_it_without_helm(world: &World) {
                 format!("ServiceAccount {SYSTEM}/default"),
                 format!("ConfigMap {SYSTEM}/kube-root-ca.crt"),
             ]
-            .contains(object),
+            .iter()
+            .any(|made| made == object),
         }
     };
-    let more: Vec<&String> = left.iter().filter(|object| !is_kept(object)).collect();
-    assert!(more.is_empty(), "left by the command without helm: {more:?}");
+    let left = inventory::until_nothing_is_left(world, "the command without helm", &before, is_kept);
     assert!(left.len() > 3, "nothing was kept: {left:?}");
     nothing_is_on_the_nodes(world);
 
     Ended::without_helm(world, &["uninstall", "--purge"]).succeeded();
-    let left = inventory::since(world, &before);
-    assert!(left.is_empty(), "left by --purge: {left:?}");
+    inventory::until_nothing_is_left(world, "--purge", &before, |_| false);
     assert_eq!(foreign_definitions(world), definitions);
     world.settled("bookinfo answers without the mesh", |_| true);
 }
@@ -219,10 +216,17 @@ fn enrolled(world: &World) {
     });
 }
 
+/// In time: a proxy that was told something a moment ago has yet to say that it took it.
 fn assert_check_passes(world: &World) {
+    world.wait("aquifer check finds nothing", || check_passes(world));
+}
+
+fn check_passes(world: &World) -> Result<(), String> {
     let check = Ended::of(world, &["check"]);
-    eprintln!("{}", check.stdout);
-    assert_eq!(check.status, Some(0), "{}{}", check.stdout, check.stderr);
+    let said = format!("{}{}", check.stdout, check.stderr);
+    if check.status != Some(0) {
+        return Err(said);
+    }
     for subject in [
         "API server",
         "control plane",
@@ -236,20 +240,25 @@ fn assert_check_passes(world: &World) {
         "mesh settings",
     ] {
         let line = format!("ok    {subject}: ");
-        assert!(
-            check.stdout.lines().any(|l| l.starts_with(&line)),
-            "{subject}: {}",
-            check.stdout
-        );
+        if !check.stdout.lines().any(|l| l.starts_with(&line)) {
+            return Err(format!("{subject}: {said}"));
+        }
     }
+    eprintln!("{}", check.stdout);
+    Ok(())
 }
 
 fn what_is_installed_is_shown(world: &World) {
     assert_check_passes(world);
-    let status = Ended::of(world, &["status"]).succeeded();
-    let of = |word: &str| status.lines().filter(|line| line.contains(word)).count();
-    assert!(of("SYNCED") >= 3 && of("productpage") > 0, "{status}");
-    assert_eq!(of("STALE") + of("REJECTED"), 0, "{status}");
+    world.wait("the status shows every proxy in sync", || {
+        let status = tells(world, &["status"])?;
+        let of = |word: &str| status.lines().filter(|line| line.contains(word)).count();
+        let in_sync = of("STALE") + of("REJECTED") == 0 && of("SYNCED") >= 3;
+        match in_sync && of("productpage") > 0 {
+            true => Ok(()),
+            false => Err(status),
+        }
+    });
     let agent = world.kubectl(&[
         "-n",
         SYSTEM,
@@ -266,8 +275,13 @@ fn what_is_installed_is_shown(world: &World) {
         ("services", "reviews"),
         ("certificates", "spiffe://"),
     ] {
-        let shown = Ended::of(world, &["config", &proxy, section]).succeeded();
-        assert!(shown.contains(part), "{section}: {shown}");
+        world.wait(&format!("{part} is among the {section} of an agent"), || {
+            let shown = tells(world, &["config", &proxy, section])?;
+            match shown.contains(part) {
+                true => Ok(()),
+                false => Err(shown),
+            }
+        });
     }
     let authority = Ended::of(world, &["ca", "status"]).succeeded();
     assert!(authority.contains("settled"), "{authority}");
@@ -374,15 +388,6 @@ fn no_definition_is_ours(world: &World) {
     assert_eq!(world.kubectl(&ours), "");
 }
 
-fn nothing_is_on_the_nodes(world: &World) {
-    assert_eq!(pins(world), Vec::<String>::new());
-    for node in world.ours().map(Cluster::nodes).into_iter().flatten() {
-        assert_eq!(world.rules_of(node), world.rules_before(node), "{node}");
-    }
-    let enrolled = world.status().pods.iter().filter(|pod| pod.enrolled).count();
-    assert_eq!(enrolled, 0);
-}
-
 /// The profile as it is, but for where this machine's nodes have their cgroups: without helm kubectl says it.
 fn install_without_helm(world: &World) {
     let install = ["install", "--profile", "minimal", "--no-wait"];
@@ -467,6 +472,15 @@ impl Kept {
 /// What the command prints; it must succeed.
 pub(crate) fn aquifer(world: &World, arguments: &[&str]) -> String {
     Ended::of(world, arguments).succeeded()
+}
+
+/// As `aquifer`, where it may also fail; the error is what it said.
+pub(crate) fn tells(world: &World, arguments: &[&str]) -> Result<String, String> {
+    let ended = Ended::of(world, arguments);
+    match ended.status {
+        Some(0) => Ok(ended.stdout),
+        _ => Err(ended.stderr),
+    }
 }
 
 /// The command, run to its end.

@@ -7,7 +7,7 @@ use aquifer_tests::cluster::ground::Way;
 use aquifer_tests::demo::load::Load;
 
 use super::manifests::namespace;
-use super::world::{GATEWAYS, NAMESPACE, PATIENCE, SYSTEM, World, programs};
+use super::world::{GATEWAYS, NAMESPACE, SYSTEM, World, limit, programs};
 
 const PAGES: usize = 40;
 
@@ -33,7 +33,7 @@ spec:
 
 pub(crate) fn a_gateway_of_its_own_serves_pages(world: &World) {
     world.apply(NAMESPACE, GATEWAY);
-    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let limit = limit();
     let gateway = format!("{GATEWAYS}/pages");
     world.kubectl(&[
         "-n",
@@ -188,7 +188,7 @@ fn page(world: &World, trusted: &Issued, way: &Way) -> bool {
         "--show-error",
         "--fail",
         "--max-time",
-        "10",
+        "60",
         "--output",
         "/dev/null",
     ])
@@ -213,6 +213,7 @@ pub(crate) fn a_waypoint_is_made_watched_and_deleted_by_the_command(world: &Worl
             "all",
             "--enroll-namespace",
             "--wait",
+            "--timeout=240",
         ],
     );
     assert!(said.contains("waypoint own/mine applied"), "{said}");
@@ -227,7 +228,7 @@ pub(crate) fn a_waypoint_is_made_watched_and_deleted_by_the_command(world: &Worl
         row.contains("mine") && row.contains("all") && row.contains("True"),
         "{listed}"
     );
-    let status = aquifer(world, &["status", "mine", "-n", "own"]);
+    let status = aquifer(world, &["status", "mine", "-n", "own", "--timeout=240"]);
     assert!(status.contains("Programmed"), "{status}");
     let said = aquifer(world, &["delete", "-n", "own", "--all"]);
     assert!(said.contains("waypoint own/mine deleted"), "{said}");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::world::World;
+use aquifer_tests::cluster::kubectl::KubectlError;
+
+use super::world::{PATIENCE, World};
 
 /// What Kubernetes itself makes, renews and ends at any time.
 const FLEETING: [&str; 10] = [
@@ -21,20 +23,48 @@ const FLEETING: [&str; 10] = [
 
 /// `KIND NAMESPACE/NAME` of all that is not fleeting.
 pub(crate) fn take(world: &World) -> BTreeSet<String> {
-    let kinds = world.kubectl(&["api-resources", "--verbs=list", "--output=name"]);
+    // Just after definitions have come or gone the API server names kinds that it does not serve.
+    let taken = world
+        .api()
+        .until("every object is listed", PATIENCE, || list(world));
+    taken.unwrap()
+}
+
+/// Waits until nothing is there that was not before, but for what may be: Kubernetes takes some things away a moment after
+/// what they belong to. Tells what is left and may be.
+pub(crate) fn until_nothing_is_left(
+    world: &World,
+    what: &str,
+    before: &BTreeSet<String>,
+    may_be: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let nothing_else = || {
+        let left = list(world).map_err(|error| error.to_string())?;
+        let left: Vec<String> = left.difference(before).cloned().collect();
+        let more: Vec<&String> = left.iter().filter(|object| !may_be(object)).collect();
+        match more.is_empty() {
+            true => Ok(left),
+            false => Err(format!("{more:?}")),
+        }
+    };
+    let waited = world
+        .api()
+        .until(&format!("nothing is left by {what}"), PATIENCE, nothing_else);
+    waited.unwrap()
+}
+
+fn list(world: &World) -> Result<BTreeSet<String>, KubectlError> {
+    let kinds = world
+        .api()
+        .run(&["api-resources", "--verbs=list", "--output=name"])?;
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !FLEETING.contains(kind)).collect();
     let each = "{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{'\\n'}{end}";
-    let list = world.kubectl(&[
+    let list = world.api().run(&[
         "get",
         &kinds.join(","),
         "--all-namespaces",
         "-o",
         &format!("jsonpath={each}"),
-    ]);
-    list.lines().map(str::to_owned).collect()
-}
-
-/// What is there now and was not before.
-pub(crate) fn since(world: &World, before: &BTreeSet<String>) -> Vec<String> {
-    take(world).difference(before).cloned().collect()
+    ])?;
+    Ok(list.lines().map(str::to_owned).collect())
 }

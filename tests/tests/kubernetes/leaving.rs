@@ -59,10 +59,7 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing(world: &World) {
     });
     world.assert_none_failed("uninstalling", &pages);
     assert_no_object_is_left(world);
-    assert_eq!(pins(world), Vec::<String>::new());
-    for node in world.ours().map(Cluster::nodes).into_iter().flatten() {
-        assert_eq!(world.rules_of(node), world.rules_before(node), "{node}");
-    }
+    nothing_is_on_the_nodes(world);
     world.settled("bookinfo answers without the mesh", |_| true);
     let after = world.status();
     let ran = |now: &PodStatus| {
@@ -78,25 +75,23 @@ pub(crate) fn an_uninstalled_mesh_leaves_nothing(world: &World) {
 
 /// By helm alone. The definitions stay, since users' objects are of them, and the authority's key.
 fn assert_no_object_is_left(world: &World) {
-    let left = inventory::since(world, world.objects_before());
-    let is_ours = |object: &&String| {
+    let is_anybody_elses = |object: &str| {
         let (kind, name) = object.split_once(' ').unwrap_or_default();
         let (namespace, name) = name.split_once('/').unwrap_or_default();
         match (kind, namespace) {
-            ("CustomResourceDefinition", _) => false,
+            ("CustomResourceDefinition", _) => true,
             // Helm has made one for the release and leaves it; chapters have made others, and Services in them.
-            ("Namespace" | "IPAddress", _) => false,
-            ("Secret", SYSTEM) => !["istio-ca-secret", "aquifer-ca-state"].contains(&name),
+            ("Namespace" | "IPAddress", _) => true,
+            ("Secret", SYSTEM) => ["istio-ca-secret", "aquifer-ca-state"].contains(&name),
             // What Kubernetes puts into each namespace.
-            ("ServiceAccount", _) if name == "default" => false,
-            ("ConfigMap", _) if name == "kube-root-ca.crt" => false,
-            (_, "" | SYSTEM) => true,
+            ("ServiceAccount", _) if name == "default" => true,
+            ("ConfigMap", _) if name == "kube-root-ca.crt" => true,
+            (_, "" | SYSTEM) => false,
             // Chapters have put things of their own into theirs.
-            _ => name == "istio-ca-root-cert",
+            _ => name != "istio-ca-root-cert",
         }
     };
-    let left: Vec<&String> = left.iter().filter(is_ours).collect();
-    assert!(left.is_empty(), "helm uninstall has left {left:?}");
+    inventory::until_nothing_is_left(world, "helm uninstall", world.objects_before(), is_anybody_elses);
     let made = [
         "get",
         "all,serviceaccounts,configmaps,poddisruptionbudgets,horizontalpodautoscalers,gatewayclasses.gateway.networking.k8s.io",
@@ -114,7 +109,28 @@ fn assert_no_object_is_left(world: &World) {
     });
 }
 
-pub(crate) fn pins(world: &World) -> Vec<String> {
+/// What ends on a node has ended when its pod is gone, and no pod says that it was in the mesh.
+pub(crate) fn nothing_is_on_the_nodes(world: &World) {
+    world.wait("nothing of the mesh is on the nodes", || {
+        let pins = pins(world);
+        if !pins.is_empty() {
+            return Err(format!("{pins:?}"));
+        }
+        for node in world.ours().map(Cluster::nodes).into_iter().flatten() {
+            let (now, before) = (world.rules_of(node), world.rules_before(node));
+            if now != before {
+                return Err(format!("{node} has {now}, and had {before}"));
+            }
+        }
+        let status = world.status();
+        match status.pods.iter().any(|pod| pod.enrolled) {
+            true => Err(status.to_string()),
+            false => Ok(()),
+        }
+    });
+}
+
+fn pins(world: &World) -> Vec<String> {
     let Some(cluster) = world.ours() else {
         world.leave_out("in leaving and uninstalling: kernel objects, rules and files on the nodes");
         return Vec::new();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::living::{assert_all_enrolled, assert_encrypted, encrypted_and_unfailing, renew_probed};
 use super::manifests::{deployment, namespace, service};
-use super::world::{SYSTEM, World};
+use super::world::{SYSTEM, World, limit};
 
 pub(crate) fn kubelet_and_container_runtime_may_restart(world: &World) {
     for service in ["kubelet", "containerd"] {
@@ -89,13 +89,14 @@ pub(crate) fn an_agent_whose_kernel_has_no_ebpf_says_so(world: &World) {
         "spec": spec,
     });
     world.apply(SYSTEM, &pod.to_string());
+    let limit = limit();
     let ended = [
         "-n",
         SYSTEM,
         "wait",
         "pod/aquifer-agent-without",
         "--for=jsonpath={.status.phase}=Failed",
-        "--timeout=60s",
+        &*limit,
     ];
     world.kubectl(&ended);
     let logs = world.kubectl(&["-n", SYSTEM, "logs", "aquifer-agent-without"]);

@@ -27,14 +27,17 @@ fn probed() -> String {
 const SPREAD: &str = "topologySpreadConstraints: [{
     maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, nodeTaintsPolicy: Honor,
     labelSelector: {matchLabels: {app: probed}}}]";
+/// What is refused fails at once; a machine that is slow to answer fails nothing.
 const PROBES: &str = "ports: [{name: http, containerPort: 8080}],
-    readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, failureThreshold: 1},
-    livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 3},
-    startupProbe: {exec: {command: [/app, get, 'http://127.0.0.1:8080/']}, periodSeconds: 1}";
+    readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1},
+    livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 3},
+    startupProbe: {exec: {command: [/app, get, 'http://127.0.0.1:8080/']},
+        periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 60}";
 const CHECKED: &str = "containers: [{
     name: details, image: 'docker.io/istio/examples-bookinfo-details-v1:1.20.3', imagePullPolicy: IfNotPresent,
-    readinessProbe: {grpc: {port: 9080}, periodSeconds: 1, failureThreshold: 1},
-    livenessProbe: {grpc: {port: 9080, service: anything}, periodSeconds: 1, failureThreshold: 3}}]";
+    readinessProbe: {grpc: {port: 9080}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1},
+    livenessProbe: {grpc: {port: 9080, service: anything},
+        initialDelaySeconds: 5, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 3}}]";
 
 /// Where a load balancer in front of the cluster would be.
 const BALANCER: &str = "172.31.9.9";
@@ -53,11 +56,10 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
     enrolled(world, "probed", 2);
     enrolled(world, "checked", 1);
     enrolled(world, "client", 1);
-    assert!(world.get_from(NAMESPACE, "client", NAME).is_ok());
-    assert!(
-        world.get_from(UNMESHED, "client", NAME).is_ok(),
-        "plaintext is taken until STRICT"
-    );
+    world.peers_know();
+    world.reaches(NAMESPACE, "client", NAME);
+    // Plaintext is taken until STRICT.
+    world.reaches(UNMESHED, "client", NAME);
 
     world.apply(NAMESPACE, STRICT);
     world.wait("a client without the mesh is refused", || {
@@ -68,7 +70,7 @@ pub(crate) fn probes_pass_under_strict_and_plaintext_does_not(world: &World) {
     for workload in ["probed", "checked"] {
         let deployment = format!("deployment/{workload}");
         world.kubectl(&["-n", NAMESPACE, "rollout", "restart", &deployment]);
-        world.kubectl(&["-n", NAMESPACE, "rollout", "status", &deployment, "--timeout=90s"]);
+        world.rolled_out(NAMESPACE, workload);
     }
     enrolled(world, "probed", 2);
     enrolled(world, "checked", 1);
@@ -104,7 +106,7 @@ pub(crate) fn what_is_masqueraded_to_a_node_is_no_probe(world: &World) {
     // Asked often enough to meet the pods of both nodes.
     let answers = |url: &String| {
         let curl =
-            format!("for i in 1 2 3 4 5 6 7 8; do curl -s -m 3 -o /dev/null {url} && echo answered; done");
+            format!("for i in 1 2 3 4 5 6 7 8; do curl -s -m 20 -o /dev/null {url} && echo answered; done");
         world.in_node(Member::World, &curl).lines().count()
     };
     let all = |wanted: usize| {
@@ -142,14 +144,7 @@ pub(crate) fn pods_that_come_and_go_are_followed(world: &World) {
     // A pod may stay out, and come in after all.
     let out = r#"{"spec":{"template":{"metadata":{"labels":{"istio.io/dataplane-mode":"none"}}}}}"#;
     world.kubectl(&["-n", "bookinfo", "patch", "deployment/client", "-p", out]);
-    world.kubectl(&[
-        "-n",
-        NAMESPACE,
-        "rollout",
-        "status",
-        "deployment/client",
-        "--timeout=90s",
-    ]);
+    world.rolled_out(NAMESPACE, "client");
     world.until("the client stays out", |status| {
         let pods: Vec<_> = status.pods_of(NAMESPACE, "client").collect();
         pods.len() == 1 && !pods[0].enrolled

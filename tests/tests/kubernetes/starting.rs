@@ -3,7 +3,7 @@
 use aquifer_tests::cluster::layout::Member;
 
 use super::manifests::{STRICT, getting, object, one_attempt, serving};
-use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
+use super::world::{NAMESPACE, PATIENCE, SYSTEM, World, limit};
 
 /// Its init container makes one call, once, at once: in plaintext it is refused.
 fn hasty() -> String {
@@ -14,9 +14,10 @@ fn hasty() -> String {
 }
 
 pub(crate) fn a_pods_first_call_is_in_the_mesh(world: &World) {
+    world.peers_know();
     world.apply(NAMESPACE, STRICT);
     world.apply(NAMESPACE, &hasty());
-    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let limit = limit();
     world.kubectl(&[
         "-n",
         NAMESPACE,

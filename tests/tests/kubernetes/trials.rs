@@ -65,7 +65,7 @@ fn post_to_webhook(world: &World, body: &str) -> String {
     let template = "jsonpath={.spec.clusterIP}";
     let address = world.kubectl(&["-n", SYSTEM, "get", "service", "istiod", "-o", template]);
     let curl = format!(
-        "{body} | curl -s -k -m 20 -o /dev/null -w '%{{http_code}}' -X POST -H 'content-type: application/json' --data-binary @- https://{address}/validate"
+        "{body} | curl -s -k -m 120 -o /dev/null -w '%{{http_code}}' -X POST -H 'content-type: application/json' --data-binary @- https://{address}/validate"
     );
     world.in_node(Member::Node(1), &curl)
 }

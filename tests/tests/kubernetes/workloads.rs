@@ -7,7 +7,7 @@ use aquifer_tests::cluster::layout::Member;
 
 use super::manifests::{STRICT, deployment, getting, namespace, object, one_attempt, pods, service, serving};
 use super::policies::refused;
-use super::world::{NAMESPACE, UNMESHED, World};
+use super::world::{NAMESPACE, UNMESHED, World, limit};
 
 const KINDS: &str = "kinds";
 
@@ -55,7 +55,8 @@ fn once() -> String {
         object(
             "CronJob",
             "nightly",
-            &format!("schedule: '0 3 * * *', jobTemplate: {{spec: {{{at_night}}}}}"),
+            // Nobody waits for the night.
+            &format!("schedule: '0 3 * * *', suspend: true, jobTemplate: {{spec: {{{at_night}}}}}"),
         ),
         deployment(
             "pair",
@@ -80,6 +81,18 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
     world.wait("plaintext is refused", || {
         refused(world.get_from(UNMESHED, "client", "http://target.kinds.svc.cluster.local/"))
     });
+    // Who asks once must not be the first: names, Services and tunnels are known a moment after their pods are ready.
+    world.peers_know();
+    for name in [
+        "target.kinds",
+        "alias.kinds",
+        "target-0.peers.kinds:8080",
+        "target-1.peers.kinds:8080",
+    ] {
+        let (host, port) = name.split_once(':').unwrap_or((name, "80"));
+        let url = format!("http://{host}.svc.cluster.local:{port}/");
+        world.reaches(NAMESPACE, "client", &url);
+    }
     world.apply(KINDS, &once());
     world.kubectl(&["-n", KINDS, "create", "job", "tonight", "--from=cronjob/nightly"]);
     for job in ["once", "tonight"] {
@@ -96,6 +109,7 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
     });
     world.available(KINDS);
     enrolled(world, "pair", 1);
+    world.peers_know();
     let status = world.status();
     let never_failed = |pod: &aquifer_tests::lab::status::PodStatus| pod.restarts == 0;
     assert!(status.pods_of(KINDS, "pair").all(never_failed), "{status}");
@@ -132,7 +146,7 @@ pub(crate) fn every_kind_of_workload_is_in_the_mesh_from_its_first_connection(wo
     } else {
         world.leave_out("in kinds of workloads: an address that changes hands");
     }
-    world.kubectl(&["delete", "namespace", KINDS, "--timeout=60s"]);
+    world.kubectl(&["delete", "namespace", KINDS, &limit()]);
 }
 
 /// Each of its lives ended well.

@@ -18,9 +18,10 @@ use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use aquifer_tests::skip;
 use regex::bytes::Regex;
+use serde_json::Value;
 
-use super::inventory;
 use super::manifests::service;
+use super::{command, inventory};
 
 pub(crate) const NAMESPACE: &str = "bookinfo";
 pub(crate) const SYSTEM: &str = "istio-system";
@@ -32,8 +33,8 @@ pub(crate) const COMMONS: &str = "commons";
 const MADE_LATER: [&str; 5] = ["own", "kinds", "shop", COMMONS, UNMESHED];
 /// Of the cluster that is made.
 const NAME: &str = "test-mesh";
-/// Generous: the machine may be busy with other builds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Generous: the machine may be slow, and busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// Pages; each is three to five requests through the mesh.
 const PER_SECOND: u32 = 70;
 const FRONT_PORT: u16 = 9080;
@@ -177,6 +178,12 @@ impl World {
         self.api().wait_available(namespace, PATIENCE).unwrap();
     }
 
+    /// Waits until a Deployment's pods are the ones that it asks for.
+    pub(crate) fn rolled_out(&self, namespace: &str, deployment: &str) {
+        let (what, limit) = (format!("deployment/{deployment}"), limit());
+        self.kubectl(&["-n", namespace, "rollout", "status", &what, &limit]);
+    }
+
     pub(crate) fn status(&self) -> Status {
         observe::status(self.api()).unwrap()
     }
@@ -186,6 +193,23 @@ impl World {
         let start = Instant::now();
         self.done(observe::until(self.api(), what, PATIENCE, wanted));
         start.elapsed()
+    }
+
+    /// Waits until every node's agent knows of each enrolled pod that it has a tunnel. That a pod is enrolled is reported
+    /// by its own node's agent; the others hear of it through the control plane, and talk to it plainly until then.
+    pub(crate) fn peers_know(&self) {
+        self.wait("every agent knows who is enrolled", || {
+            let status = observe::status(self.api()).map_err(|error| error.to_string())?;
+            let enrolled = || status.pods.iter().filter(|pod| pod.enrolled);
+            for agent in status.pods_of(SYSTEM, "aquifer-agent") {
+                let known = tunnels(self, &agent.name)?;
+                let is_known = |pod: &&PodStatus| known.contains(&format!("{}/{}", pod.namespace, pod.name));
+                if let Some(unknown) = enrolled().find(|pod| !is_known(pod)) {
+                    return Err(format!("{} does not know {}", agent.name, unknown.name));
+                }
+            }
+            Ok(())
+        });
     }
 
     /// Waits until a page is served there.
@@ -345,12 +369,35 @@ impl World {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Waits until a client inside a pod is answered: a node hears of a Service's pods a moment after they are ready.
+    pub(crate) fn reaches(&self, namespace: &str, workload: &str, url: &str) {
+        self.wait(&format!("{namespace}/{workload} reaches {url}"), || {
+            self.get_from(namespace, workload, url).map(drop)
+        });
+    }
+
     /// Fetches from inside a pod; the error is what the client said.
     pub(crate) fn get_from(&self, namespace: &str, workload: &str, url: &str) -> Result<String, String> {
         let target = format!("deployment/{workload}");
         let get = ["-n", namespace, "exec", &*target, "--", "/app", "get", url];
         self.api().run(&get).map_err(|error| error.to_string())
     }
+}
+
+/// As kubectl takes it.
+pub(crate) fn limit() -> String {
+    format!("--timeout={}s", PATIENCE.as_secs())
+}
+
+/// `NAMESPACE/NAME` of the pods that an agent reaches through tunnels.
+fn tunnels(world: &World, agent: &str) -> Result<BTreeSet<String>, String> {
+    let proxy = format!("{agent}.{SYSTEM}");
+    let shown = command::tells(world, &["config", &proxy, "workloads", "-o", "json"])?;
+    let workloads: Vec<Value> = serde_json::from_str(&shown).map_err(|error| error.to_string())?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = |workload: &Value| format!("{}/{}", text(&workload["namespace"]), text(&workload["name"]));
+    let has_tunnel = |workload: &&Value| workload["protocol"] == "HBONE";
+    Ok(workloads.iter().filter(has_tunnel).map(name).collect())
 }
 
 /// The cluster of KUBECONFIG, with the namespace and all images on it; a signal from now on clears it.
