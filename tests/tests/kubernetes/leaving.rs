@@ -14,10 +14,11 @@ pub(crate) fn a_namespace_that_leaves_talks_plainly(world: &World) {
         world.until("nobody is enrolled", |status| {
             status.pods.iter().all(|pod| !pod.enrolled)
         });
+        // Their peers have a while to follow before pods are given back.
+        until_no_pod_is_captured(world);
         world.settled("bookinfo answers without the mesh", |_| true);
     });
     world.assert_none_failed("leaving", &pages);
-    until_no_pod_is_captured(world);
     // Back again, for what comes next.
     world.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode=ambient"]);
     world.until("every pod is enrolled again", |status| {
