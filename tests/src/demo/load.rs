@@ -10,10 +10,10 @@ use super::client::{Client, Outcome};
 use super::namespace::{Inside, Namespace, NamespaceError};
 use super::tally::find;
 
-/// For a page.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What a rate of some fifty pages leaves unanswered while nobody answers at all.
-const MAX_PENDING: usize = 512;
+/// For a page; longer than its parts wait for one another.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// Pages under way at once.
+const MAX_PENDING: usize = 256;
 /// Examples of failures that are worth showing.
 const MAX_EXAMPLES: usize = 5;
 
@@ -39,8 +39,6 @@ pub struct Pages {
     pub served: BTreeMap<String, usize>,
     /// Names of the pods that took part.
     pub pods: BTreeSet<String>,
-    /// Since the last failure.
-    pub clean_at_the_end: usize,
     /// When the first and the last failure were seen, after its start.
     pub failed: Option<(Duration, Duration)>,
 }
@@ -98,12 +96,10 @@ impl Pages {
                     let served = format!("{}/{}", version("reviews"), version("ratings"));
                     *pages.served.entry(served).or_default() += 1;
                     pages.pods.extend(chain.iter().map(|by| by.pod.clone()));
-                    pages.clean_at_the_end += 1;
                     pages.calls += chain.len();
                 }
                 Err(why) => {
                     pages.failures += 1;
-                    pages.clean_at_the_end = 0;
                     pages.failed = Some((pages.failed.map_or(now, |(first, _)| first), now));
                     if pages.examples.len() < MAX_EXAMPLES {
                         pages.examples.push(why.clone());
