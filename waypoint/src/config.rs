@@ -90,7 +90,8 @@ pub struct Config {
     /// Connections that one client address (of IPv6, one network of 64 bits) may have open at a gateway; 0 is no limit.
     #[arg(long, env = "AQUIFER_MAX_CONNECTIONS_PER_CLIENT", default_value_t = 10_000)]
     pub max_connections_per_client: usize,
-    /// Seconds that open requests have after SIGTERM.
+    /// Seconds until what is open is cut after SIGTERM. During the first 5 of them, or the first half, whoever comes is
+    /// served.
     #[arg(long, env = "AQUIFER_DRAIN_SECONDS", default_value_t = 25)]
     pub drain_seconds: u64,
     /// Write an access log line per request to standard output.

@@ -15,6 +15,7 @@ pub(crate) mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aquifer_core::http::listener::{HttpListener, Listener};
 use aquifer_core::http::rewrite::without_port;
@@ -44,6 +45,22 @@ pub(crate) struct Proxy {
     pub(crate) own: WorkloadUid,
     /// Connections that outlive a request: upgraded ones.
     pub(crate) tasks: TaskTracker,
+    pub(crate) leaving: Leaving,
+}
+
+/// Whether this proxy has been told to end. It serves those who come all the same, and asks clients that speak HTTP/1.1 to
+/// use another connection for their next request.
+#[derive(Default)]
+pub(crate) struct Leaving(AtomicBool);
+
+impl Leaving {
+    pub(crate) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The connection that requests come in on.

@@ -32,7 +32,7 @@ use crate::admin::{self, AdminState};
 use crate::config::{Config, Role};
 use crate::inbound::Inbound;
 use crate::names::{Names, lookup};
-use crate::proxy::Proxy;
+use crate::proxy::{Leaving, Proxy};
 use crate::sockets::{Sockets, bind};
 use crate::state::handlers::Writer;
 use crate::state::{Shared, StateWriter, handlers};
@@ -45,6 +45,9 @@ const HBONE_PORT: u16 = 15008;
 const ADMIN_PORT: u16 = 15000;
 const METRICS_PORT: u16 = 15020;
 const READY_PORT: u16 = 15021;
+/// For clients that have yet to hear that this proxy ends, from the control plane or by their nodes' tables; as
+/// terminationDrainDuration of Istio's proxies.
+const LINGER: Duration = Duration::from_secs(5);
 /// Between sweeps of idle upstream connections.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Before the first attempt of a certificate after a failure is logged again.
@@ -189,6 +192,7 @@ fn proxy(
         telemetry: Telemetry::new(registry, log, reporter),
         own: WorkloadUid::pod(&config.cluster_id, &config.pod_namespace, &config.pod_name),
         tasks: TaskTracker::new(),
+        leaving: Leaving::default(),
     })
 }
 
@@ -319,8 +323,11 @@ impl Listening {
         Ok(())
     }
 
-    /// Accepts nothing more and waits for what is open, at most `time`.
+    /// Serves whoever comes for a while. Then accepts nothing more, and waits for what is open; all in all at most `time`.
     async fn drain(self, proxy: &Arc<Proxy>, time: Duration) {
+        let linger = LINGER.min(time / 2);
+        proxy.leaving.begin();
+        tokio::time::sleep(linger).await;
         self.drain.cancel();
         self.connections.close();
         proxy.tasks.close();
@@ -328,7 +335,7 @@ impl Listening {
             self.connections.wait().await;
             proxy.tasks.wait().await;
         };
-        if tokio::time::timeout(time, ended).await.is_err() {
+        if tokio::time::timeout(time - linger, ended).await.is_err() {
             tracing::warn!(after = ?time, connections = self.connections.len(), "connections cut at the end of the drain");
         }
     }

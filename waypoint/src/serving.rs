@@ -9,6 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::record::Record;
+use crate::proxy::response::ResponseBody;
 use crate::proxy::{ConnectionInfo, Downstream, Proxy};
 use crate::rewound::Rewound;
 use sniff::{Version, sniff};
@@ -73,7 +76,14 @@ where
     };
     let service = service_fn(move |request| {
         let downstream = downstream.clone();
-        async move { Ok::<_, Infallible>(downstream.handle(request).await) }
+        async move {
+            let proxy = downstream.proxy.clone();
+            let mut response = downstream.handle(request).await;
+            if proxy.leaving.has_begun() {
+                is_the_last(&mut response);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -90,6 +100,14 @@ where
         () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// Asks the client to use another connection for its next request (RFC 9112 section 9.6).
+fn is_the_last(response: &mut Response<ResponseBody>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
 }
 
 async fn serve_http2<S>(

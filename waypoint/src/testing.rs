@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::inbound::Inbound;
 use crate::pods::Own;
-use crate::proxy::Proxy;
+use crate::proxy::{Leaving, Proxy};
 use crate::state::{Shared, StateWriter};
 use crate::telemetry::Telemetry;
 use crate::tunnel::WaypointTunnels;
@@ -148,6 +148,7 @@ impl Mesh {
             telemetry: Telemetry::new(&registry, AccessLog::disabled(&registry), Reporter::Waypoint),
             own: WorkloadUid::pod("Kubernetes", "bookinfo", "waypoint"),
             tasks: TaskTracker::new(),
+            leaving: Leaving::default(),
         };
         let mut record = Workload::empty(proxy.own.clone());
         record.namespace = "bookinfo".into();

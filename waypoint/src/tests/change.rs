@@ -75,6 +75,26 @@ async fn endpoints_change_without_touching_the_connections_of_others() {
 }
 
 #[tokio::test]
+async fn who_comes_while_it_leaves_is_served_and_asked_to_come_on_another_connection() {
+    let mesh = Mesh::start().await;
+    let pod = mesh.pod(11, "v1", Named("v1")).await;
+    mesh.cluster("v1", vec![pod]);
+    mesh.reviews_listener();
+    mesh.routes(vec![route("r", to("v1"))]);
+    let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
+    let mut before = client.http(REVIEWS).await;
+    let response = before.send(Request::get("/"), Bytes::new()).await;
+    assert_eq!(response.headers().get("connection"), None);
+    mesh.proxy.leaving.begin();
+    for http in [&mut before, &mut client.http(REVIEWS).await] {
+        let response = http.send(Request::get("/"), Bytes::new()).await;
+        assert_eq!((response.status().as_u16(), app(&response)), (200, "v1"));
+        assert_eq!(response.headers()["connection"], "close");
+        assert!(http.try_send(Request::get("/"), Bytes::new()).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_has_begun_and_takes_nothing_more() {
     let mesh = Mesh::start().await;
     let pod = mesh.pod(11, "v1", Named("v1")).await;
