@@ -18,6 +18,22 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
     assert_probed_answers(world);
 }
 
+/// One after the other: who has not heard of the new pod comes to the old one, which has been told to end.
+pub(crate) fn replaced_waypoints_and_gateways_fail_no_request(world: &World) {
+    for (namespace, name) in [(NAMESPACE, "waypoint"), (SYSTEM, "istio-ingressgateway")] {
+        let deployment = format!("deployment/{name}");
+        encrypted_and_unfailing(world, &format!("another {name}"), || {
+            let before = uids(world, namespace, name);
+            world.kubectl(&["-n", namespace, "rollout", "restart", &deployment]);
+            world.until("only new ones are left", |status| {
+                let mut now = status.pods_of(namespace, name).peekable();
+                now.peek().is_some() && now.all(|pod| pod.ready && !before.contains(&pod.uid))
+            });
+            world.settled("bookinfo answers after it", |_| true);
+        });
+    }
+}
+
 /// Replaces every agent, and pods that start while two are on a node.
 pub(crate) fn roll_agents(world: &World) {
     let before = restart_agents(world);

@@ -33,7 +33,7 @@ use aquifer_tests::interrupt;
 use world::World;
 
 /// In order: each begins where the one before has left the cluster.
-const CHAPTERS: [Chapter; 27] = [
+const CHAPTERS: [Chapter; 28] = [
     by_api(
         "joining",
         joining::running_pods_join_without_a_restart_or_a_failed_request,
@@ -70,6 +70,10 @@ const CHAPTERS: [Chapter; 27] = [
     with_nodes(
         "rolling update",
         living::a_rolling_update_of_the_agents_fails_no_request,
+    ),
+    with_nodes(
+        "waypoints and gateways",
+        living::replaced_waypoints_and_gateways_fail_no_request,
     ),
     with_nodes("another root", authority::another_root_signs_and_no_request_fails),
     with_nodes(
