@@ -10,8 +10,8 @@ use super::client::{Client, Outcome};
 use super::namespace::{Inside, Namespace, NamespaceError};
 use super::tally::find;
 
-/// For a page; longer than its parts wait for one another.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// For a page. Whoever waits for longer has been failed by what it asked.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Pages under way at once.
 const MAX_PENDING: usize = 256;
 /// Examples of failures that are worth showing.

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::bookinfo::PATIENCE_VARIABLE;
-
 /// What makes bookinfo, in the order of its application.
 const APPLICATION: [&str; 3] = [
     "bookinfo/bookinfo.yaml",
@@ -21,8 +19,6 @@ const ROUTING: [&str; 3] = [
     CANARY,
 ];
 const CANARY: &str = "seed/canary.yaml";
-/// How long bookinfo's parts wait for one another.
-const PATIENCE_SECONDS: u64 = 30;
 /// The VirtualService of the canary whose weights the demo changes.
 const WEIGHTED: &str = "reviews";
 
@@ -51,8 +47,7 @@ impl Manifests {
         }
     }
 
-    /// Bookinfo with its pods pinned to nodes, so that every call crosses from one node to the other, and more patient
-    /// than the sample: a page that failed because the machine stood still would say nothing of the mesh.
+    /// Bookinfo with its pods pinned to nodes, so that every call crosses from one node to the other.
     ///
     /// The ingress gateway runs on `gateway_node`; the calls go from there to productpage on the
     /// other node, back to details and reviews, over to ratings, and back to the database.
@@ -67,9 +62,7 @@ impl Manifests {
                 _ => gateway_node,
             };
             if document["kind"] == "Deployment" {
-                let pod = &mut document["spec"]["template"]["spec"];
-                pod["nodeName"] = json!(node);
-                be_patient(&mut pod["containers"]);
+                document["spec"]["template"]["spec"]["nodeName"] = json!(node);
             }
         }
         Ok(to_text(&documents))
@@ -110,16 +103,6 @@ impl Manifests {
             path,
             source: Box::new(source),
         })
-    }
-}
-
-fn be_patient(containers: &mut Value) {
-    for container in containers.as_array_mut().into_iter().flatten() {
-        let variable = json!({ "name": PATIENCE_VARIABLE, "value": PATIENCE_SECONDS.to_string() });
-        match container["env"].as_array_mut() {
-            Some(variables) => variables.push(variable),
-            None => container["env"] = json!([variable]),
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::living::{assert_all_enrolled, assert_encrypted, encrypted_and_unfailing, renew_probed};
 use super::manifests::{deployment, namespace, service};
-use super::world::{SYSTEM, World, limit, patient};
+use super::world::{SYSTEM, World, limit};
 
 pub(crate) fn kubelet_and_container_runtime_may_restart(world: &World) {
     for service in ["kubelet", "containerd"] {
@@ -134,7 +134,7 @@ fn resident(node: Member) -> String {
 pub(crate) fn a_node_that_loses_its_power_comes_back_into_the_mesh(world: &World) {
     // The only name server stays: without it no cluster answers.
     let (survivor, victim) = world.nodes_by_name_server();
-    world.apply("resident", &patient(&resident(survivor)));
+    world.apply("resident", &resident(survivor));
     world.available("resident");
     world.until("the other node's pods are enrolled", |status| {
         let mut pods = status.pods.iter().filter(|pod| pod.namespace == "resident");

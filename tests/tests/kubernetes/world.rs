@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aquifer_tests::bookinfo;
 use aquifer_tests::cluster::foreign::{Access, Terms, Wanted};
 use aquifer_tests::cluster::ground::{Ground, Way};
 use aquifer_tests::cluster::kubectl::{Kubectl, KubectlError};
@@ -19,7 +18,7 @@ use aquifer_tests::demo::namespace::Namespace;
 use aquifer_tests::lab::status::{PodStatus, Status};
 use aquifer_tests::skip;
 use regex::bytes::Regex;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::manifests::service;
 use super::{command, inventory};
@@ -171,7 +170,7 @@ impl World {
 
     pub(crate) fn apply_sample(&self, name: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/samples/{name}.yaml"));
-        self.apply(NAMESPACE, &patient(&std::fs::read_to_string(path).unwrap()));
+        self.apply(NAMESPACE, &std::fs::read_to_string(path).unwrap());
     }
 
     /// Waits until every Deployment of the namespace is available.
@@ -399,28 +398,6 @@ fn tunnels(world: &World, agent: &str) -> Result<BTreeSet<String>, String> {
     let name = |workload: &Value| format!("{}/{}", text(&workload["namespace"]), text(&workload["name"]));
     let has_tunnel = |workload: &&Value| workload["protocol"] == "HBONE";
     Ok(workloads.iter().filter(has_tunnel).map(name).collect())
-}
-
-/// The same manifests, with applications that wait for each other as long as their client: a request that a busy machine
-/// answers late is none that the mesh has lost.
-pub(crate) fn patient(manifests: &str) -> String {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
-    let waits = json!({"name": bookinfo::PATIENCE_VARIABLE, "value": "30"});
-    let patient = |mut object: Value| {
-        let containers = object.pointer_mut("/spec/template/spec/containers");
-        for container in containers.and_then(Value::as_array_mut).into_iter().flatten() {
-            match container["env"].as_array_mut() {
-                Some(variables) => variables.push(waits.clone()),
-                None => container["env"] = json!([waits]),
-            }
-        }
-        object.to_string()
-    };
-    documents
-        .into_iter()
-        .map(patient)
-        .collect::<Vec<_>>()
-        .join("\n---\n")
 }
 
 /// The cluster of KUBECONFIG, with the namespace and all images on it; a signal from now on clears it.
