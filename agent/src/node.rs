@@ -28,6 +28,8 @@ const RECORD_WAIT: Duration = Duration::from_secs(10);
 const MEANS_WAIT: Duration = Duration::from_secs(30);
 /// Between two tries for a certificate, the first of which failed.
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(250);
+/// For connections that a deadline ends.
+const CUT: Duration = Duration::from_secs(1);
 const NOT_TOLD: &str =
     "the control plane has not told about this pod; does its manifest have an address yet?";
 
@@ -71,14 +73,20 @@ impl Node {
         self.running.lock().values().map(|r| r.proxy.clone()).collect()
     }
 
-    /// Lets every connection finish until the deadline. Capture stays: traffic is refused until an agent is back.
-    pub(crate) async fn shut_down(&self) {
+    /// Lets every connection finish within that time. Capture stays: traffic is refused until an agent is back.
+    pub(crate) async fn shut_down(&self, within: Duration) {
         let running: Vec<Running> = self.running.lock().drain().map(|(_, running)| running).collect();
         for Running { proxy, .. } in running {
-            self.drain(proxy);
+            self.drain(proxy, within);
         }
         self.draining.close();
-        self.draining.wait().await;
+        // Pods that were given back a moment ago have a deadline of their own, which is later.
+        if tokio::time::timeout(within + CUT, self.draining.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections of pods that were given back are cut with the end of this agent");
+        }
     }
 
     /// Until enrolment has given every pod back, for so long at most: a pod that peers still take for one of the mesh
@@ -114,8 +122,7 @@ impl Node {
         }
     }
 
-    fn drain(&self, proxy: Arc<PodProxy>) {
-        let deadline = self.drain_deadline;
+    fn drain(&self, proxy: Arc<PodProxy>, deadline: Duration) {
         self.draining
             .spawn_on(async move { proxy.drain(deadline).await }, &self.data);
     }
@@ -146,7 +153,7 @@ impl Node {
         self.shared.certificates.prefetch(&proxy.identity);
         let running = Running { proxy, cookie };
         if let Some(before) = self.running.lock().insert(pod.uid.clone(), running) {
-            self.drain(before.proxy);
+            self.drain(before.proxy, self.drain_deadline);
         }
         Ok(())
     }
@@ -173,6 +180,17 @@ impl Node {
     }
 
     /// Drops the certificate of an identity that no pod here has any more.
+    /// Takes a pod's proxy out of those that run; where the pod lives on, it drains. Whoever finds it in neither table may
+    /// take it for ended.
+    fn stop_running(&self, uid: &str, how: Release) -> Option<Arc<PodProxy>> {
+        let mut running = self.running.lock();
+        let proxy = running.remove(uid)?.proxy;
+        if how == Release::Leaves {
+            self.drain(proxy.clone(), self.drain_deadline);
+        }
+        Some(proxy)
+    }
+
     fn forget_identity(&self, of: &PodProxy) {
         let used = self.proxies().iter().any(|proxy| proxy.identity == of.identity);
         if !used {
@@ -226,15 +244,13 @@ impl PodHost for Node {
             capture.unenrol(cookie).map_err(|error| with_sources(&error))
         })
         .await?;
-        let removed = self.running.lock().remove(&pod.uid);
-        self.fewer.notify_waiters();
-        if let Some(Running { proxy, .. }) = removed {
+        if let Some(proxy) = self.stop_running(&pod.uid, how) {
             self.forget_identity(&proxy);
-            match how {
-                Release::Leaves => self.drain(proxy),
-                Release::Gone => proxy.kill().await,
+            if how == Release::Gone {
+                proxy.kill().await;
             }
         }
+        self.fewer.notify_waiters();
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aquifer_identity::{CertificateManager, ManagerConfig, TrustBundle};
@@ -67,7 +67,8 @@ const SOCKET_RETRY: Duration = Duration::from_secs(5);
 
 /// For the reason of this agent's end.
 const FATE_WAIT: Duration = Duration::from_secs(1);
-/// How long an agent that leaves the cluster goes on giving its pods back one by one, as their peers follow.
+/// How long an agent that leaves the cluster goes on giving its pods back one by one, as their peers follow; at most half
+/// of its time to drain.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 /// The pods of this node.
@@ -187,8 +188,11 @@ impl<'a> Agent<'a> {
         installer
     }
 
-    /// Enrolment first, so that nothing new begins; then the connections, still under policies; the admin port last.
+    /// Enrolment first, so that nothing new begins, where the agents leave once it has given the pods back; then the
+    /// connections, still under policies; the admin port last. All within the time to drain.
     async fn shut_down(&self, node: &Node, fate: &watch::Receiver<Fate>, installer: Option<Installer>) {
+        let begun = Instant::now();
+        let deadline = self.config.drain_deadline;
         let _never_met = self.readiness.wait_for("termination", "the agent is draining");
         let leaves = leaves(fate.clone()).await;
         let pods = if leaves {
@@ -196,9 +200,9 @@ impl<'a> Agent<'a> {
         } else {
             "pods stay captured"
         };
-        tracing::info!(deadline = ?self.config.drain_deadline, "draining; {pods}");
+        tracing::info!(?deadline, "draining; {pods}");
         if leaves {
-            node.released(LEAVE_WAIT).await;
+            node.released(LEAVE_WAIT.min(deadline / 2)).await;
         }
         self.stop_enrolment.cancel();
         if leaves {
@@ -206,7 +210,7 @@ impl<'a> Agent<'a> {
             uninstall(installer.as_ref());
             node.leave(&self.config.capture.bpffs).await;
         }
-        node.shut_down().await;
+        node.shut_down(deadline.saturating_sub(begun.elapsed())).await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;

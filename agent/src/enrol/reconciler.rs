@@ -258,7 +258,7 @@ impl Reconciler {
     fn withdrawn(&mut self, now: Instant, uid: &str) {
         let Some(pod) = self.pods.get_mut(uid) else { return };
         if let Phase::Withdrawing { until, followed } = &mut pod.phase {
-            *until = (*until).min(now + WITHDRAW_GRACE);
+            *until = now + WITHDRAW_GRACE;
             *followed = true;
         }
     }

@@ -175,6 +175,18 @@ fn unenrolment_withdraws_first() {
 }
 
 #[test]
+fn others_have_their_time_also_after_a_late_withdrawal() {
+    let mut b = Bench::new(&[]);
+    b.event(list(&[pod("a", true)]));
+    b.enrol("a");
+    b.event(list(&[pod("a", false)]));
+    assert_eq!(b.after(Duration::from_millis(4500)), []);
+    assert_eq!(b.event(Event::Withdrawn("a".into())), []);
+    assert_eq!(b.after(Duration::from_secs(1)), []);
+    assert_eq!(b.after(Duration::from_secs(1)), [release("a", Release::Leaves)]);
+}
+
+#[test]
 fn a_silent_control_plane_delays_unenrolment_only_so_long() {
     let mut b = Bench::new(&[]);
     b.event(list(&[pod("a", true)]));
