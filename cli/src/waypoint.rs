@@ -63,7 +63,7 @@ pub(crate) struct Apply {
     #[arg(short, long)]
     wait: bool,
     /// How long to wait, in seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, requires = "wait")]
     timeout: u32,
     /// Print what would be applied, and change nothing.
     #[arg(long)]

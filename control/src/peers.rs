@@ -62,15 +62,16 @@ impl Elsewhere {
         let before = std::mem::take(late);
         let mut replicas = BTreeMap::new();
         for (address, answer) in answers {
-            let last = || self.replicas.get(&address).cloned();
             let known = match answer {
                 Ok(replica) => Some(Arc::new(replica)),
                 Err(error) => {
                     tracing::debug!(peer = %address, %error, "another replica does not say what is in effect");
                     let times = before.get(&address).copied().unwrap_or_default();
-                    let is_waited_for = matches!(error, AskError::Late) && times < MOST_LATE;
-                    is_waited_for.then(|| late.insert(address, times + 1));
-                    is_waited_for.then(last).flatten()
+                    if !matches!(error, AskError::Late) || times >= MOST_LATE {
+                        continue;
+                    }
+                    late.insert(address, times + 1);
+                    self.replicas.get(&address).cloned()
                 }
             };
             replicas.extend(known.map(|replica| (address, replica)));

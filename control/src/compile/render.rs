@@ -254,6 +254,8 @@ impl<'a> Proxy<'a> {
             "metadata": self.metadata(),
             "spec": {
                 "replicas": 1,
+                // As the chart's gateways: the new one is ready before an old one is told to end.
+                "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
                 "selector": { "matchLabels": { GATEWAY_NAME_LABEL: self.gateway } },
                 "template": {
                     "metadata": {
