@@ -77,7 +77,7 @@ spec:
   http: [{route: [{destination: {host: productpage, port: {number: 9080}}}]}]
 ";
 const ISTIO_GATEWAYS: &str = "gateways.networking.istio.io";
-const INGRESS: &str = "istio-ingressgateway";
+pub(super) const INGRESS: &str = "istio-ingressgateway";
 /// What a cloud's load balancer would have.
 const BALANCER: &str = "172.31.9.10";
 

@@ -7,6 +7,7 @@ use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::demo::capture::Seen;
 use aquifer_tests::lab::status::PodStatus;
 
+use super::gateways::INGRESS;
 use super::world::{NAMESPACE, PATIENCE, SYSTEM, World};
 
 /// Seconds that control plane and API server stay away at least; without it, and in CI, a moment.
@@ -20,18 +21,37 @@ pub(crate) fn a_rolling_update_of_the_agents_fails_no_request(world: &World) {
 
 /// One after the other: who has not heard of the new pod comes to the old one, which has been told to end.
 pub(crate) fn replaced_waypoints_and_gateways_fail_no_request(world: &World) {
-    for (namespace, name) in [(NAMESPACE, "waypoint"), (SYSTEM, "istio-ingressgateway")] {
-        let deployment = format!("deployment/{name}");
-        encrypted_and_unfailing(world, &format!("another {name}"), || {
-            let before = uids(world, namespace, name);
-            world.kubectl(&["-n", namespace, "rollout", "restart", &deployment]);
-            world.until("only new ones are left", |status| {
-                let mut now = status.pods_of(namespace, name).peekable();
-                now.peek().is_some() && now.all(|pod| pod.ready && !before.contains(&pod.uid))
-            });
-            world.settled("bookinfo answers after it", |_| true);
-        });
-    }
+    encrypted_and_unfailing(world, "another waypoint", || {
+        replace(world, NAMESPACE, "waypoint");
+    });
+
+    world.apply_sample("bookinfo/bookinfo-gateway");
+    let way = world.way_into(SYSTEM, INGRESS, 80);
+    world.answers("pages come through the gateway", way.address);
+    let pages = world.under_load_at(way.address, || replace(world, SYSTEM, INGRESS));
+    world.assert_none_failed("another gateway", &pages);
+    let made = [
+        "gateways.networking.istio.io/bookinfo-gateway",
+        "virtualservices/bookinfo",
+    ];
+    world.kubectl(&["-n", NAMESPACE, "delete", made[0], made[1]]);
+}
+
+/// Until the old pods are gone.
+fn replace(world: &World, namespace: &str, name: &str) {
+    let before = uids(world, namespace, name);
+    world.kubectl(&[
+        "-n",
+        namespace,
+        "rollout",
+        "restart",
+        &format!("deployment/{name}"),
+    ]);
+    world.until("only new ones are left", |status| {
+        let mut now = status.pods_of(namespace, name).peekable();
+        now.peek().is_some() && now.all(|pod| pod.ready && !before.contains(&pod.uid))
+    });
+    world.settled("bookinfo answers after it", |_| true);
 }
 
 /// Replaces every agent, and pods that start while two are on a node.
