@@ -291,7 +291,9 @@ impl Lab {
                 return Ok(status);
             }
             if left().is_zero() {
-                return Err(not_ready(timeout, &unheard.join("\n")));
+                let is_restless = unheard.is_empty().then_some("the lab changed all the time");
+                let reasons = is_restless.into_iter().chain(unheard.iter().map(String::as_str));
+                return Err(not_ready(timeout, &reasons.collect::<Vec<_>>().join("\n")));
             }
             self.wait(left().min(VIEWS_PAUSE), |now| now.generation > status.generation)?;
         }

@@ -150,7 +150,11 @@ impl View {
 
     /// What is different about a pod's record.
     fn pod(&self, pod: &PodStatus) -> Option<&'static str> {
-        let own = |w: &&Workload| w.namespace == pod.namespace && w.name == pod.name;
+        // One of the same name that is no more has had other addresses.
+        let own = |w: &&Workload| {
+            let is_named = w.namespace == pod.namespace && w.name == pod.name;
+            is_named && pod.ips.iter().all(|ip| w.workload_ips.contains(ip))
+        };
         let Some(workload) = self.workloads.iter().find(own) else {
             return Some("not known");
         };
@@ -287,6 +291,11 @@ mod tests {
         };
         let plain = told(&|view, _| view.workloads[1].protocol = "NONE".to_owned());
         assert_eq!(plain, "node-1: pod mesh/web-2: no tunnel");
+        let earlier = told(&|view, _| view.workloads[1].workload_ips = vec!["10.244.2.9".parse().unwrap()]);
+        assert!(
+            earlier.starts_with("node-1: pod mesh/web-2: not known"),
+            "{earlier}"
+        );
         let left = told(&|_, status| status.pods[1].wanted = false);
         assert_eq!(left, "node-1: pod mesh/web-2: still with a tunnel");
         let leaving = told(&|view, _| view.pods[0].state = "pending".to_owned());

@@ -76,6 +76,7 @@ pub(crate) fn bad_ones_are_denied_and_good_ones_are_not(world: &World) {
         ];
         is_denied(world, &rules("bad", spec), &words);
     }
+    is_denied_for_good(world);
     for (group, kind, spec, field) in OTHERS {
         let object = format!(
             "apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: bad, namespace: shop}}\nspec: {spec}\n"
@@ -101,6 +102,22 @@ pub(crate) fn bad_ones_are_denied_and_good_ones_are_not(world: &World) {
         },
     );
     assert!(world.tells(&[], &rules("good", GOOD)).0);
+}
+
+/// Not in a rehearsal only.
+fn is_denied_for_good(world: &World) {
+    world.until_said("it is denied", || match world.tells(&[], &rules("bad", WEIGHT)) {
+        (false, said) if said.contains("denied the request") => Ok(()),
+        (_, said) => Err(said),
+    });
+    world.kubectl(&[
+        "delete",
+        "virtualservices",
+        "bad",
+        "-n",
+        "shop",
+        "--ignore-not-found",
+    ]);
 }
 
 /// By an answer of the webhook's: with the chart's failure policy the API server takes what it was not told of in time.
