@@ -255,7 +255,7 @@ fn a_restart_does_not_withdraw_what_is_still_captured() {
     assert!(reason.contains("not yet"));
     b.event(Event::Withdrawn("b".into()));
     assert_eq!(
-        b.after(Duration::from_millis(300)),
+        b.after(Duration::from_secs(2)),
         [
             capture("a"),
             Action::Release(Arc::new(pod("b", false)), Release::Leaves)
