@@ -28,7 +28,7 @@ const RECORD_WAIT: Duration = Duration::from_secs(10);
 const MEANS_WAIT: Duration = Duration::from_secs(30);
 /// Between two tries for a certificate, the first of which failed.
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(250);
-/// For connections that a deadline ends.
+/// What draining proxies have, past their deadline, to cut their connections by themselves and say so.
 const CUT: Duration = Duration::from_secs(1);
 const NOT_TOLD: &str =
     "the control plane has not told about this pod; does its manifest have an address yet?";
@@ -179,7 +179,6 @@ impl Node {
         self.running.lock().get(uid).map(|r| r.proxy.clone())
     }
 
-    /// Drops the certificate of an identity that no pod here has any more.
     /// Takes a pod's proxy out of those that run; where the pod lives on, it drains. Whoever finds it in neither table may
     /// take it for ended.
     fn stop_running(&self, uid: &str, how: Release) -> Option<Arc<PodProxy>> {
@@ -191,6 +190,7 @@ impl Node {
         Some(proxy)
     }
 
+    /// Drops the certificate of an identity that no pod here has any more.
     fn forget_identity(&self, of: &PodProxy) {
         let used = self.proxies().iter().any(|proxy| proxy.identity == of.identity);
         if !used {

@@ -174,12 +174,18 @@ fn unenrolment_withdraws_first() {
     assert_eq!(b.event(list(&[pod("a", true)])), [capture("a")]);
 }
 
-#[test]
-fn others_have_their_time_also_after_a_late_withdrawal() {
+/// A pod that was enrolled, and is wanted no more.
+fn leaving() -> Bench {
     let mut b = Bench::new(&[]);
     b.event(list(&[pod("a", true)]));
     b.enrol("a");
     b.event(list(&[pod("a", false)]));
+    b
+}
+
+#[test]
+fn others_have_their_time_also_after_a_late_withdrawal() {
+    let mut b = leaving();
     assert_eq!(b.after(Duration::from_millis(4500)), []);
     assert_eq!(b.event(Event::Withdrawn("a".into())), []);
     assert_eq!(b.after(Duration::from_secs(1)), []);
@@ -188,20 +194,14 @@ fn others_have_their_time_also_after_a_late_withdrawal() {
 
 #[test]
 fn a_silent_control_plane_delays_unenrolment_only_so_long() {
-    let mut b = Bench::new(&[]);
-    b.event(list(&[pod("a", true)]));
-    b.enrol("a");
-    b.event(list(&[pod("a", false)]));
+    let mut b = leaving();
     assert_eq!(b.after(Duration::from_secs(4)), []);
     assert_eq!(b.after(Duration::from_secs(2)), [release("a", Release::Leaves)]);
 }
 
 #[test]
 fn wanted_again_while_withdrawing_needs_no_new_capture() {
-    let mut b = Bench::new(&[]);
-    b.event(list(&[pod("a", true)]));
-    b.enrol("a");
-    b.event(list(&[pod("a", false)]));
+    let mut b = leaving();
     assert_eq!(b.event(list(&[pod("a", true)])), [Action::Prepare("a".into())]);
     b.event(Event::Prepared("a".into(), Ok(())));
     assert_eq!(b.state("a").0, PodState::Enrolled);

@@ -19,7 +19,7 @@ use super::client::{self, Target};
 /// Longest line either side accepts.
 const MAX_LINE: u64 = 4096;
 const COLLECTION: &str = "ratings";
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Database {

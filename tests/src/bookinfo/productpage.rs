@@ -2,6 +2,8 @@
 
 mod page;
 
+use std::time::Duration;
+
 use http::header::{COOKIE, LOCATION, REFERER, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -14,6 +16,7 @@ use super::not_found;
 use super::propagate::propagated;
 use super::settings::Upstreams;
 
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// The sample asks reviews twice before it gives up; the bug is part of its lesson on timeouts.
 const REVIEWS_ATTEMPTS: usize = 2;
 const MAX_FORM: usize = 16 * 1024;
@@ -136,11 +139,7 @@ impl Productpage {
     }
 
     async fn ask(&self, target: &Target, path: &str, headers: &HeaderMap) -> Told {
-        match self
-            .client
-            .get(target, path, headers, self.upstreams.timeout)
-            .await
-        {
+        match self.client.get(target, path, headers, TIMEOUT).await {
             Ok(fetched) => {
                 if fetched.status != StatusCode::OK {
                     tracing::warn!(upstream = %target, path, status = %fetched.status, "refused");

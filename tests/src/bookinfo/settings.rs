@@ -10,10 +10,6 @@ use super::client::Target;
 use super::part::{BookinfoService, Part};
 
 const HTTP_PORT: u16 = 9080;
-/// Of productpage, in the sample.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Ours: the sample has no such variable.
-pub const PATIENCE_VARIABLE: &str = "UPSTREAM_TIMEOUT_SECONDS";
 
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -37,7 +33,6 @@ pub(crate) struct Upstreams {
     pub(crate) details: Target,
     pub(crate) reviews: Target,
     pub(crate) ratings: Target,
-    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -100,7 +95,6 @@ fn upstreams(reader: &Reader<'_>) -> Result<Upstreams, SettingsError> {
         details: reader.target("DETAILS", "details")?,
         reviews: reader.target("REVIEWS", "reviews")?,
         ratings: reader.target("RATINGS", "ratings")?,
-        timeout: reader.patience()?.unwrap_or(PATIENCE),
     })
 }
 
@@ -116,8 +110,7 @@ fn reviews(reader: &Reader<'_>, version: &str) -> Result<ReviewsSettings, Settin
         .text("STAR_COLOR")
         .unwrap_or(if version == "v3" { "red" } else { "black" });
     // The sample's own: black stars wait longer than others.
-    let own = Duration::from_millis(if color == "black" { 10_000 } else { 2_500 });
-    let timeout = reader.patience()?.unwrap_or(own);
+    let timeout = Duration::from_millis(if color == "black" { 10_000 } else { 2_500 });
     let ratings = reader.target("RATINGS", "ratings")?;
     Ok(ReviewsSettings {
         cluster: reader.text("CLUSTER_NAME").unwrap_or("null").to_owned(),
@@ -171,18 +164,6 @@ impl<'a> Reader<'a> {
                 .parse()
                 .map_err(|_| error(name, value, "a port, 0 to 65535"))
         })
-    }
-
-    /// How long to wait for another part in place of the sample's own times: a machine that stands still for a moment is
-    /// no fault of what lies between the parts.
-    fn patience(&self) -> Result<Option<Duration>, SettingsError> {
-        let Some(value) = self.text(PATIENCE_VARIABLE) else {
-            return Ok(None);
-        };
-        match value.parse() {
-            Ok(seconds @ 1..) => Ok(Some(Duration::from_secs(seconds))),
-            _ => Err(error(PATIENCE_VARIABLE, value, "seconds, from 1")),
-        }
     }
 
     /// `X_HOSTNAME`, completed by `SERVICES_DOMAIN`, and `X_SERVICE_PORT`.
@@ -239,27 +220,6 @@ mod tests {
             star_color("reviews-v2", &[("STAR_COLOR", "green")]).as_deref(),
             Some("green")
         );
-    }
-
-    #[test]
-    fn parts_are_as_patient_as_the_sample_or_as_they_are_told() {
-        let waits = |part, variables: &[_]| match resolve(part, variables).unwrap().role {
-            Role::Productpage(upstreams) => upstreams.timeout.as_millis(),
-            Role::Reviews(settings) => settings.stars.unwrap().timeout.as_millis(),
-            other => panic!("{other:?}"),
-        };
-        let told = [(PATIENCE_VARIABLE, "60")];
-        for (part, own) in [
-            ("productpage-v1", 3000),
-            ("reviews-v2", 10_000),
-            ("reviews-v3", 2500),
-        ] {
-            assert_eq!((waits(part, &[]), waits(part, &told)), (own, 60_000), "{part}");
-        }
-        for wrong in ["0", "-1", "soon"] {
-            let refused = resolve("productpage-v1", &[(PATIENCE_VARIABLE, wrong)]).unwrap_err();
-            assert!(refused.to_string().contains(PATIENCE_VARIABLE), "{refused}");
-        }
     }
 
     #[test]
