@@ -77,9 +77,8 @@ where
     let service = service_fn(move |request| {
         let downstream = downstream.clone();
         async move {
-            let proxy = downstream.proxy.clone();
             let mut response = downstream.handle(request).await;
-            if proxy.leaving.has_begun() {
+            if downstream.proxy.leaving.has_begun() {
                 is_the_last(&mut response);
             }
             Ok::<_, Infallible>(response)

@@ -28,7 +28,7 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    pub(crate) async fn handle(self, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         let mut record = Record::new(self.proxy.clone(), self.connection.clone());
         let (mut parts, body) = request.into_parts();
         let offer = parts.extensions.remove::<OnUpgrade>();

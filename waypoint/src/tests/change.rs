@@ -74,13 +74,19 @@ async fn endpoints_change_without_touching_the_connections_of_others() {
     assert_eq!(ask().await, "b");
 }
 
-#[tokio::test]
-async fn who_comes_while_it_leaves_is_served_and_asked_to_come_on_another_connection() {
+/// Reviews, of which there is one version with one pod.
+async fn with_one_version() -> Mesh {
     let mesh = Mesh::start().await;
     let pod = mesh.pod(11, "v1", Named("v1")).await;
     mesh.cluster("v1", vec![pod]);
     mesh.reviews_listener();
     mesh.routes(vec![route("r", to("v1"))]);
+    mesh
+}
+
+#[tokio::test]
+async fn who_comes_while_it_leaves_is_served_and_asked_to_come_on_another_connection() {
+    let mesh = with_one_version().await;
     let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
     let mut before = client.http(REVIEWS).await;
     let response = before.send(Request::get("/"), Bytes::new()).await;
@@ -96,11 +102,7 @@ async fn who_comes_while_it_leaves_is_served_and_asked_to_come_on_another_connec
 
 #[tokio::test]
 async fn a_drain_finishes_what_has_begun_and_takes_nothing_more() {
-    let mesh = Mesh::start().await;
-    let pod = mesh.pod(11, "v1", Named("v1")).await;
-    mesh.cluster("v1", vec![pod]);
-    mesh.reviews_listener();
-    mesh.routes(vec![route("r", to("v1"))]);
+    let mesh = with_one_version().await;
     let client = mesh.client(mesh.waypoint().await, "productpage", ip(50));
     let mut http = client.http(REVIEWS).await;
     assert_eq!(http.send(Request::get("/"), Bytes::new()).await.status(), 200);
