@@ -34,7 +34,7 @@ use answer::Answer;
 use part::{Part, PartError};
 use settings::Settings;
 
-pub use settings::{PATIENCE_VARIABLE, SettingsError};
+pub use settings::SettingsError;
 
 /// No part sends a request over a connection that is older than this.
 pub const CONNECTION_AGE: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-const DEADLINE: Duration = Duration::from_secs(100);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Started {
     port: u16,
@@ -24,7 +24,6 @@ struct Started {
 fn start(part: &str, variables: &[(&str, &str)]) -> Started {
     let mut environment = Environment::new();
     environment.insert("PORT".to_owned(), "0".to_owned());
-    environment.insert(bookinfo::PATIENCE_VARIABLE.to_owned(), "30".to_owned());
     environment.insert("POD_NAME".to_owned(), format!("{part}-pod"));
     environment.extend(
         variables
