@@ -380,7 +380,7 @@ impl Cluster {
             })
         })?;
         tell("the images are loaded");
-        let limit = format!("--timeout={}s", timeout.as_secs());
+        let limit = kubectl::limit(timeout);
         kubectl.run(&[
             "-n",
             "kube-system",
@@ -401,7 +401,7 @@ impl Cluster {
             self.kubectl
                 .until_it_succeeds(&["patch", "node", &name, "-p", &patch], timeout)?;
         }
-        let limit = format!("--timeout={}s", timeout.as_secs());
+        let limit = kubectl::limit(timeout);
         self.kubectl
             .run(&["wait", "--for=condition=Ready", "node", "--all", &limit])?;
         Ok(())

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aquifer_tests::cluster::image::Image;
+use aquifer_tests::cluster::kubectl::limit;
 use aquifer_tests::cluster::layout::{ClusterName, Layout, Member};
 use aquifer_tests::cluster::parts::Parts;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, take_down};
@@ -212,7 +213,7 @@ fn up(name: &ClusterName) -> Cluster {
 fn deploy(cluster: &Cluster) {
     cluster.kubectl().apply(WORKLOADS).unwrap();
     for workload in ["deployment/web", "daemonset/agent"] {
-        run(cluster, &["rollout", "status", workload, &limit()]);
+        run(cluster, &["rollout", "status", workload, &limit(PATIENCE)]);
     }
 }
 
@@ -267,19 +268,8 @@ fn both_answer(cluster: &Cluster, client: &str, url: &str) {
     cluster.kubectl().until(&what, PATIENCE, ask).unwrap();
 }
 
-/// Waits for a pod's log, which its node writes a moment after the pod.
 fn says(cluster: &Cluster, pod: &str, wanted: impl Fn(&str) -> bool) {
-    let look = || match cluster.kubectl().run(&["logs", pod]) {
-        Ok(log) if wanted(&log) => Ok(()),
-        Ok(log) => Err(log),
-        Err(error) => Err(error.to_string()),
-    };
-    let what = format!("{pod} says what it is to say");
-    cluster.kubectl().until(&what, PATIENCE, look).unwrap();
-}
-
-fn limit() -> String {
-    format!("--timeout={}s", PATIENCE.as_secs())
+    cluster.kubectl().until_log(pod, PATIENCE, wanted).unwrap();
 }
 
 /// A NodePort of each node answers the world, once its kube-proxy has heard of it.
@@ -324,7 +314,7 @@ fn a_loaded_image_runs(cluster: &Cluster) {
             "wait",
             "--for=jsonpath={.status.phase}=Succeeded",
             "pod/loaded",
-            &limit(),
+            &limit(PATIENCE),
         ],
     );
     says(cluster, "loaded", |log| log.trim() == "10.96.0.1");

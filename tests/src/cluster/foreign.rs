@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::delivery::{Delivered, Delivery, DeliveryError};
 use super::helm::HelmError;
-use super::kubectl::{Kubectl, KubectlError};
+use super::kubectl::{self, Kubectl, KubectlError};
 use super::mesh::{self, Mesh, MeshError};
 use super::parts;
 use super::programs::{self, ProgramError};
@@ -213,7 +213,7 @@ impl Access {
     }
 
     fn delete_namespace(&self, name: &str) -> Result<(), ForeignError> {
-        let limit = format!("--timeout={}s", PATIENCE.as_secs());
+        let limit = kubectl::limit(PATIENCE);
         let delete = ["delete", "namespace", name, "--ignore-not-found", &limit];
         self.kubectl.run(&delete)?;
         Ok(())

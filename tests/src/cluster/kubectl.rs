@@ -108,6 +108,21 @@ impl Kubectl {
         })
     }
 
+    /// Waits until a pod's log is as it should be: its node writes it a moment after the pod.
+    pub fn until_log(
+        &self,
+        pod: &str,
+        patience: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), KubectlError> {
+        let look = || match self.run(&["logs", pod]) {
+            Ok(log) if wanted(&log) => Ok(()),
+            Ok(log) => Err(log),
+            Err(error) => Err(error.to_string()),
+        };
+        self.until(&format!("{pod} says what it is to say"), patience, look)
+    }
+
     /// Tries until it succeeds; what the last attempt complained of is told at the deadline.
     pub fn until<T, E: Display>(
         &self,
@@ -135,7 +150,7 @@ impl Kubectl {
 
     /// Waits until every Deployment of the namespace is available.
     pub fn wait_available(&self, namespace: &str, patience: Duration) -> Result<(), KubectlError> {
-        let limit = format!("--timeout={}s", patience.as_secs());
+        let limit = limit(patience);
         let available = "--for=condition=Available";
         self.run(&["-n", namespace, "wait", available, "deployment", "--all", &limit])?;
         Ok(())
@@ -147,6 +162,11 @@ impl Kubectl {
             source,
         }
     }
+}
+
+/// How long to wait, as kubectl's commands take it.
+pub fn limit(patience: Duration) -> String {
+    format!("--timeout={}s", patience.as_secs())
 }
 
 fn read(arguments: &[&str], output: &Output) -> Result<String, KubectlError> {

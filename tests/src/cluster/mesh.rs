@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::cgroup::{Cgroups, Kind};
 use super::helm::{self, Helm, HelmError};
-use super::kubectl::{Kubectl, KubectlError};
+use super::kubectl::{self, Kubectl, KubectlError};
 use super::layout::Member;
 use super::parts;
 use super::programs::{self, ProgramError};
@@ -166,7 +166,7 @@ impl<'a> Mesh<'a> {
     }
 
     pub fn wait_rolled_out(&self, what: &'static str, timeout: Duration) -> Result<(), MeshError> {
-        let limit = format!("--timeout={}s", timeout.as_secs());
+        let limit = kubectl::limit(timeout);
         let rolled_out = self
             .kubectl
             .run(&["-n", NAMESPACE, "rollout", "status", what, &limit]);

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 pub(super) type Labels = BTreeMap<String, String>;
 
+/// Of pods and Services that the control plane has made for a Gateway: its name.
+pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Meta {

@@ -14,17 +14,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::netns;
+use super::spec::GATEWAY_NAME;
 use super::status::{PodStatus, ServiceStatus, Status};
 
 const SYSTEM: &str = "istio-system";
 const AGENT: &str = "ztunnel";
 const CONTROL_PLANE: &str = "istiod";
-/// Which Gateway a proxy belongs to that the control plane has made.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const AGENT_DUMP: (u16, &str) = (15000, "/config_dump");
 const CONTROL_PLANE_PROXIES: (u16, &str) = (15014, "/debug/syncz");
 /// For one answer; generous, since machines are busy.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// More than any lab's dump has; one that is cut is no JSON, and so an error.
+const MAX_PAGE: u64 = 64 << 20;
 
 /// An agent's dump, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -226,7 +228,7 @@ fn get(port: u16, path: &str) -> io::Result<String> {
         "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    stream.take(MAX_PAGE).read_to_string(&mut answer)?;
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
         _ => Err(io::Error::other(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aquifer_core::identity::TrustDomain;
 use aquifer_identity::CertificateAuthority;
-use aquifer_tests::cluster::kubectl::KubectlError;
+use aquifer_tests::cluster::kubectl::{self, KubectlError};
 use aquifer_tests::cluster::layout::Member;
 use aquifer_tests::cluster::mesh::Mesh;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, parts};
@@ -70,7 +70,7 @@ impl World {
 
     /// Waits until a pod is ready.
     pub(crate) fn pod_is_ready(&self, namespace: &str, pod: &str) {
-        let (pod, limit) = (format!("pod/{pod}"), format!("--timeout={}s", PATIENCE.as_secs()));
+        let (pod, limit) = (format!("pod/{pod}"), kubectl::limit(PATIENCE));
         self.kubectl(&["wait", "--for=condition=Ready", "-n", namespace, &pod, &limit]);
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use aquifer_tests::cluster::kubectl;
 use aquifer_tests::cluster::layout::{API_PORT, Member};
 use aquifer_tests::cluster::mesh::cgroup_settings;
 use aquifer_tests::cluster::parts;
@@ -205,14 +206,9 @@ fn each_program_tells_its_version(cluster: &Cluster, archives: &[Archive]) {
         pod["spec"]["containers"][0]["args"] = json!(["--version"]);
         cluster.kubectl().apply(&pod.to_string()).unwrap();
         wait(cluster, &archive.name, "jsonpath={.status.phase}=Succeeded");
-        // The node writes a pod's log a moment after the pod.
-        let says = || match cluster.kubectl().run(&["logs", &archive.name]) {
-            Ok(said) if said.trim().ends_with(env!("CARGO_PKG_VERSION")) => Ok(()),
-            Ok(said) => Err(said),
-            Err(error) => Err(error.to_string()),
-        };
-        let what = format!("{} tells its version", archive.name);
-        cluster.kubectl().until(&what, PATIENCE, says).unwrap();
+        let tells = |said: &str| said.trim().ends_with(env!("CARGO_PKG_VERSION"));
+        let told = cluster.kubectl().until_log(&archive.name, PATIENCE, tells);
+        told.unwrap();
     }
 }
 
@@ -258,7 +254,7 @@ fn pod(archive: &Archive, image: usize) -> Value {
 
 fn wait(cluster: &Cluster, pod: &str, what: &str) {
     let (pod, what) = (format!("pod/{pod}"), format!("--for={what}"));
-    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let limit = kubectl::limit(PATIENCE);
     let waited = cluster.kubectl().run(&["wait", &pod, &what, &limit]);
     if let Err(error) = waited {
         let seen = cluster.kubectl().run(&["describe", &pod]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use aquifer_tests::cluster::foreign::{Access, Terms, Wanted};
 use aquifer_tests::cluster::ground::{Ground, Way};
-use aquifer_tests::cluster::kubectl::{Kubectl, KubectlError};
+use aquifer_tests::cluster::kubectl::{self, Kubectl, KubectlError};
 use aquifer_tests::cluster::layout::{ClusterName, Member};
 use aquifer_tests::cluster::mesh::Mesh;
 use aquifer_tests::cluster::{Cluster, ClusterOptions, observe, parts, take_down_on_signal};
@@ -384,9 +384,8 @@ impl World {
     }
 }
 
-/// As kubectl takes it.
 pub(crate) fn limit() -> String {
-    format!("--timeout={}s", PATIENCE.as_secs())
+    kubectl::limit(PATIENCE)
 }
 
 /// `NAMESPACE/NAME` of the pods that an agent reaches through tunnels.

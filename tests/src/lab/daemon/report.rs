@@ -6,14 +6,12 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::super::layout::netns_path;
-use super::super::spec::{Labels, selects};
+use super::super::spec::{GATEWAY_NAME, Labels, selects};
 use super::super::status::{GatewayStatus, NodeStatus, PodStatus, PortStatus, ServiceStatus, Status};
 use super::super::store::{self, Key};
 use super::cluster::Cluster;
 use super::pod::Pod;
 use super::services::ServiceView;
-
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 impl Cluster {
     pub(super) fn report(&self, generation: u64) -> Status {
